@@ -11,7 +11,7 @@ import html
 import re
 from dataclasses import dataclass
 
-from .core import ChatExample, Example, Generation, Response, Trace, TracenbError
+from .core import ChatExample, Example, Generation, Response, Trace, TracenbError, normalise
 from .task import Task, read_list
 
 # %% ../nbs/07_chat.ipynb #2d549e1d
@@ -112,7 +112,8 @@ def split_text(
 ) -> tuple[str, str, str | None]:
     "(think span, answer span, reason why the form is broken or None). A missing think block is an empty span."
     text = re.sub(r'^\s*assistant\b', '', text)  # A role name decoded along with the text, seen in published generations
-    think, close, rest = text.partition('</think>')
+    think, close, _ = text.partition('</think>')
+    rest = text.rpartition('</think>')[2]  # a model that closes twice answers after the last
     if not close: think, rest = (text.partition('<think>')[2], '') if '<think>' in text else ('', text)
     else: think = think.rpartition('<think>')[2]
     error = 'the think block is not closed' if '<think>' in text and not close else None
@@ -121,9 +122,7 @@ def split_text(
     lines = re.findall(r'(?im)(?:^\s*answer:|answer is:)[ \t]*(.*)$', rest)
     return think.strip(), (lines[-1] if lines else rest).strip(), error or 'no answer tag'
 
-# %% ../nbs/07_chat.ipynb #83324369
-def _normal(text): return ' '.join(re.sub(r'[^\w\s]', '', text.lower().replace('_', ' ')).split())
-
+# %% ../nbs/07_chat.ipynb #f9bff95c
 def read_label(
     think: str,   # Think span
     task: Task    # Whose classification sentence is looked for
@@ -139,13 +138,14 @@ def read_facts(
     task: Task                 # Whose retrieval sentence is looked for
 ) -> tuple[str, ...]:
     "Context items quoted in the think span, in context order, then quoted list items that contain none of them."
-    span, quoted = f' {_normal(think)} ', set()
+    before, _, after = think.rpartition(task.facts_sentence.split('{facts}')[0].strip())
+    items, quoted = read_list(after) or (), set()
+    span = '|'.join(f' {normalise(part)} ' for part in ((before, *items) if items else (think,)))
     for item in sorted(set(context), key=len, reverse=True):
-        key = f' {_normal(item)} '
+        key = f' {normalise(item)} '
         if key.strip() and key in span: quoted.add(item); span = span.replace(key, ' | ')
-    items = read_list(think.rpartition(task.facts_sentence.split('{facts}')[0].strip())[2]) or ()
-    known = [f' {_normal(q)} ' for q in quoted]
-    invented = tuple(i for i in items if _normal(i) and not any(k in f' {_normal(i)} ' for k in known))
+    known = [f' {normalise(q)} ' for q in quoted]
+    invented = tuple(i for i in items if normalise(i) and not any(k in f' {normalise(i)} ' for k in known))
     return tuple(c for c in dict.fromkeys(context) if c in quoted) + invented
 
 # %% ../nbs/07_chat.ipynb #16cf614b

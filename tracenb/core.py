@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['record', 'TracenbError', 'lookup', 'Record', 'Example', 'Steps', 'Trace', 'ChatExample', 'Generation', 'Response',
-           'Score', 'Rating', 'atomic_path', 'write_text', 'write_jsonl', 'read_jsonl', 'seeded', 'digest']
+           'Score', 'Rating', 'atomic_path', 'write_text', 'write_jsonl', 'read_jsonl', 'seeded', 'digest', 'normalise']
 
 # %% ../nbs/00_core.ipynb #544ed0cf
 import difflib
@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import random
+import string
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -205,3 +206,12 @@ def digest(
     "A short stable fingerprint of `obj`: equal content, equal digest."
     default = lambda o: asdict(o) if is_dataclass(o) else str(o)
     return hashlib.sha256(json.dumps(obj, sort_keys=True, default=default).encode()).hexdigest()[:n]
+
+# %% ../nbs/00_core.ipynb #911ac104
+_NO_PUNCTUATION = str.maketrans('', '', string.punctuation)
+
+def normalise(
+    text: str  # Any text
+) -> str:
+    "Lower case, ASCII punctuation deleted, spaces collapsed, articles kept (the comparison of arXiv 2505.13792)."
+    return ' '.join(text.lower().translate(_NO_PUNCTUATION).split())
