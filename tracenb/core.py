@@ -16,7 +16,7 @@ import string
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, field, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,7 +79,7 @@ class Example(Record):
     context: tuple[str, ...]  # Sentences or passages, in order
     question: str             # The question, as in the source
     answers: tuple[str, ...]  # All gold answers, a set
-    meta: dict = Field(default_factory=dict, hash=False)  # What only this data set knows
+    meta: dict = field(default_factory=dict, hash=False)  # What only this data set knows
 
 @record
 class Steps(Record):

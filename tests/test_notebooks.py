@@ -1,0 +1,11 @@
+"""Every notebook runs from top to bottom, as a reader would run it."""
+import pytest
+from conftest import ROOT
+from execute import run
+
+NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts and p.parent.name != 'experiments')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_runs(path): run(path)
