@@ -33,7 +33,7 @@ def test_batched_is_one_by_one_on_the_embedded_model():
     with torch.no_grad():  # and what transformers alone gives, on the 4-bit layers, without padding or mask
         alone = model.generate(torch.tensor([prompts[1].input_ids]), max_new_tokens=24, do_sample=False, pad_token_id=tok.pad_token_id)[0]
     assert tok.decode(alone[len(prompts[1].input_ids):], skip_special_tokens=True) == batched[1].text
-    assert any(g.finish_reason == 'length' for g in batched) and linear4bit(model)
+    assert len({g.n_tokens for g in batched}) > 1 and linear4bit(model)  # rows left the batch at different times; the layers are 4-bit again
 
 
 @pytest.mark.parametrize('cut', [0, 0.2, 0.5, 0.9, 1])

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tracenb import runs
-from tracenb.core import Generation, TracenbError, read_jsonl
-from tracenb.runs import GRIDS, Run, answer, build, execute, experiment, finish, get_grid, make_run, measure, open_run, run_grid, score, stage, tune
-from tracenb.score import tabulate
+from tracenb.core import TracenbError, read_jsonl
+from tracenb.runs import GRIDS, execute, experiment, get_grid, run_grid, stage
+from tracenb.stages import Run, answer, build, finish, make_run, open_run, score, tune
 
 SMALL = dict(dataset='toy', condition='incorrect', data={'n_train': 8, 'n_test': 4}, train={'epochs': 2, 'accumulation': 1, 'save_steps': 1}, generate={'max_new_tokens': 6, 'batch_size': 2})
 
@@ -141,7 +140,7 @@ def test_a_failing_run_is_reported_and_the_others_go_on(tmp_path):
     assert 'nowhere' in (tmp_path/bad.name/'run.ipynb').read_text(), 'the executed notebook holds the traceback'
 
 
-RUN = "import sys; from tracenb.runs import *; o = open_run(make_run(**{settings!r}), sys.argv[1]); tune(o, build(o)); finish(o, score(o, answer(o)))"
+RUN = "import sys; from tracenb.stages import *; o = open_run(make_run(**{settings!r}), sys.argv[1]); tune(o, build(o)); finish(o, score(o, answer(o)))"
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ from .chat import Encoded
 from .core import TracenbError
 from .generate import GenerateConfig, generate, stop_ids
 from .models import tuned
-from .train import TrainConfig, collate, completion_loss, load_adapter, train
+from .batches import TrainConfig, collate, completion_loss
+from .train import load_adapter, train
 
 # %% ../nbs/20_bench.ipynb #6c327632
 def held_out_loss(
@@ -48,6 +49,7 @@ def time_ours(
         adapted.unload()
     return _training_row('tracenb', ends, len(rows), config, loss)
 
+# %% ../nbs/20_bench.ipynb #5ac7ada7
 def _training_row(tool, ends, n_rows, config, loss):
     "One row of the table."
     if len(ends) < 2: raise TracenbError(f'{len(ends)} training step cannot be timed', 'use more rows or a smaller batch')
@@ -132,6 +134,7 @@ def one_by_one(
         texts.append(tokenizer.decode(new, skip_special_tokens=True))
     return texts, time.perf_counter() - began
 
+# %% ../nbs/20_bench.ipynb #915966ba
 def compare_generation(
     model, tokenizer,
     prompts: list[Encoded],   # All are generated in batches

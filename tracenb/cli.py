@@ -44,6 +44,7 @@ def run(
     print(f'{len(runs) - len(errors)} of {len(runs)} runs finished in {out}')
     if errors: raise typer.Exit(1)
 
+# %% ../nbs/19_cli.ipynb #5f3015d9
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A grid's folder, e.g. outputs/demo.")],

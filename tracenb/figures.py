@@ -77,6 +77,7 @@ def _panels(rows):
     parts = dict(list(rows.groupby(['dataset', 'model'], sort=False)))
     return [[parts.get((d, m)) for m in models] for d in rows.dataset.unique()], models
 
+# %% ../nbs/13_figures.ipynb #f498f008
 def _percent(r):
     "`72 % [63, 80]`"
     if math.isnan(r.mean): return 'unscored'
@@ -133,6 +134,7 @@ def _accuracy_panel(ax, part, values):
     ax.axvline(100 * part.majority_answer.iloc[0], color=INK, lw=1.2, ls=(0, (4, 3)), zorder=1)
     ax.set(title=f'{part.dataset.iloc[0]}, {part.model.iloc[0]}', xlabel='right answers, % of test questions')
 
+# %% ../nbs/13_figures.ipynb #5db0e22f
 def _sizes(rows):
     "How many test questions there are."
     sizes = rows.groupby(KEYS, sort=False, dropna=False).size()
@@ -156,6 +158,7 @@ def _step_data(rows):
     data['majority_label'] = [constant.get((s, d), math.nan) for s, d in zip(data.scorer, data.dataset)]
     return data.assign(step=data.scorer.map(STEPS | {'balanced_accuracy': BALANCED}))
 
+# %% ../nbs/13_figures.ipynb #b4de4881
 def steps_figure(
     rows: pd.DataFrame  # Long table of all runs
 ) -> tuple[Figure, pd.DataFrame]:
@@ -199,6 +202,7 @@ def _verdict(t):
     test = f"Fisher's exact test {_p(t.p_fisher)}" + (' (expected counts below 5: no chi-square)' if small else '')
     return f'phi = {t.phi:.2f}, ' + ('' if small else f'chi-square = {t.chi2:.1f} ({_p(t.p_chi2)}), ') + test
 
+# %% ../nbs/13_figures.ipynb #98e79963
 def trace_answer_figure(
     rows: pd.DataFrame,                     # Long table of all runs
     trace: str = 'trace_correct_any',       # Zero-one scorer of the trace
@@ -272,6 +276,7 @@ def training_figure(
         for ax, part in zip(axes.flat, (p for line in grid for p in line)): _loss_panel(ax, part)
     return fig, data.drop(columns='colour')[[*KEYS, 'run', 'step', 'loss', 'running_mean']]
 
+# %% ../nbs/13_figures.ipynb #db034df3
 def _loss_panel(ax, part):
     "One data set and model."
     if part is None: return ax.set_axis_off()

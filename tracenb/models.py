@@ -264,6 +264,7 @@ def keep_gradients(
     for layer in linear4bit(model): layer.support_avx512bf16_for_cpu = False
     return model
 
+# %% ../nbs/08_models.ipynb #90f93fc6
 def load_model(
     name: str,              # As in `get_preset`
     quantise: str = 'nf4',  # 'nf4' (4 bits, double quantisation) or 'none'

@@ -16,8 +16,9 @@ import pandas as pd
 from nbconvert import HTMLExporter, MarkdownExporter
 
 from .core import Example, Generation, Score, TracenbError, read_jsonl, write_text
-from .runs import Run, execute, experiment
+from .runs import execute, experiment
 from .score import SCORERS, tabulate
+from .stages import Run
 from .stats import balanced_accuracy, compare_conditions, majority_answer, majority_baseline, proportions, two_by_two
 from .task import get_task
 from .traces import CONDITIONS
@@ -50,6 +51,7 @@ def load_logs(
              for path, run in finished(folder).items() if (path/'train_log.jsonl').exists()]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
+# %% ../nbs/15_report.ipynb #151f180a
 def load_costs(
     folder: str | Path  # A grid's folder
 ) -> pd.DataFrame:

@@ -132,6 +132,7 @@ def _tests(table):
 
 def _conditional(k, n): return (k / n, wilson(k, n)) if n else (None, None)
 
+# %% ../nbs/12_stats.ipynb #35f60bf6
 def independence(
     table: tuple[int, int, int, int],  # Both right, trace only, answer only, neither
     unscored: int = 0                  # Pairs left out before
