@@ -8,6 +8,7 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent/'shared'/'data'
 
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+os.environ.setdefault('GOMP_SPINCOUNT', '10000')  # before torch is loaded: as the command sets it
 os.environ.setdefault('HF_HUB_OFFLINE', '1')  # nothing here may wait for a hub
 
 

@@ -141,7 +141,7 @@ def read_facts(
     before, _, after = think.rpartition(task.facts_sentence.split('{facts}')[0].strip())
     items, quoted = read_list(after) or (), set()
     span = '|'.join(f' {normalise(part)} ' for part in ((before, *items) if items else (think,)))
-    for item in sorted(set(context), key=len, reverse=True):
+    for item in sorted(set(context), key=lambda c: len(normalise(c)), reverse=True):
         key = f' {normalise(item)} '
         if key.strip() and key in span: quoted.add(item); span = span.replace(key, ' | ')
     known = [f' {normalise(q)} ' for q in quoted]

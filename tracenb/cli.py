@@ -81,6 +81,7 @@ def main(
 ):
     "Entry point of the `tracenb` command: exit code 1 for an error the user can mend."
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')  # forked workers would warn on every run
+    os.environ.setdefault('GOMP_SPINCOUNT', '10000')  # threads that spin for long slow training down several times when another program wants a core
     try: app(args=args)
     except TracenbError as e:
         print(f'error: {e}', file=sys.stderr)

@@ -1,0 +1,35 @@
+"""The wheel: a usable library, the command, and the experiment notebooks, outside any checkout."""
+import os
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    to = tmp_path_factory.mktemp('wheel')
+    done = subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--wheel-dir', to, str(ROOT)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return next(to.glob('*.whl'))
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_library_command_and_experiments_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {'tracenb/core.py', 'tracenb/cli.py', 'tracenb/experiments/sft.ipynb', 'tracenb/experiments/report.ipynb'} <= set(names)
+    assert {n.split('/')[0].split('-')[0] for n in names} == {'tracenb'}
+    entry = next(n for n in names if n.endswith('entry_points.txt'))
+    assert 'tracenb = tracenb.cli:main' in zipfile.ZipFile(wheel).read(entry).decode()
+
+
+@pytest.mark.slow
+def test_the_unpacked_wheel_finds_its_own_experiments(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path/'site')
+    code = "import tracenb; from tracenb.runs import experiment; from tracenb.stages import provenance; print(tracenb.__file__, experiment('sft'), provenance()['git'], sep='|')"
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=os.environ | {'PYTHONPATH': str(tmp_path/'site')}, capture_output=True, text=True)
+    package, notebook, git = done.stdout.strip().split('|')
+    assert package.startswith(str(tmp_path)) and notebook == str(tmp_path/'site'/'tracenb'/'experiments'/'sft.ipynb')
+    assert git == 'None', 'an installed package reports no revision of a checkout that happens to lie around it'
