@@ -12,13 +12,11 @@ from pathlib import Path
 
 from .babi_sim import simulate
 from .core import Example, Record, Steps, TracenbError, lookup, read_jsonl, record
-from .task import Task, register_task
+from .task import Task, register_task, split_commas
 
 # %% ../nbs/04_babi.ipynb #6a137820
 LABELS = {1: 'single-supporting-fact', 2: 'two-supporting-facts', 4: 'two-arg-relations', 7: 'counting', 8: 'lists-sets', 12: 'conjunction', 14: 'time-reasoning',
           15: 'basic-deduction', 16: 'basic-induction', 17: 'positional-reasoning', 18: 'size-reasoning'}  # Task number -> label
-
-def _answers(text): return tuple(a.strip() for a in text.split(',') if a.strip())
 
 # %% ../nbs/04_babi.ipynb #485ace40
 LINE = re.compile(r'(?P<id>[1-9]\d*) (?P<text>[^\t]+)(\t(?P<answer>[^\t]*)\t(?P<support>\d+( \d+)*)\s*)?')
@@ -33,7 +31,7 @@ def _parse_line(line, where):
         raise TracenbError(f'{where}: {line.strip()[:80]!r}: {why}', 'lines are `ID text` or `ID question<TAB>answer<TAB>supporting IDs`')
     if m['answer'] is None and '?' in m['text']:
         raise TracenbError(f'{where}: {line.strip()[:80]!r}: a question without the tabs before its answer and its supporting IDs', 'mend this line')
-    if m['answer'] is not None and not _answers(m['answer']): raise TracenbError(f'{where}: the question has an empty answer', 'mend this line')
+    if m['answer'] is not None and not split_commas(m['answer']): raise TracenbError(f'{where}: the question has an empty answer', 'mend this line')
     return int(m['id']), m['text'].strip(), m['answer'], [int(i) for i in (m['support'] or '').split()]
 
 # %% ../nbs/04_babi.ipynb #f6fe97c0
@@ -61,7 +59,7 @@ def read_story_file(
         lost = [s for s in support if s not in index]
         if lost: raise TracenbError(f'{path}:{n}: supporting ID {lost[0]} is no sentence of the story so far', f'the IDs of its sentences are {sorted(index)}')
         examples.append(Example(id=f'babi-qa{number}-{split}-{story:04}' + (f'-{asked}' if asked > 1 else ''), dataset='babi', split=split, context=tuple(context),
-                                question=text, answers=_answers(answer), meta={'label': LABELS[number], 'facts': sorted(index[s] for s in set(support)), 'line': n}))
+                                question=text, answers=split_commas(answer), meta={'label': LABELS[number], 'facts': sorted(index[s] for s in set(support)), 'line': n}))
     if not examples: raise TracenbError(f'{path}: no question in this file', 'it is empty or not in the bAbI format')
     return examples
 
@@ -116,7 +114,7 @@ def read_row_file(
         lookup(dict.fromkeys(LABELS.values()), row.query_type, f'label of babi ({path}, row {row.row_id})')
         facts = quoted_facts(row.passages, row.answer_passage)
         if facts is None: raise TracenbError(f'{path}: row {row.row_id}: a sentence of answer_passage is not in passages', 'quote whole sentences of the story')
-        examples.append(Example(id=f'babi-{row.row_id}', dataset='babi', split=split, context=row.passages, question=row.question, answers=_answers(row.answer),
+        examples.append(Example(id=f'babi-{row.row_id}', dataset='babi', split=split, context=row.passages, question=row.question, answers=split_commas(row.answer),
                                 meta={'label': row.query_type, 'facts': list(facts)}))
     if not examples: raise TracenbError(f'{path}: no row in this file', 'one JSON object a line is expected')
     return examples

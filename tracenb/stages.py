@@ -96,7 +96,7 @@ class OpenRun:
         run: Run,          # The settings
         out: str | Path    # The grid's folder, e.g. `outputs/demo`
     ):
-        self.run, self.path, self.started, self.seconds = run.check(), Path(out)/run.name, time.monotonic(), {}
+        self.run, self.path, self.started, self.generate_seconds = run.check(), Path(out)/run.name, time.monotonic(), None
         self.task, self.condition = get_task(run.dataset), get_condition(run.condition)
 
     def file(self, name: str) -> Path: return self.path/name
@@ -149,15 +149,11 @@ def tune(
 ) -> dict:
     "Tune the adapter on `chats`, or read the summary of the finished stage. Empty where the condition trains nothing."
     done = opened.file('train.json')
-    if done.exists():
-        summary = json.loads(done.read_text())
-        opened.seconds['train'] = summary['seconds']
-        return summary
+    if done.exists(): return json.loads(done.read_text())
     if not chats: return {}
     rows = [encode(c, opened.tokenizer) for c in chats]
     summary = train(opened.base_model, opened.tokenizer, rows, opened.run.train, seed=opened.run.seed, out=opened.path)
     write_text(done, json.dumps(summary, indent=1))
-    opened.seconds['train'] = summary['seconds']
     return summary
 
 # %% ../nbs/14a_stages.ipynb #ef518d0e
@@ -176,7 +172,7 @@ def answer(
     if opened.condition.trains: model = load_adapter(model, opened.file('adapter'))
     began = time.monotonic()
     made = generate(model, opened.tokenizer, prompts, run.generate, seed=run.seed, path=path)
-    opened.seconds['generate'] = round(time.monotonic() - began, 1)
+    opened.generate_seconds = round(time.monotonic() - began, 1)
     return made
 
 # %% ../nbs/14a_stages.ipynb #b4034f88
@@ -217,8 +213,9 @@ def finish(
     "Write `metrics.json`, last of all, and what the run cost into `run.json`."
     record = json.loads(opened.file('run.json').read_text())
     made = read_jsonl(opened.file('generations.jsonl'), Generation)
+    trained = json.loads(opened.file('train.json').read_text()) if opened.condition.trains else {}
     before = record.get('cost', {})  # a stage that was found finished keeps the time it took
-    record['cost'] = dict(train_seconds=opened.seconds.get('train', before.get('train_seconds')), generate_seconds=opened.seconds.get('generate', before.get('generate_seconds')),
+    record['cost'] = dict(train_seconds=trained.get('seconds'), generate_seconds=opened.generate_seconds or before.get('generate_seconds'),
                           all_seconds=before.get('all_seconds', 0) + round(time.monotonic() - opened.started, 1), peak_memory_mb=max(peak_memory('cpu'), before.get('peak_memory_mb', 0)),
                           tokens_generated=sum(g.n_tokens for g in made))
     write_text(opened.file('run.json'), json.dumps(record, indent=1))
