@@ -1,141 +1,32 @@
-"bAbI: the loader on files in the official format, the simulator's promises, and a check of every answer from the text alone."
+"bAbI: the loader on files in the official format, the simulator's promises, the solvers, and what the paper does its own way."
+import gzip
 import json
+import random
 import re
+import warnings
 from collections import Counter
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracenb.babi import LABELS, babi, load, quoted_facts, read_story_file
+from tracenb.babi import LABELS, apart, apart_by_chance, babi, compare, load, quoted_facts, read_row, read_row_file, read_story_file
 from tracenb.babi_sim import SIMULATORS, Story, simulate, split_of
-from tracenb.core import Example, TracenbError
-from tracenb.task import DataConfig, check_examples, get_task, load_examples
+from tracenb.babi_solve import SOLVERS, certify, read_events, solve, verdict
+from tracenb.core import Example, TracenbError, normalise
+from tracenb.rows import RowsLeftOut
+from tracenb.task import DataConfig, check_examples, get_task, load_examples, read_list
 
-REAL = Path(__file__).resolve().parents[2] / 'shared' / 'data' / 'babi'
-needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f'the real bAbI rows are not part of this repository: no folder {REAL}')
 FULL = {'single-supporting-fact': (200, 20), 'two-supporting-facts': (200, 20), 'two-arg-relations': (1000, 100), 'counting': (200, 20), 'lists-sets': (200, 20),
         'conjunction': (200, 20), 'time-reasoning': (200, 20), 'basic-deduction': (250, 25), 'basic-induction': (1000, 100), 'positional-reasoning': (125, 12),
         'size-reasoning': (198, 19)}  # Real rows: label -> train, test
 
 
-# --- Answers and supporting sentences, worked out again from the text: each function returns (answers, [acceptable sets of supporting sentences])
-
-def events(context):
-    "(kind, person, place or object, receiver) of each sentence of a household story."
-    found = []
-    for s in context:
-        for kind, pattern in (('move', r'(\w+) (?:went|went back|journeyed|moved|travelled) to the (\w+)\.'), ('take', r'(\w+) (?:took|got|grabbed|picked up) the (\w+) there\.'),
-                              ('drop', r'(\w+) (?:dropped|left|discarded|put down) the (\w+)(?: there)?\.'), ('give', r'(\w+) (?:handed|gave|passed) the (\w+) to (\w+)\.')):
-            if m := re.fullmatch(pattern, s): found.append((kind, m[1], m[2], m[3] if kind == 'give' else None))
-    assert len(found) == len(context), context
-    return found
-
-def sentences(context, *where): return {context[i] for i in where}
-
-def solve_person(context, question):
-    who = re.fullmatch(r'Where is (\w+)\?', question)[1]
-    i = max(i for i, s in enumerate(context) if who in s.split(' to the ')[0].split())
-    return (context[i].rstrip('.').split()[-1],), [sentences(context, i)]
-
-def solve_object(context, question):
-    what, told = re.fullmatch(r'Where is the (\w+)\?', question)[1], events(context)
-    i = max(i for i, e in enumerate(told) if e[2] == what)
-    kind, who, *_ = told[i]
-    assert kind in ('take', 'drop')
-    moves = [j for j, e in enumerate(told) if e[0] == 'move' and e[1] == who and (j < i if kind == 'drop' else True)]
-    return (told[moves[-1]][2],), [sentences(context, i, moves[-1])]
-
-def held(context, who):
-    things, mine = [], []
-    for i, (kind, actor, what, to) in enumerate(events(context)):
-        if kind == 'move' or who not in (actor, to): continue
-        mine.append(i)
-        if kind == 'take' or to == who: things.append(what)
-        else: things.remove(what)
-    return things, [sentences(context, *mine)]
-
-def solve_counting(context, question):
-    things, facts = held(context, re.fullmatch(r'How many objects is (\w+) carrying\?', question)[1])
-    return (('none', 'one', 'two', 'three')[len(things)],), facts
-
-def solve_lists(context, question):
-    things, facts = held(context, re.fullmatch(r'What is (\w+) carrying\?', question)[1])
-    return tuple(things) or ('nothing',), facts
-
-def solve_direction(context, question):
-    back = {'north': 'south', 'south': 'north', 'east': 'west', 'west': 'east'}
-    m = re.fullmatch(r'What is (\w+) of the (\w+)\?|What is the (\w+) (\w+) of\?', question)
-    way, place = (m[1], m[2]) if m[1] else (back[m[4]], m[3])
-    rows = [re.fullmatch(r'The (\w+) is (\w+) of the (\w+)\.', s).groups() for s in context]
-    hits = [(a, i) for i, (a, r, b) in enumerate(rows) if (b, r) == (place, way)] + [(b, i) for i, (a, r, b) in enumerate(rows) if (a, back[r]) == (place, way)]
-    assert len(hits) == 1
-    return (hits[0][0],), [sentences(context, hits[0][1])]
-
-def solve_position(context, question):
-    shift = {'above': (0, 1), 'below': (0, -1), 'to the left of': (-1, 0), 'to the right of': (1, 0)}
-    form = r'(.+?) (?:is )?(above|below|to the left of|to the right of) the (.+)'
-    rows, cell = [re.fullmatch(f'The {form}\\.', s).groups() for s in context], {}
-    cell[rows[0][0]] = (0, 0)
-    for a, r, b in rows + rows:
-        dx, dy = shift[r]
-        if a in cell: cell[b] = (cell[a][0] - dx, cell[a][1] - dy)
-        elif b in cell: cell[a] = (cell[b][0] + dx, cell[b][1] + dy)
-    a, r, b = re.fullmatch(f'Is the {form}\\?', question).groups()
-    assert cell[a] != cell[b]
-    ahead = sum((cell[a][k] - cell[b][k]) * shift[r][k] for k in (0, 1)) > 0
-    return ('yes' if ahead else 'no',), [set(context)]
-
-def solve_size(context, question):
-    told = {}
-    for s in context:
-        m = re.fullmatch(r'The (.+) fits inside the (.+)\.', s)
-        small, large = m.groups() if m else re.fullmatch(r'The (.+) is bigger than the (.+)\.', s).groups()[::-1]
-        told.setdefault((small, large), set()).add(s)
-    m = re.fullmatch(r'Does the (.+) fit in the (.+)\?', question)
-    a, b = m.groups() if m else re.fullmatch(r'Is the (.+) bigger than the (.+)\?', question).groups()[::-1]
-    things = {x for pair in told for x in pair}
-    chains = {yes: [{s, t} for m in things for s in told.get((x, m), ()) for t in told.get((m, y), ())] for yes, (x, y) in (('yes', (a, b)), ('no', (b, a)))}
-    assert bool(chains['yes']) != bool(chains['no'])
-    answer = 'yes' if chains['yes'] else 'no'
-    return (answer,), chains[answer]
-
-def solve_time(context, question):
-    order = ['yesterday', 'this morning', 'this afternoon']
-    who, place = re.fullmatch(r'Where was (\w+) before the (\w+)\?', question).groups()
-    visits = sorted((next(t for t, word in enumerate(order) if word in s.lower()), re.search(r'to the (\w+)', s)[1], s) for s in context if who in re.findall(r'\w+', s))
-    k = max(k for k, visit in enumerate(visits) if visit[1] == place)
-    return (visits[k - 1][1],), [{visits[k - 1][2], visits[k][2]}]
-
-def solve_deduction(context, question):
-    one = {'cats': 'cat', 'mice': 'mouse', 'sheep': 'sheep', 'wolves': 'wolf'}
-    who = re.fullmatch(r'What is (\w+) afraid of\?', question)[1].capitalize()
-    case = next(s for s in context if s.startswith(f'{who} is a '))
-    rule = next(s for s in context if ' are ' in s and one[s.split()[0].lower()] == case.rstrip('.').split()[-1])
-    return (one[rule.rstrip('.').split()[-1]],), [{case, rule}]
-
-def solve_induction(context, question):
-    who = re.fullmatch(r'What color is (\w+)\?', question)[1]
-    kinds = {m[1]: (m[2], s) for s in context if (m := re.fullmatch(r'(\w+) is an? (\w+)\.', s))}
-    colours = {m[1]: (m[2], s) for s in context if (m := re.fullmatch(r'(\w+) is (\w+)\.', s))}
-    mate = [w for w in kinds if kinds[w][0] == kinds[who][0] and w != who][-1]  # in the order told
-    return (colours[mate][0],), [{kinds[mate][1], colours[mate][1], kinds[who][1]}]
-
-SOLVERS = {'single-supporting-fact': solve_person, 'conjunction': solve_person, 'two-supporting-facts': solve_object, 'counting': solve_counting, 'lists-sets': solve_lists,
-           'two-arg-relations': solve_direction, 'positional-reasoning': solve_position, 'size-reasoning': solve_size, 'time-reasoning': solve_time,
-           'basic-deduction': solve_deduction, 'basic-induction': solve_induction}
-
-def verdict(e):
-    "(answer right, supporting sentences right) of one example."
-    answers, facts = SOLVERS[e.meta['label']](e.context, e.question)
-    return e.answers == answers, sentences(e.context, *e.meta['facts']) in facts
-
-
 def possible(context):
     "Whether the events of a household story can happen: nobody goes where they are, and only what is there and free is taken."
     place, holder, lies = {}, {}, {}
-    for kind, who, what, to in events(context):
+    for kind, who, what, to in read_events(context):
         if kind == 'move' and place.get(who) == what: return False
         if kind == 'move': place[who] = what
         elif kind == 'take':
@@ -154,6 +45,77 @@ def later_first(items):
 HOUSEHOLD = ('two-supporting-facts', 'counting', 'lists-sets')
 
 
+# --- Solvers: what a story says, read from its text alone
+
+@pytest.mark.parametrize('label', list(LABELS.values()))
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_simulated_answers_follow_from_the_text(label, split):
+    assert [why for e in simulate(400, seed=7, split=split, labels=(label,)) if (why := verdict(e).why)] == []
+
+@pytest.mark.parametrize('label', list(LABELS.values()))
+def test_the_check_notices_a_wrong_answer_and_a_wrong_fact(label):
+    for e in simulate(50, seed=8, labels=(label,)):
+        wrong = replace(e, answers=('no',) if e.answers == ('yes',) else ('yes',))
+        assert verdict(wrong)[:2] == (False, True) and e.id in verdict(wrong).why
+        for facts in (e.meta['facts'][1:], sorted({*e.meta['facts'], *range(len(e.context))} ^ {e.meta['facts'][0]})):
+            assert verdict(replace(e, meta={**e.meta, 'facts': facts}))[:2] == (True, False)
+
+def test_answers_are_compared_in_order_and_whole():
+    e = next(e for e in simulate(200, seed=1, labels=('lists-sets',)) if len(e.answers) > 1)
+    for answers in (e.answers[::-1], e.answers[:1], (*e.answers, 'hat'), e.answers * 2): assert not verdict(replace(e, answers=answers)).answers
+
+@pytest.mark.parametrize('label', list(LABELS.values()))
+def test_solvers_do_not_look_at_gold(label):
+    for e in simulate(20, seed=9, labels=(label,)):
+        assert solve(replace(e, answers=('?',), meta={}), label) == solve(e, label)
+
+@pytest.mark.parametrize('label', list(LABELS.values()))
+def test_a_strange_sentence_and_a_strange_question_are_named(label):
+    for e in simulate(20, seed=10, labels=(label,)):
+        for i in range(len(e.context)):
+            with pytest.raises(TracenbError, match=f'{e.id} .*It rained in May.'): solve(replace(e, context=(*e.context[:i], 'It rained in May.', *e.context[i + 1:])), label)
+        with pytest.raises(TracenbError, match=r'Who\?.* is not of the form'): solve(replace(e, question='Who?'), label)
+
+def test_facts_are_needed():
+    "In these tasks nothing follows from the rest of the story."
+    for label in ('two-arg-relations', 'positional-reasoning', 'basic-deduction'):
+        for e in simulate(40, seed=11, labels=(label,)):
+            for gone in e.meta['facts']:
+                with pytest.raises(TracenbError, match='does not settle'): solve(replace(e, context=tuple(s for i, s in enumerate(e.context) if i != gone)), label)
+
+STORIES_OF = [
+    ('two-supporting-facts', ('Mary went to the office.', 'Mary got the milk there.', 'Mary went to the garden.', 'Mary dropped the milk.', 'Mary moved to the kitchen.'), 'Where is the milk?', ('garden',), ((2, 3),)),
+    ('two-supporting-facts', ('John went to the hallway.', 'Mary got the milk there.', 'Mary gave the milk to John.'), 'Where is the milk?', ('hallway',), ((0, 2),)),
+    ('lists-sets', ('Mary got the milk there.', 'Mary took the apple there.', 'Mary handed the milk to John.'), 'What is John carrying?', ('milk',), ((2,),)),
+    ('lists-sets', ('Mary got the milk there.', 'Mary left the milk there.'), 'What is Mary carrying?', ('nothing',), ((0, 1),)),
+    ('size-reasoning', ('The box fits inside the chest.', 'The chest is bigger than the box.', 'The suitcase is bigger than the chest.', 'The box fits inside the suitcase.'),
+     'Is the box bigger than the suitcase?', ('no',), ((0, 2), (1, 2))),
+    ('positional-reasoning', ('The triangle is above the pink rectangle.', 'The pink rectangle is to the left of the red square.'), 'Is the triangle to the right of the red square?', ('no',), ((0, 1),)),
+    ('basic-induction', ('Lily is a swan.', 'Greg is a swan.', 'Brian is a swan.', 'Lily is white.', 'Brian is gray.'), 'What color is Greg?', ('gray',), ((1, 2, 4),))]
+
+@pytest.mark.parametrize('label, context, question, answers, facts', STORIES_OF)
+def test_known_solutions(label, context, question, answers, facts):
+    assert solve(Example(id='x', dataset='babi', split='test', context=context, question=question, answers=('?',)), label) == (answers, facts)
+
+@pytest.mark.parametrize('label, context, question, message', [
+    ('counting', ('Mary left the milk.',), 'How many objects is Mary carrying?', "'Mary left the milk.': Mary does not hold the milk"),
+    ('counting', ('Mary got the milk there.',), 'How many objects is John carrying?', 'does not settle'),
+    ('counting', tuple(f'Mary got the {x} there.' for x in 'abcd'), 'How many objects is Mary carrying?', '4 objects are carried, a, b, c, d'),
+    ('two-arg-relations', ('The office is north of the garden.', 'The kitchen is south of the garden.'), 'What is east of the garden?', 'does not settle'),
+    ('size-reasoning', ('The box fits inside the chest.', 'The chest fits inside the box.'), 'Does the box fit in the chest?', 'does not settle'),
+    ('time-reasoning', ('Yesterday Mary went to the park this morning.',), 'Where was Mary before the park?', "'Yesterday Mary went to the park this morning.' does not give one time"),
+    ('time-reasoning', ('Yesterday Mary went to the park.',), 'Where was Mary before the park?', 'does not settle')])
+def test_stories_that_say_nothing(label, context, question, message):
+    with pytest.raises(TracenbError, match=re.escape(message)): solve(Example(id='x', dataset='babi', split='test', context=context, question=question, answers=('?',)), label)
+
+def test_certify_counts():
+    good = simulate(22, seed=1)
+    table = certify(good + [replace(good[0], answers=('nowhere',)), replace(good[0], context=('Nothing of use.',), meta={**good[0].meta, 'facts': [0]})])
+    assert table.loc[good[0].meta['label']].tolist() == [4, 2, 3] and table.loc['all'].tolist() == [24, 22, 23] and len(table) == 12
+    with pytest.raises(TracenbError, match='no examples'): certify([])
+    with pytest.raises(TracenbError, match="did you mean 'counting'"): solve(good[0], 'countin')
+
+
 # --- Simulator
 
 @pytest.mark.parametrize('label', HOUSEHOLD)
@@ -165,19 +127,6 @@ def test_impossible_households_are_noticed():
                   ('Mary went to the office.', 'Mary took the milk there.', 'Mary left the milk.', 'John went to the garden.', 'John took the milk there.'),
                   ('Mary went to the office.', 'John went to the garden.', 'Mary took the milk there.', 'Mary gave the milk to John.')):
         assert possible(story[:-1]) and not possible(story)
-
-@pytest.mark.parametrize('label', list(LABELS.values()))
-@pytest.mark.parametrize('split', ['train', 'test'])
-def test_simulated_answers_follow_from_the_text(label, split):
-    for e in simulate(400, seed=7, split=split, labels=(label,)):
-        assert verdict(e) == (True, True), e
-
-@pytest.mark.parametrize('label', list(LABELS.values()))
-def test_the_check_notices_a_wrong_answer_and_a_wrong_fact(label):
-    for e in simulate(50, seed=8, labels=(label,)):
-        wrong = Example(**{**e.__dict__, 'answers': ('no',) if e.answers == ('yes',) else ('yes',)})
-        assert not verdict(wrong)[0]
-        assert not verdict(Example(**{**e.__dict__, 'meta': {**e.meta, 'facts': e.meta['facts'][1:]}}))[1]
 
 def test_every_label_is_simulated_and_registered():
     assert set(SIMULATORS) == set(LABELS.values()) == set(SOLVERS) and len(LABELS) == 11
@@ -286,8 +235,8 @@ def test_several_answers_and_facts(tmp_path):
     assert (e.split, e.answers, e.meta['facts']) == ('test', ('milk', 'apple'), [0, 2])
 
 @pytest.mark.parametrize('text, message', [
-    ('', 'no question in this file'),
-    ('1 A.\n2 B.\n', 'no question in this file'),
+    ('', 'no usable row'),
+    ('1 A.\n2 B.\n', 'txt:1: no question in this story'),
     ('1 A.\n2 Where? \thome 1\n', 'txt:2: .*two tabs.*has 1'),
     ('1 A.\n2 Where? home 1\n', 'txt:2: .*a question without the tabs'),
     ('1 A.\n2 Where is Mary?\n', 'txt:2: .*a question without the tabs'),
@@ -298,9 +247,26 @@ def test_several_answers_and_facts(tmp_path):
     ('1 Where?\thome\t1\n', 'txt:1: supporting ID 1 is no sentence'),
     ('1 A.\nB.\n3 Where?\thome\t1\n', 'txt:2: .*does not begin with an ID'),
     ('2 A.\n3 Where?\thome\t2\n', 'txt:1: ID 2 does not follow'),
-    ('1 A.\n3 B.\n2 Where?\thome\t1\n', 'txt:3: ID 2 does not follow')])
+    ('2 Where?\thome\t1\n', 'txt:1: ID 2 does not follow')])
 def test_malformed_files(tmp_path, text, message):
+    "A file with nothing usable is an error; the same story after a good one is left out, and said."
     with pytest.raises(TracenbError, match=message): read_story_file(write(tmp_path, text))
+    if not text: return
+    n = STORIES.count('\n')
+    with pytest.warns(RowsLeftOut) as caught: items = read_story_file(write(tmp_path, STORIES + text))
+    assert items == read_story_file(write(tmp_path, STORIES))
+    place = re.sub(r'txt:(\d+)', lambda m: f'txt:{int(m[1]) + n}', message)
+    assert len(caught) == 1 and re.search(place, str(caught[0].message)) and '2 rows kept, 1 left out' in str(caught[0].message)
+
+def test_a_damaged_story_changes_no_other(tmp_path):
+    "Whatever line of the first story is damaged, the second keeps its id; a lost first line costs the story before it too, because it seems to belong there."
+    whole, lines = read_story_file(write(tmp_path, STORIES * 3), first_only=False), (STORIES * 3).splitlines()
+    for k in range(len(lines)):
+        with pytest.warns(RowsLeftOut): left = read_story_file(write(tmp_path, '\n'.join([*lines[:k], '???', *lines[k + 1:]])), first_only=False)
+        assert set(left) < set(whole) and len({e.id[:19] for e in whole} - {e.id[:19] for e in left}) == (2 if k and lines[k].startswith('1 ') else 1)
+
+def test_a_file_that_breaks_off(tmp_path):
+    with pytest.warns(RowsLeftOut, match='txt:6: no question in this story'): assert len(read_story_file(write(tmp_path, STORIES[:STORIES.index('3 Where is Daniel')]))) == 1
 
 def test_not_text(tmp_path):
     path = write(tmp_path, '')
@@ -359,12 +325,55 @@ def test_rows(tmp_path):
     assert load(tmp_path / 'train.jsonl', 'train') == [e]
     with pytest.raises(TracenbError, match='test.jsonl: no such file'): load(tmp_path / 'train.jsonl', 'test')
 
-@pytest.mark.parametrize('line, message', [
-    ('{"row_id": 1', 'train.jsonl:2: not a valid BabiRow'), (json.dumps({**ROW, 'passages': 'A.'}), 'train.jsonl:2: .*passages'),
-    (json.dumps({**ROW, 'query_type': 'count'}), "unknown label of babi .*row train-0.*'count'"), (json.dumps({**ROW, 'answer_passage': ['C.']}), 'row train-0: a sentence of answer_passage')])
-def test_bad_rows(tmp_path, line, message):
-    write(tmp_path, json.dumps(ROW) + '\n' + line + '\n', 'train.jsonl')
-    with pytest.raises(TracenbError, match=message): load(tmp_path, 'train')
+BAD_ROWS = [('{"row_id": 1', 'not JSON'), (json.dumps({**ROW, 'row_id': 'x', 'passages': 'A.'}), "passages is 'A.'"), (json.dumps({**ROW, 'row_id': 'x', 'query_type': 'count'}), "unknown label of babi 'count'"),
+            (json.dumps({**ROW, 'row_id': 'x', 'answer_passage': ['C.']}), "a sentence of answer_passage is not in the story: 'C.'"), (json.dumps(ROW), "id 'babi-train-0' was used before"), ('[1]', 'a JSON object is expected')]
+
+@pytest.mark.parametrize('line, message', BAD_ROWS)
+def test_a_bad_row_is_named_and_left_out(tmp_path, line, message):
+    write(tmp_path, '\n'.join([json.dumps(ROW), line, json.dumps({**ROW, 'row_id': 'train-1'})]), 'train.jsonl')
+    with pytest.warns(RowsLeftOut) as caught: items = load(tmp_path, 'train')
+    assert [e.id for e in items] == ['babi-train-0', 'babi-train-1']
+    assert len(caught) == 1 and re.search(f'train.jsonl:2: .*{re.escape(message)}', str(caught[0].message)) and '2 rows kept, 1 left out' in str(caught[0].message)
+
+def test_a_file_of_bad_rows_is_an_error(tmp_path):
+    write(tmp_path, '\n'.join(line for line, _ in BAD_ROWS if line != json.dumps(ROW)), 'train.jsonl')
+    with pytest.raises(TracenbError, match='no usable row .5 problems, the first: .*train.jsonl:1'): load(tmp_path, 'train')
+    write(tmp_path, '', 'train.jsonl')
+    with pytest.raises(TracenbError, match='no usable row'): load(tmp_path, 'train')
+
+PUBLISHED = dict(passage=ROW['passages'], question='Where?', category='counting', answer_passage=['A.'], gold='one', prediction='...')
+
+@pytest.mark.parametrize('other', [PUBLISHED, {**PUBLISHED, 'passage': "['A.', 'B.', 'A.']", 'answer_passage': "['A.']"}, {**PUBLISHED, 'query_type': 'counting', 'row_id': None}, {**ROW, 'row_id': None}])
+def test_both_sets_of_names(other):
+    e, plain = read_row(other, 'train'), read_row(ROW, 'train')
+    assert replace(e, id=plain.id) == plain and re.fullmatch('babi-train-[0-9a-f]{12}', e.id) and e.id == read_row(PUBLISHED, 'train').id
+    assert read_row(other, 'test').id != e.id
+
+@pytest.mark.parametrize('change, message', [
+    (dict(passages=None), 'no field passages or passage'), (dict(question=None), 'no field question'), (dict(question=' '), "question is ' '"), (dict(question=3), "question is '3'"),
+    (dict(query_type=None), 'no field query_type or category'), (dict(answer=None), 'no field answer or gold'), (dict(answer=['one']), 'answer is'), (dict(answer=''), "answer is ''"), (dict(answer=' , '), 'holds no answer'),
+    (dict(answer_passage=None), 'no field answer_passage'), (dict(passages=[]), 'passages is empty'), (dict(answer_passage=[]), 'answer_passage is empty'), (dict(passages=['A.', 3]), 'passages is'),
+    (dict(passages=['A.', '']), 'passages is'), (dict(passages='[1]'), "answer_passage is not in the story: 'A.'"), (dict(passages={'a': 'A.'}), 'passages is'), (dict(row_id=True), 'row_id is True'), (dict(row_id=1.5), 'row_id is 1.5')])
+def test_bad_fields(change, message):
+    with pytest.raises(TracenbError, match=re.escape(message)) as e: read_row({**ROW, **change}, 'train')
+    assert e.value.remedy
+
+def test_repeats_without_ids_are_kept_apart(tmp_path):
+    write(tmp_path, '\n'.join(map(json.dumps, [PUBLISHED, {**PUBLISHED, 'gold': 'two'}, PUBLISHED, PUBLISHED])), 'test.jsonl')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        items = load(tmp_path, 'test')
+    check_examples(items, babi)
+    assert len(items) == 4 and [e.id.rpartition('-')[2] for e in items][2:] == ['2', '3']
+
+@pytest.mark.parametrize('name', ['train.json', 'train.jsonl.gz', 'train.parquet'])
+def test_other_row_files(tmp_path, name):
+    import pyarrow as pa
+    import pyarrow.parquet
+    rows = [ROW, {**ROW, 'row_id': 'train-1'}]
+    if name.endswith('parquet'): pyarrow.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+    else: (tmp_path / name).write_bytes(gzip.compress('\n'.join(map(json.dumps, rows)).encode()) if name.endswith('gz') else json.dumps(rows).encode())
+    assert load(tmp_path, 'train') == load(tmp_path / name, 'train') == [read_row(r, 'train') for r in rows]
 
 @pytest.mark.parametrize('quoted, facts', [(('a', 'b'), (2, 3)), (('b', 'a'), (3, 4)), (('a', 'a'), (2, 4)), (('a',), (4,)), (('x',), None), (('b', 'b'), (3,))])
 def test_quoted_facts(quoted, facts):
@@ -373,30 +382,29 @@ def test_quoted_facts(quoted, facts):
 
 # --- Real rows
 
-@pytest.fixture(scope='module')
-def real(): return {split: load(REAL, split) for split in ('train', 'test')}
+LOADED = {}
 
-@needs_real
+@pytest.fixture
+def real(shared):
+    if not LOADED: LOADED.update({split: load(shared / 'babi', split) for split in ('train', 'test')})
+    return LOADED
+
 def test_all_real_rows_load(real):
     counts = {split: Counter(e.meta['label'] for e in items) for split, items in real.items()}
     assert {label: (counts['train'][label], counts['test'][label]) for label in LABELS.values()} == FULL
     assert len(check_examples(real['train'] + real['test'], babi)) == 4149
 
-@needs_real
-@pytest.mark.parametrize('label', list(LABELS.values()))
-def test_real_answers_and_facts_follow_from_the_text(real, label):
+def test_real_answers_and_facts_follow_from_the_text(real):
     "The same check as for simulated stories: answers, and the choice of supporting sentences, follow the official convention."
-    items = [e for e in real['train'] + real['test'] if e.meta['label'] == label]
-    assert [e.id for e in items if verdict(e) != (True, True)] == []
+    assert [why for e in real['train'] + real['test'] if (why := verdict(e).why)] == []
+    assert certify(real['train'] + real['test']).loc['all'].tolist() == [4149] * 3
 
-@needs_real
 def test_real_households_are_possible_and_times_are_told_alike(real):
     items = real['train'] + real['test']
     assert [e.id for e in items if e.meta['label'] in HOUSEHOLD and not possible(e.context)] == []
     times = [e for e in items if e.meta['label'] == 'time-reasoning']
     assert later_first(simulate(1100, labels=('time-reasoning',))) == pytest.approx(later_first(times), abs=.08)
 
-@needs_real
 @pytest.mark.parametrize('label', list(LABELS.values()))
 def test_simulated_stories_are_like_the_real_ones(real, label):
     items, sim = [e for e in real['train'] + real['test'] if e.meta['label'] == label], simulate(1100, seed=5, labels=(label,))
@@ -407,3 +415,82 @@ def test_simulated_stories_are_like_the_real_ones(real, label):
     assert mean(sim, lambda e: len(e.context)) == pytest.approx(mean(items, lambda e: len(e.context)), rel=.1)
     assert mean(sim, lambda e: len(e.meta['facts'])) == pytest.approx(mean(items, lambda e: len(e.meta['facts'])), rel=.05)
     for answer, n in share(items).items(): assert share(sim)[answer] / len(sim) == pytest.approx(n / len(items), abs=.08)
+
+def test_distances_of_real_and_simulated_stories(real):
+    "Nine labels give their answers as often as the real rows, within chance; the two others are named in the notebook."
+    table = compare(real['train'] + real['test'], simulate(12_100, seed=4))
+    assert list(table.index[table['answers apart'] > table['answers by chance']]) == ['two-supporting-facts', 'conjunction']
+    assert (table['lengths apart'] <= table['lengths by chance']).all() and table.repeats.sum() == 106 and table['repeats (sim)'].sum() == 0
+    assert (table['only real'] == 0).all() and (table['only sim'] == 0).all()
+
+
+# --- Distances
+
+@given(a=st.lists(st.sampled_from('abc'), min_size=1), b=st.lists(st.sampled_from('abcd'), min_size=1))
+def test_apart_is_a_distance(a, b):
+    assert 0 <= apart(a, b) == apart(b, a) <= 1 and apart(a, a * 3) == 0
+    assert (apart(a, b) == 1) == (not set(a) & set(b))
+
+def test_chance_shrinks_with_size_and_a_difference_stands_out():
+    coin = ['yes', 'no']
+    assert apart_by_chance(coin * 500, coin * 500) < apart_by_chance(coin * 20, coin * 20) < .5
+    assert apart(['yes'] * 60 + ['no'] * 40, ['yes'] * 40 + ['no'] * 60) > apart_by_chance(['yes'] * 60 + ['no'] * 40, ['yes'] * 40 + ['no'] * 60)
+
+def test_compare_needs_every_label():
+    with pytest.raises(TracenbError, match='no simulated example of counting'): compare(simulate(4, labels=('counting', 'conjunction')), simulate(4, labels=('conjunction',)))
+
+
+# --- What the paper does its own way
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_paper_wrong_facts(seed):
+    for e in simulate(11, seed=seed):
+        drawn, right = babi.paper.wrong_facts(e, random.Random(seed)), {e.context[i] for i in e.meta['facts']}
+        others = [s for s in e.context if s not in right]
+        assert len(drawn) == len(set(drawn)) == min(len(e.meta['facts']), len(others)) and not right & {e.context[i] for i in drawn}
+        assert drawn == babi.paper.wrong_facts(e, random.Random(seed))
+        assert read_list(babi.paper.quote(tuple(e.context[i] for i in drawn))) == tuple(e.context[i].lower() for i in drawn)
+
+def test_paper_wrong_facts_come_in_the_order_drawn():
+    e = simulate(1, labels=('basic-induction',))[0]
+    draws = [babi.paper.wrong_facts(e, random.Random(i)) for i in range(200)]
+    assert .1 < sum(d == tuple(sorted(d)) for d in draws) / 200 < .25 and {i for d in draws for i in d} == set(range(9)) - set(e.meta['facts'])
+
+@pytest.mark.parametrize('text, right', [
+    ('milk,apple', True), ('<think>x</think> <answer>milk,apple</answer> and more', True), ('<answer> Milk,Apple. </answer>', True), ('<answer>apple,milk</answer>', False), ('<answer>milk, apple</answer>', False),
+    ('<answer>milk</answer>', False), ('<answer>milk,apple,football</answer>', False), ('assistant milk,apple answer the question based on the context', True), ('the answer milk,apple', True),
+    ('Answer: milk,apple', True), ('it is milk,apple', False), ('<answer></answer>', False), ('', False), ('<answer>milk.apple</answer>', False), ('assistant\n<think>\n\n</think>\n\nmilk,apple', True)])
+def test_paper_right_answer(text, right):
+    e = Example(id='x', dataset='babi', split='test', context=('A.',), question='What?', answers=('milk', 'apple'), meta={'label': 'lists-sets', 'facts': [0]})
+    assert babi.paper.right_answer(text, e) is right
+
+def published(shared, condition):
+    with gzip.open(shared / 'published' / f'babi_Qwen3-1.7B_{condition}.jsonl.gz', 'rt') as f: rows = [json.loads(line) for line in f]
+    return rows, [read_row(row, 'test') for row in rows]
+
+@pytest.mark.parametrize('condition, figure', [('vanilla', 96.12), ('correct', 94.34), ('perturbed', 92.06)])
+def test_published_answers_by_the_papers_scorer(shared, condition, figure):
+    rows, examples = published(shared, condition)
+    by_label = {}
+    for row, e in zip(rows, examples): by_label.setdefault(e.meta['label'], []).append(babi.paper.right_answer(row['prediction'], e))
+    assert len(rows) == 376 and 100 * sum(sum(v) / len(v) for v in by_label.values()) / len(by_label) == pytest.approx(figure, abs=.005)
+
+def test_published_rows_are_the_test_rows(shared, real):
+    _, examples = published(shared, 'correct')
+    assert [replace(e, id='') for e in examples] == [replace(e, id='') for e in real['test']]
+    assert len(read_row_file(shared / 'published' / 'babi_Qwen3-1.7B_correct.jsonl.gz', 'test')) == 376
+
+def test_published_incorrect_traces_quote_as_ours_do(shared):
+    "Lower-case sentences in a list, as many as there are supporting ones, mostly wrong."
+    rows, examples = published(shared, 'perturbed')
+    quoted = [read_list(row['prediction'].split('to answer the question: ')[1].split('\n')[0]) for row in rows]
+    count = sum(len(q) == len(babi.paper.wrong_facts(e, random.Random(0))) for q, e in zip(quoted, examples))
+    assert None not in quoted and all(s == s.lower() for q in quoted for s in q) and count >= 372
+
+def test_paper_lookup_finds_other_rows(real):
+    keys = [babi.paper.lookup(e) for e in real['test']]
+    assert [k.rank for k in keys] == list(range(376)) and {k.file for k in keys} == {'test'}
+    assert sum(next(i for i, row in enumerate(keys) if key.sought in row.column) != n for n, key in enumerate(keys)) == 350   # 93.1 %
+    assert babi.paper.lookup(replace(real['test'][0], id='babi-test-0123456789ab')).rank == 0 and babi.paper.label_sentence == 1
+    assert all(normalise(k.column) for k in keys) and babi.paper.decompose(real['test'][0]) == babi.decompose(real['test'][0])

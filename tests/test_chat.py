@@ -14,7 +14,7 @@ from tracenb.core import Example, Generation, Steps, TracenbError
 from tracenb.score import score_all, tabulate
 from tracenb.stats import two_by_two
 from tracenb.task import DataConfig, get_task, load_examples, toy
-from tracenb.traces import CONDITIONS, build_traces
+from tracenb.traces import build_traces, every_condition, get_condition
 
 
 def tokenizer(style):
@@ -36,14 +36,16 @@ def said(text, e, reason='stop'): return Generation(id=e.id, text=text, n_tokens
 
 
 @pytest.mark.parametrize('style', TEMPLATES)
-@pytest.mark.parametrize('condition', CONDITIONS)
-@pytest.mark.parametrize('name', ['toy', 'babi'])
-def test_what_is_taught_is_parsed_back(name, condition, style):
-    task, tok, cond = get_task(name), TOKENIZERS[style], CONDITIONS[condition]
-    rows = load_examples(task, DataConfig(n_train=110), 'train')
-    for e, t in zip(rows, build_traces(rows, task, condition, 1)):
-        r = parse(said(taught(encode(render(e, t, task), tok), tok), e), e, task, trace=cond.has_trace)
-        assert (r.error, set(r.answers)) == (None, set(e.answers))
+@pytest.mark.parametrize('name', ['toy', 'cotempqa', 'msmarco', 'babi'])
+def test_what_is_taught_is_parsed_back(name, style):
+    for condition in set(every_condition(get_task(name))) - ({'swapped'} if name == 'toy' else set()): check_round_trip(get_task(name), TOKENIZERS[style], get_condition(condition))
+
+
+def check_round_trip(task, tok, cond):
+    rows = load_examples(task, DataConfig(n_train=44), 'train')
+    for e, t in zip(rows, build_traces(rows, task, cond.name, 1)):
+        r = parse(said(taught(encode(render(e, t, task), tok), tok), e), e, task, trace=cond.has_trace, steps=cond.has_steps)
+        assert (r.error, set(r.answers)) == (None, set(e.answers[:1] if task.alternatives else e.answers))
         if t.steps:
             assert r.label == t.steps.label
             assert set(r.facts) == {e.context[i] for i in t.steps.facts}

@@ -12,12 +12,14 @@ import pytest
 from conftest import ROOT
 
 NBS = ROOT/'nbs'
-LIBRARY = sorted(NBS.glob('[0-9]*.ipynb'), key=lambda p: (p.name[:2], p.name[2] == '_'))  # 04a is the ground of 04
+LIBRARY = sorted(NBS.glob('[0-9]*.ipynb'), key=lambda p: (p.name[:2], p.name[2] == '_', p.name))  # 04a is the ground of 04
 EVERY = sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 EXPERIMENTS = sorted((NBS/'experiments').glob('*.ipynb'))
 
 # Floors of the house, lowest first; a room imports rooms of lower floors, or of its own floor if they come before it in the notebooks' order.
-FLOORS = [{'core'}, {'task', 'traces', 'chat', 'models', 'score', 'stats'}, {'babi_sim', 'babi', 'batches', 'train', 'generate', 'figures'}, {'stages', 'runs', 'report', 'bench'}, {'cli'}]
+FLOORS = [{'core', 'rows'}, {'task', 'traces', 'chat', 'models', 'sentences', 'paper', 'score', 'stats', 'dates'},
+          {'cotempqa_sim', 'cotempqa', 'msmarco_sim', 'msmarco', 'babi_sim', 'babi_solve', 'babi', 'data', 'batches', 'train', 'generate', 'page', 'figures'},
+          {'stages', 'runs', 'report', 'ladder', 'published', 'audit', 'bench'}, {'cli'}]
 
 
 def cells(path, kind='code'): return [c for c in json.loads(path.read_text())['cells'] if c['cell_type'] == kind]

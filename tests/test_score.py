@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from tracenb.core import Example, Response, Steps, TracenbError
-from tracenb.score import SCORERS, NO_TRACE, Overlap, as_set, normalise, score_all, score_response, scorer, tabulate
+from tracenb.score import SCORERS, NO_TRACE, Overlap, as_set, fitting_scorers, normalise, score_all, score_response, scorer, tabulate
 from tracenb.stats import two_by_two, wilson
 from tracenb.task import DataConfig, load_examples, toy
 
@@ -86,7 +86,7 @@ def test_order_and_repeats_change_nothing(case, r):
 def test_without_a_trace_only_step_scorers_are_unscored(case):
     with_trace, without = values(case), values(case, trace=False)
     unscored = {k for k, v in without.items() if v is None}
-    assert unscored == {k for k in SCORERS if k.startswith(('classification', 'retrieval_', 'trace_'))}
+    assert unscored == {k for k in fitting_scorers(None) if k.startswith(('classification', 'retrieval_', 'trace_'))}
     assert all(without[k] == with_trace[k] for k in without if k not in unscored)
     assert {s.explanation for s in score_response(*case, trace=False) if s.value is None} == {NO_TRACE}
 
@@ -204,7 +204,7 @@ def parse_published(row, i):
 def published(shared, condition):
     "Scores of the published CoTempQA generations, one row each."
     with gzip.open(shared/'published'/f'cotempqa_Qwen3-1.7B_{condition}.jsonl.gz', 'rt') as f: rows = [parse_published(json.loads(line), i) for i, line in enumerate(f)]
-    return pd.DataFrame([values(row) for row in rows])
+    return pd.DataFrame([values(row, names=fitting_scorers(None)) for row in rows])
 
 
 @pytest.mark.parametrize('condition, k, interval', [('vanilla', 498, [49.2, 55.6]), ('correct', 430, [42.1, 48.4]), ('perturbed', 400, [39.0, 45.3])])

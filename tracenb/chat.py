@@ -106,15 +106,16 @@ def show_mask(
     "The tokens of `encoded`, coloured where the loss is computed."
     return MaskView(tuple(tokenizer.decode([i]) for i in encoded.input_ids), encoded.loss_mask)
 
-# %% ../nbs/07_chat.ipynb #f27622a9
+# %% ../nbs/07_chat.ipynb #00ade52a
 def split_text(
-    text: str  # What the model wrote
+    text: str,           # What the model wrote
+    trace: bool = True   # Is a trace expected? If not, what follows an opening tag that is never closed is the answer
 ) -> tuple[str, str, str | None]:
     "(think span, answer span, reason why the form is broken or None). A missing think block is an empty span."
     text = re.sub(r'^\s*assistant\b', '', text)  # A role name decoded along with the text, seen in published generations
     think, close, _ = text.partition('</think>')
     rest = text.rpartition('</think>')[2]  # a model that closes twice answers after the last
-    if not close: think, rest = (text.partition('<think>')[2], '') if '<think>' in text else ('', text)
+    if not close: think, rest = (text.partition('<think>')[2], '') if '<think>' in text and trace else ('', text.replace('<think>', ''))
     else: think = think.rpartition('<think>')[2]
     error = 'the think block is not closed' if '<think>' in text and not close else None
     tagged = re.search(r'<answer>(.*?)(</answer>|\Z)', rest, re.S)
@@ -148,23 +149,24 @@ def read_facts(
     invented = tuple(i for i in items if normalise(i) and not any(k in f' {normalise(i)} ' for k in known))
     return tuple(c for c in dict.fromkeys(context) if c in quoted) + invented
 
-# %% ../nbs/07_chat.ipynb #16cf614b
+# %% ../nbs/07_chat.ipynb #4b97359d
 def parse(
     generation: Generation,  # What the model wrote
     example: Example,        # What it was asked
     task: Task,              # Wording
-    trace: bool = True       # Is a trace expected?
+    trace: bool = True,      # Is a trace expected?
+    steps: bool = True       # Is that trace expected to name label and facts?
 ) -> Response:
     "What the model said. Raises `TracenbError` only if the ids differ."
     if generation.id != example.id: raise TracenbError(f'generation {generation.id!r} for example {example.id!r}', 'join generations to examples by id')
-    think, answer, error = split_text(generation.text)
+    think, answer, error = split_text(generation.text, trace)
     label, facts = read_label(think, task), read_facts(think, example.context, task)
     answers = task.read_answers(answer)
     if not trace and error == 'no answer tag': error = None
     if trace and not error:
-        error = ('no think block' if not think else 'no classification sentence' if label is None else
+        error = ('no think block' if not think else None if not steps else 'no classification sentence' if label is None else
                  'no retrieval sentence' if task.facts_sentence.split('{facts}')[0].strip() not in think else None)
     if not error and not answers: error = 'the answer is empty'
     if generation.finish_reason == 'too_long': error = 'the prompt did not fit: nothing was generated'
     elif generation.finish_reason == 'length': error = f'cut off after {generation.n_tokens} tokens' + (f': {error}' if error else '')
-    return Response(id=example.id, label=label, facts=facts, answers=answers, error=error)
+    return Response(id=example.id, label=label, facts=facts, answers=answers, error=error, text=generation.text)

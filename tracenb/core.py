@@ -112,7 +112,7 @@ class Generation(Record):
     n_tokens: int        # New tokens, the end token included
     finish_reason: str   # 'stop' (end token), 'length' (budget used up) or 'too_long' (prompt does not fit: nothing generated)
 
-# %% ../nbs/00_core.ipynb #17b0812d
+# %% ../nbs/00_core.ipynb #8413582f
 @record
 class Response(Record):
     "What the model *said*, parsed out of a generation."
@@ -121,6 +121,7 @@ class Response(Record):
     facts: tuple[str, ...]    # The context items that the trace quotes, and quoted items that are in no context
     answers: tuple[str, ...]  # The answers given
     error: str | None = None  # Why the text is not in the expected format, None if it is
+    text: str = ''            # The generation as written, for scorers that read it their own way
 
 @record
 class Score(Record):

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from .core import TracenbError, lookup
 from .stages import PACKAGE, Run, make_run
 
-# %% ../nbs/14_runs.ipynb #7a463c88
+# %% ../nbs/14_runs.ipynb #5ff7d7c1
 GRIDS: dict[str, list[Run]] = {}
 
 def register_grid(
@@ -41,10 +41,14 @@ _FOUR = ('zero_shot', 'vanilla', 'correct', 'incorrect')
 register_grid('smoke', _FOUR, dataset='toy', model='tiny-random', data=dict(n_train=16, n_test=8),
               train=dict(epochs=1, accumulation=1, lr=1e-3), generate=dict(max_new_tokens=16))
 
-register_grid('demo', _FOUR, dataset='babi', model='smollm2-135m',
-              data=dict(labels=('single-supporting-fact', 'counting', 'lists-sets', 'conjunction', 'time-reasoning'), n_train=400, n_test=100, max_words=40),
-              train=dict(epochs=1, batch_size=4, accumulation=1, lr=1e-3, warmup_steps=3, dropout=0.0, gradient_checkpointing=False),
-              generate=dict(max_new_tokens=96, batch_size=25));
+_ON_A_LAPTOP = dict(model='smollm2-135m', train=dict(epochs=1, batch_size=4, accumulation=1, lr=1e-3, warmup_steps=3, dropout=0.0, gradient_checkpointing=False))
+
+register_grid('demo', _FOUR, dataset='babi', generate=dict(max_new_tokens=96, batch_size=25), **_ON_A_LAPTOP,
+              data=dict(labels=('single-supporting-fact', 'counting', 'lists-sets', 'conjunction', 'time-reasoning'), n_train=400, n_test=100, max_words=40))
+
+register_grid('demo-cotempqa', _FOUR, dataset='cotempqa', generate=dict(max_new_tokens=192, batch_size=25), **_ON_A_LAPTOP, data=dict(n_train=400, n_test=100, max_words=60))
+
+register_grid('demo-msmarco', _FOUR, dataset='msmarco', generate=dict(max_new_tokens=192, batch_size=25), **_ON_A_LAPTOP, data=dict(n_train=400, n_test=100, max_words=150));
 
 # %% ../nbs/14_runs.ipynb #872ad534
 def get_grid(

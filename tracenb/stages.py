@@ -6,7 +6,7 @@
 __all__ = ['PACKAGE', 'Run', 'make_run', 'provenance', 'OpenRun', 'open_run', 'build', 'tune', 'answer', 'score', 'parse_all',
            'measure', 'finish']
 
-# %% ../nbs/14a_stages.ipynb #9e142287
+# %% ../nbs/14a_stages.ipynb #33d88ead
 import importlib.metadata
 import json
 import os
@@ -23,7 +23,7 @@ import torch
 from pydantic import Field
 
 import tracenb
-from . import babi  # registers its task
+from . import babi, cotempqa, msmarco  # each registers its task
 from .batches import TrainConfig
 from .chat import encode, parse, render
 from .core import ChatExample, Example, Generation, Record, Response, TracenbError, digest, lookup, read_jsonl, record, write_jsonl, write_text
@@ -128,7 +128,7 @@ def open_run(
     else: write_text(path, json.dumps(dict(settings=run.to_dict(), data_hash=data_hash, **provenance()), indent=1))
     return opened
 
-# %% ../nbs/14a_stages.ipynb #08772d88
+# %% ../nbs/14a_stages.ipynb #a42b7595
 def build(
     opened: OpenRun  # Begun by `open_run`
 ) -> list[ChatExample]:
@@ -137,7 +137,8 @@ def build(
     write_jsonl(opened.file('examples.jsonl'), opened.examples['test'])
     if not opened.condition.trains: return []
     examples = opened.examples['train']
-    traces = build_traces(examples, task, run.condition, run.seed, run.data.labels)
+    count = lambda text: len(opened.tokenizer(text, add_special_tokens=False)['input_ids'])
+    traces = build_traces(examples, task, run.condition, run.seed, run.data.labels, count)
     chats = [render(e, t, task) for e, t in zip(examples, traces)]
     write_jsonl(opened.file('chat.jsonl'), chats)
     return chats
@@ -175,14 +176,14 @@ def answer(
     opened.generate_seconds = round(time.monotonic() - began, 1)
     return made
 
-# %% ../nbs/14a_stages.ipynb #b4034f88
+# %% ../nbs/14a_stages.ipynb #a6e2ac34
 def score(
     opened: OpenRun,               # Generated
     generations: list[Generation]  # One a test example
 ) -> pd.DataFrame:
     "One row a test example, one column a scorer; the scores are stored in `scores.jsonl`."
     responses = parse_all(opened, generations)
-    scores = score_all(responses, opened.examples['test'], opened.task, trace=opened.condition.has_trace)
+    scores = score_all(responses, opened.examples['test'], opened.task, trace=opened.condition.has_steps)
     write_jsonl(opened.file('scores.jsonl'), scores)
     return tabulate(scores, opened.examples['test'], opened.task)
 
@@ -192,7 +193,7 @@ def parse_all(
 ) -> list[Response]:
     "What the model said, joined to the examples by id."
     made = {g.id: g for g in generations}
-    return [parse(made[e.id], e, opened.task, trace=opened.condition.has_trace) for e in opened.examples['test']]
+    return [parse(made[e.id], e, opened.task, trace=opened.condition.has_trace, steps=opened.condition.has_steps) for e in opened.examples['test']]
 
 # %% ../nbs/14a_stages.ipynb #d686f3e2
 def measure(
@@ -205,7 +206,7 @@ def measure(
                 label_balanced=balanced_accuracy(table.label, table.classification), metrics=json.loads(scored.to_json(orient='index', double_precision=15)),
                 tables={t: two_by_two(table[t], table.answer_exact).to_dict() for t in ('trace_correct_any', 'trace_correct_exact') if table[t].notna().any()})
 
-# %% ../nbs/14a_stages.ipynb #e506ed88
+# %% ../nbs/14a_stages.ipynb #ba35c313
 def finish(
     opened: OpenRun,      # Scored
     table: pd.DataFrame,  # Rows of `score`
@@ -219,6 +220,7 @@ def finish(
                           all_seconds=before.get('all_seconds', 0) + round(time.monotonic() - opened.started, 1), peak_memory_mb=max(peak_memory('cpu'), before.get('peak_memory_mb', 0)),
                           tokens_generated=sum(g.n_tokens for g in made))
     write_text(opened.file('run.json'), json.dumps(record, indent=1))
-    metrics = measure(table)
+    too_long = dict(train=trained.get('ids_too_long', []), test=[g.id for g in made if g.finish_reason == 'too_long'])  # never cut: left out, and named
+    metrics = measure(table) | dict(too_long=too_long)
     write_text(opened.file('metrics.json'), json.dumps(metrics, indent=1))
     return metrics

@@ -6,13 +6,14 @@
 __all__ = ['TASKS', 'toy', 'as_list', 'read_list', 'split_commas', 'Task', 'register_task', 'get_task', 'DataConfig',
            'load_examples', 'check_examples']
 
-# %% ../nbs/01_task.ipynb #d8923761
+# %% ../nbs/01_task.ipynb #1f3d2821
 import ast
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .core import Example, Record, Steps, TracenbError, lookup, record, seeded
+from .paper import PaperRules
 
 # %% ../nbs/01_task.ipynb #bbe10951
 def as_list(
@@ -35,7 +36,7 @@ def split_commas(
     "The answers, stripped; empty ones are dropped."
     return tuple(a.strip() for a in text.split(',') if a.strip())
 
-# %% ../nbs/01_task.ipynb #72e64244
+# %% ../nbs/01_task.ipynb #9b637aef
 @dataclass(frozen=True)
 class Task:
     "One data set: how to load, decompose, simulate and phrase it."
@@ -51,6 +52,10 @@ class Task:
     write_context: Callable = '\n'.join      # Context items -> text in the prompt
     write_answers: Callable = ','.join       # Answers -> text
     read_answers: Callable = split_commas    # Text -> answers
+    read_row: Callable | None = None         # (row of a JSON object, split) -> Example; raises `TracenbError` without a place
+    scorers: tuple[str, ...] = ()            # Scorers beyond those every data set has
+    alternatives: bool = False               # Any one of the answers is right; else all of them are asked for
+    paper: PaperRules | None = None          # What the paper does its own way
 
     def prompt(self, example: Example) -> str:
         "The user turn for `example`."
@@ -80,7 +85,7 @@ def get_task(
         except ImportError as e: raise TracenbError(f'data set module {name!r} cannot be imported: {e}', 'install it, or check the dotted name') from None
     return lookup(TASKS, name, 'data set')
 
-# %% ../nbs/01_task.ipynb #d093a5a6
+# %% ../nbs/01_task.ipynb #18f03893
 @record
 class DataConfig(Record):
     "Which examples a run uses."
@@ -89,6 +94,7 @@ class DataConfig(Record):
     n_train: int | None = None    # Training examples, None = all there are
     n_test: int | None = None     # Test examples, None = all there are
     max_words: int | None = None  # Leave out examples whose context has more words, None = no limit
+    balanced: bool = False        # The same number of every label (simulations always are)
     seed: int = 0                 # Chooses the examples; not the run's seed
 
 def load_examples(
@@ -103,7 +109,7 @@ def load_examples(
     if n is not None and n < 1: raise TracenbError(f'n_{split} is {n}', 'ask for at least one example')
     return check_examples(_read(task, config, split, n), task)
 
-# %% ../nbs/01_task.ipynb #697f21d0
+# %% ../nbs/01_task.ipynb #56c60013
 def _read(task, config, split, n):
     "Simulate, or load and sample."
     if config.source == 'simulated':
@@ -112,9 +118,17 @@ def _read(task, config, split, n):
     examples = [e for e in task.load(config.source, split) if (not config.labels or task.decompose(e).label in config.labels)
                 and (config.max_words is None or sum(len(c.split()) for c in e.context) <= config.max_words)]
     if n is None: return examples
-    if n > len(examples): raise TracenbError(f'{config.source}: {len(examples)} {split} examples fit the settings, {n} were asked for',
-                                             f'lower n_{split}, or relax labels or max_words')
-    return seeded(config.seed, task.name, split).sample(examples, n)
+    groups = {'': examples}
+    if config.balanced:
+        groups = {label: [] for label in config.labels or task.labels}
+        for e in examples: groups[task.decompose(e).label].append(e)
+    drawn = []
+    for k, (label, group) in enumerate(groups.items()):
+        share = n // len(groups) + (k < n % len(groups))
+        if share > len(group): raise TracenbError(f"{config.source}: {len(group)} {split} examples{f' of {label}' if label else ''} fit the settings, {share} were asked for",
+                                                  f'lower n_{split}, or relax labels or max_words')
+        drawn += seeded(config.seed, task.name, split, *filter(None, [label])).sample(group, share)
+    return seeded(config.seed, task.name, split, 'order').sample(drawn, n) if config.balanced else drawn
 
 def check_examples(
     examples: list[Example],  # Of one task
