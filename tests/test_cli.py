@@ -55,3 +55,52 @@ def test_the_smoke_grid_from_run_to_report(tmp_path):
     assert not re.findall(r'(?:src|href)="https?://[^"]*"', page) and '<script' not in page, 'the page fetches nothing'
     for name in ('accuracy', 'steps', 'trace_answer'):
         for kind in ('png', 'svg', 'csv'): assert (tmp_path/'o'/'figures'/f'{name}.{kind}').stat().st_size > 100
+
+
+# --- data and audit
+
+@pytest.mark.parametrize('name', ['cotempqa', 'msmarco', 'babi'])
+def test_data_show(name, tmp_path):
+    out, _ = tracenb('data', 'show', name, '--n', 1, '--count', 22, cwd=tmp_path)
+    for words in ('question', 'answer', f'22 test examples of {name} (simulated)', 'incorrect_paper', 'mix:0.5', 'trace_mean'): assert words in out, words
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_export_gives_rows_that_datasets_loads(tmp_path):
+    out, _ = tracenb('data', 'export', 'cotempqa', '--out', 'rows', '--count', 12, '--conditions', 'vanilla,mix:0.5', cwd=tmp_path)
+    assert 'sft_mix_0.5_train.jsonl' in out
+    import datasets
+    rows = datasets.Dataset.from_json(str(tmp_path/'rows'/'sft_mix_0.5_train.jsonl'), cache_dir=str(tmp_path/'cache'))
+    assert len(rows) == 12 and rows[0]['completion'][0]['content'].startswith('<think>')
+    _, err = tracenb('data', 'export', 'cotempqa', '--out', 'rows', '--count', 12, cwd=tmp_path, code=1)
+    assert err.startswith('error: ') and 'Traceback' not in err
+
+
+def test_data_from_files_in_the_official_format(tmp_path):
+    from tracenb.babi import babi
+    stories = babi.simulate(4, 0, 'test', ('counting',), None)
+    lines = [line for e in stories for line in ([f'{i} {c}' for i, c in enumerate(e.context, 1)] + [f"{len(e.context) + 1} {e.question}\t{','.join(e.answers)}\t{' '.join(str(i + 1) for i in e.meta['facts'])}"])]
+    (tmp_path/'qa7_counting_test.txt').write_text('\n'.join(lines) + '\n')
+    out, _ = tracenb('data', 'show', 'babi', '--source', '.', '--n', 4, cwd=tmp_path)
+    assert '4 test examples of babi (.)' in out and stories[0].question in out
+
+
+@pytest.mark.parametrize('args, says', [(('data', 'show', 'babbi'), "did you mean 'babi'"), (('data', 'show', 'cotempqa', '--source', 'nowhere'), 'no such file or folder'), (('data', 'show', 'babi', '--condition', 'corect'), "did you mean 'correct'"),
+                                        (('audit', 'nowhere.jsonl'), 'no such file or folder'), (('audit', 'rows.jsonl', '--data', 'x'), 'both or neither')])
+def test_errors_of_data_and_audit(args, says, tmp_path):
+    (tmp_path/'rows.jsonl').write_text('{}\n')
+    _, err = tracenb(*args, cwd=tmp_path, code=1)
+    assert err.startswith('error: ') and says in err and 'Traceback' not in err
+
+
+def test_audit_prints_the_ends_of_the_ladder_and_writes_its_files(tmp_path):
+    from tracenb.chat import completion_text
+    from tracenb.cotempqa import cotempqa
+    from tracenb.traces import build_traces
+    examples = cotempqa.simulate(20, 0, 'test', cotempqa.labels, None)
+    rows = [dict(dataset='cotempqa', model='Tiny', condition='correct', question=e.question, facts=list(e.context), gold=list(e.answers), category=e.meta['label'], triple_element=e.meta['triple_element'],
+                 prediction=None if k == 3 else completion_text(e, t, cotempqa)) for k, (e, t) in enumerate(zip(examples, build_traces(examples, cotempqa, 'correct')))]
+    (tmp_path/'rows.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in rows))
+    out, _ = tracenb('audit', 'rows.jsonl', '--out', 'o', cwd=tmp_path)
+    assert 'cotempqa Tiny correct: 1 rows left out' in out and 'own_any' in out and 'o/audit.html' in out
+    assert {p.name for p in (tmp_path/'o').iterdir()} == {'audit.json', 'audit.html', 'rows.parquet', 'left_out.jsonl'}

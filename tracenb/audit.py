@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['CRITICAL', 'FEW', 'SHOWN', 'read_all', 'rows_of', 'ladder_figure', 'percent', 'reading_table', 'overview',
-           'sentences', 'disagreements', 'audit_page', 'audit']
+           'sentences', 'disagreements', 'audit_page', 'no_collection', 'audit']
 
-# %% ../nbs/16_audit.ipynb #f252d0a9
+# %% ../nbs/16_audit.ipynb #d0ca58e0
+import gc
 import html
 import json
 import math
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -194,7 +196,17 @@ def audit_page(
         body += ['<h2>The ladder</h2>', '<p>From the top, each rung mends one definition and keeps those mended before.</p>', figure_html(figure, 'phi and chi-square of trace and answer on each rung of the ladder')]
     return html_page('tracenb audit', '\n'.join(body + [_section(*x) for x in audited]))
 
-# %% ../nbs/16_audit.ipynb #77a5a137
+# %% ../nbs/16_audit.ipynb #5fae4baa
+@contextmanager
+def no_collection():
+    "Rest the cyclic garbage collector for the length of a block."
+    was = gc.isenabled()
+    gc.disable()
+    try: yield
+    finally:
+        if was: gc.enable()
+
+@no_collection()
 def audit(
     paths: list[str | Path],           # Files, folders, run folders
     out: str | Path,                   # Where audit.json, audit.html and rows.parquet go

@@ -6,7 +6,7 @@
 __all__ = ['record', 'TracenbError', 'lookup', 'Record', 'Example', 'Steps', 'Trace', 'ChatExample', 'Generation', 'Response',
            'Score', 'Rating', 'atomic_path', 'write_text', 'write_jsonl', 'read_jsonl', 'seeded', 'digest', 'normalise']
 
-# %% ../nbs/00_core.ipynb #544ed0cf
+# %% ../nbs/00_core.ipynb #79ba6a9a
 import difflib
 import hashlib
 import json
@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, field, is_dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -208,9 +208,10 @@ def digest(
     default = lambda o: asdict(o) if is_dataclass(o) else str(o)
     return hashlib.sha256(json.dumps(obj, sort_keys=True, default=default).encode()).hexdigest()[:n]
 
-# %% ../nbs/00_core.ipynb #911ac104
+# %% ../nbs/00_core.ipynb #59c18afa
 _NO_PUNCTUATION = str.maketrans('', '', string.punctuation)
 
+@lru_cache(2**14)
 def normalise(
     text: str  # Any text
 ) -> str:

@@ -6,14 +6,14 @@
 __all__ = ['LADDER', 'ALONE', 'SCORINGS', 'RETRIEVAL', 'Scoring', 'fitting_scorings', 'Case', 'judge_answer', 'judge_trace',
            'judge', 'summarise', 'climb']
 
-# %% ../nbs/16a_ladder.ipynb #eebe64da
+# %% ../nbs/16a_ladder.ipynb #7b48f048
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import pandas as pd
 
-from .core import Example, Generation, Response, Steps, TracenbError
+from .core import Example, Generation, Response, Steps, TracenbError, normalise
 from .chat import parse
 from .paper import lookup_gold, quotes_any, says_label, think_span
 from .score import Overlap, as_set, answer_overlap
@@ -68,7 +68,7 @@ def fitting_scorings(
     fit = [s for s in SCORINGS.values() if not any(getattr(s, k) == v for k, v in has.items())]
     return fit if rules else [replace(s, facts='task') if s.facts == 'paper' else s for s in fit]
 
-# %% ../nbs/16a_ladder.ipynb #4a79ad56
+# %% ../nbs/16a_ladder.ipynb #961dd015
 class Case:
     "One prediction with its example, ready to be judged under any scoring."
     def __init__(self,
@@ -78,7 +78,7 @@ class Case:
         steps: bool = True    # Was the model taught to write steps?
     ):
         self.example, self.text, self.task, self.taught = example, text, task, steps
-        self._gold = {}
+        self._known = {}
 
     @cached_property
     def response(self) -> Response:
@@ -90,26 +90,28 @@ class Case:
     @cached_property
     def span(self) -> str | None: return think_span(self.text)
 
+    def once(self, what: str, which: str, make):
+        "`make()`, worked out once for `what` and `which`."
+        if (what, which) not in self._known: self._known[what, which] = make()
+        return self._known[what, which]
+
     def steps(self, rule: str) -> Steps:
         "This example's gold steps under a rule for gold facts: 'task', 'paper' or 'all'."
-        if rule == 'all': return replace(self.steps('task'), facts=tuple(range(len(self.example.context))))
-        if rule not in self._gold: self._gold[rule] = (self.task.decompose if rule == 'task' else self.task.paper.decompose)(self.example)
-        return self._gold[rule]
+        if rule == 'all': return self.once('steps', rule, lambda: replace(self.steps('task'), facts=tuple(range(len(self.example.context)))))
+        return self.once('steps', rule, lambda: (self.task.decompose if rule == 'task' else self.task.paper.decompose)(self.example))
 
     def facts(self, rule: str) -> frozenset[str]:
         "The gold facts, as a set."
-        key = 'set', rule
-        if key not in self._gold: self._gold[key] = as_set(self.example.context[i] for i in self.steps(rule).facts)
-        return self._gold[key]
+        return self.once('facts', rule, lambda: as_set(self.example.context[i] for i in self.steps(rule).facts))
 
-# %% ../nbs/16a_ladder.ipynb #a9bb3f40
+# %% ../nbs/16a_ladder.ipynb #1cd66054
 def judge_answer(
     case: Case,        # One prediction
     scoring: Scoring   # Which definitions
 ) -> float:
     "1 if the answer is right, else 0."
-    if scoring.answer == 'paper': return float(case.task.paper.right_answer(case.text, case.example))
-    overlap = answer_overlap(case.response, case.example)
+    if scoring.answer == 'paper': return case.once('answer', 'paper', lambda: float(case.task.paper.right_answer(case.text, case.example)))
+    overlap = case.once('answer', 'sets', lambda: answer_overlap(case.response, case.example))
     return overlap.exact if scoring.answer == 'exact' else float(overlap.gold <= overlap.said)
 
 def judge_trace(
@@ -125,19 +127,22 @@ def judge_trace(
                      retrieval_any=float(quotes_any(case.span, (gold.example.context[i] for i in gold.steps(scoring.facts).facts))))
     else:
         said, overlap = case.response.label, Overlap(case.quoted, gold.facts(scoring.facts))
-        right = dict(classification=float(said is not None and as_set([said]) == as_set([label]))) | {f'retrieval_{m}': getattr(overlap, m) for m in ('any', 'precision', 'recall', 'f1', 'exact')}
+        right = dict(classification=float(said is not None and normalise(said) == normalise(label))) | {f'retrieval_{m}': getattr(overlap, m) for m in ('any', 'precision', 'recall', 'f1', 'exact')}
     return right | dict(trace=right['classification'] * (1. if scoring.trace == 'label' else right[f'retrieval_{scoring.trace}']))
 
-# %% ../nbs/16a_ladder.ipynb #88da664e
+# %% ../nbs/16a_ladder.ipynb #a20158b2
 def judge(
     cases: list[Case],       # All predictions of one model, in their order
-    scoring: Scoring         # Which definitions
+    scoring: Scoring,        # Which definitions
+    looked_up: dict[str, Example] | None = None  # Of `lookup_gold`, where it is known already
 ) -> pd.DataFrame:
     "One row a case: `label` (gold), `answer`, and the columns of `judge_trace` if the model was taught steps, missing where unscored."
     own, steps = {c.example.id: c for c in cases}, cases[0].taught
-    gold = {i: i for i in own}
-    if steps and scoring.gold == 'lookup': gold = {i: e.id for i, e in lookup_gold([c.example for c in cases], cases[0].task.paper).items()}
-    rows = [dict(label=c.steps('task').label, answer=judge_answer(c, scoring)) | (judge_trace(c, own[gold[i]], scoring) if steps else {}) for i, c in own.items()]
+    gold = own
+    if steps and scoring.gold == 'lookup':
+        looked_up = looked_up or lookup_gold([c.example for c in cases], cases[0].task.paper)
+        gold = {i: own[looked_up[i].id] for i in own}
+    rows = [dict(label=c.steps('task').label, answer=judge_answer(c, scoring)) | (judge_trace(c, gold[i], scoring) if steps else {}) for i, c in own.items()]
     return pd.DataFrame(rows, index=pd.Index(own, name='id')).astype({'answer': float})
 
 def _share(values):
@@ -145,7 +150,7 @@ def _share(values):
     values = values.dropna()
     return (float(values.mean()), wilson(int(values.sum()), len(values))) if len(values) else (None, None)
 
-# %% ../nbs/16a_ladder.ipynb #4bb5a3c2
+# %% ../nbs/16a_ladder.ipynb #b37ca284
 RETRIEVAL = ('any', 'precision', 'recall', 'f1', 'exact')
 
 def summarise(
@@ -173,5 +178,6 @@ def climb(
     "One row a scoring (of `summarise`), and the judged rows of each. Raises `TracenbError` if there is no case."
     if not cases: raise TracenbError('no prediction to judge', 'give at least one')
     chosen = list(fitting_scorings(cases[0].task) if scorings is None else scorings)
-    tables = {s.name: judge(cases, s) for s in chosen}
+    looked_up = lookup_gold([c.example for c in cases], cases[0].task.paper) if any(s.gold == 'lookup' for s in chosen) else None
+    tables = {s.name: judge(cases, s, looked_up) for s in chosen}
     return pd.DataFrame([summarise(tables[s.name], s) for s in chosen]), tables

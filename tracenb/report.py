@@ -52,14 +52,14 @@ def load_logs(
              for path, run in finished(folder).items() if (path/'train_log.jsonl').exists()]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
-# %% ../nbs/15_report.ipynb #003c8bc8
+# %% ../nbs/15_report.ipynb #954c7e59
 def load_costs(
     folder: str | Path  # A grid's folder
 ) -> pd.DataFrame:
     "One row a run: training examples, those too long to be used, seconds, peak memory in MB, generated tokens."
     rows = []
     for path, run in finished(folder).items():
-        cost, long = json.loads((path/'run.json').read_text())['cost'], json.loads((path/'metrics.json').read_text())['too_long']
+        cost, long = json.loads((path/'run.json').read_text())['cost'], json.loads((path/'metrics.json').read_text()).get('too_long', dict(train=[], test=[]))
         rows.append(dict(condition=run.condition, seed=run.seed, training_examples=run.data.n_train if get_condition(run.condition).trains else 0, training_too_long=len(long['train']),
                          test_examples=run.data.n_test, test_too_long=len(long['test']), **cost))
     return pd.DataFrame(rows)
