@@ -31,7 +31,7 @@ def published(tmp_path_factory):
     from conftest import SHARED
     if not SHARED.is_dir(): pytest.skip('../shared/data is absent: research copies that are not redistributed')
     out = tmp_path_factory.mktemp('audit')
-    return audit(sorted((SHARED/'published').glob('*.jsonl.gz')), out).set_index(['dataset', 'condition', 'scoring']), out
+    return audit(sorted((SHARED/'published').glob('*.jsonl.gz')), out).set_index(['dataset', 'condition', 'scoring']).sort_index(), out
 
 
 @pytest.mark.parametrize('key', ANSWERS)
@@ -57,6 +57,14 @@ def test_published_steps(published):
     r = published[0].loc['cotempqa', 'correct', 'own_any']
     assert [round(100 * r[k], 1) for k in ('label_accuracy', 'retrieval_any', 'retrieval_precision', 'retrieval_recall', 'retrieval_exact', 'majority_label_share')] == [63.9, 75.2, 69.6, 63.5, 45.6, 65.2]
     assert abs(100 * r.retrieval_f1 - 64.2) < .06 and r.majority_label == 'during'
+
+
+@pytest.mark.parametrize('scoring, table, chi2', [('only_lookup', (211, 138, 219, 382), 51.4), ('only_all_facts', (307, 293, 123, 227), 22.9), ('lookup_all_facts', (211, 248, 219, 272), .18), ('three_quirks', (245, 214, 246, 245), 1.02)])
+def test_two_definitions_together_make_independence_and_neither_alone(published, scoring, table, chi2):
+    r = published[0].loc['cotempqa', 'correct', scoring]
+    assert tuple(r.table) == table and r.chi2 == pytest.approx(chi2, abs=.05)
+    babi = published[0].loc['babi', 'correct', 'three_quirks']
+    assert tuple(babi.table) == (85, 4, 278, 9)  # as the paper's
 
 
 def test_gold_of_another_row(published):
@@ -86,7 +94,7 @@ def test_the_json_file_says_everything(published):
               'retrieval_exact', 'table', 'chi2', 'phi', 'odds_ratio', 'p_answer_given_trace', 'p_answer_given_no_trace', 'intervals', 'files', 'left_out', 'definitions'}
     assert len(records) == 6 * len(SCORINGS)
     for r in records:
-        if r['condition'] != 'vanilla' and r['definitions']['reading'] == 'parsed': assert wanted <= r.keys(), wanted - r.keys()
+        assert wanted <= r.keys(), wanted - r.keys()
         if r.get('table'): assert sum(r['table']) + r['unscored'] == r['n']
     assert 'NaN' not in (published[1]/'audit.json').read_text()
 
@@ -151,7 +159,7 @@ def test_the_release_layout_one_file_a_label(tmp_path):
         part = [{'input': {'text': 'prompt'}} | {k: r[k] for k in ('prediction', 'gold', 'triple_element', 'question', 'facts')} for r in rows if r['category'] == label]
         write_jsonl(tmp_path/'r'/label/'Tiny-sft-adapter-reasoning-facts_default.json', part)
     write_jsonl(tmp_path/'a.jsonl', rows)
-    made = read_all([tmp_path/'r'])
+    made, _ = read_all([tmp_path/'r'])
     assert [(m.dataset, m.model, m.condition, len(m.cases), len(m.files)) for m in made] == [('cotempqa', 'Tiny', 'correct', 24, 4)]
     files = sorted((tmp_path/'r').rglob('*.json'))
     assert len(gather(files)) == 1  # named one by one, they still belong together
@@ -167,7 +175,7 @@ def test_lists_written_as_text(tmp_path):
 
 @pytest.mark.parametrize('name, parts', [('Qwen3-1.7B-sft-adapter_default.json', ('Qwen3-1.7B', 'vanilla', '')), ('Qwen3-1.7B-sft-adapter-122_default.json', ('Qwen3-1.7B', 'vanilla', '122')),
                                          ('Llama-3.2-1B-Instruct-sft-adapter-reasoning-facts-perturbed-121_default.json', ('Llama-3.2-1B-Instruct', 'incorrect', '121')),
-                                         ('Qwen3-8B-sft-adapter-reasoning-r1-traces_default.json', ('Qwen3-8B', 'reasoning-r1-traces', '')), ('rows.jsonl', ('', '', ''))])
+                                         ('Qwen3-8B-sft-adapter-reasoning-r1-traces_default.json', ('Qwen3-8B', 'r1', '')), ('rows.jsonl', ('', '', ''))])
 def test_names_of_released_files(name, parts): assert tuple(name_parts(Path(name)).values())[:3] == parts
 
 
@@ -220,7 +228,7 @@ def test_bad_rows_are_named_and_left_out(change, says, tmp_path):
     rows = simulated()
     rows[4] = change(rows[4])
     write_jsonl(tmp_path/'a.jsonl', rows)
-    [made] = read_all([tmp_path/'a.jsonl'])
+    [made], _ = read_all([tmp_path/'a.jsonl'])
     assert len(made.cases) == 23 and len(made.problems) == 1
     assert 'a.jsonl:5: ' in str(made.problems[0]) and says in str(made.problems[0])
     figures = audit([tmp_path/'a.jsonl'], tmp_path/'out')
@@ -231,21 +239,21 @@ def test_bad_rows_are_named_and_left_out(change, says, tmp_path):
 def test_a_broken_line_and_a_truncated_archive(tmp_path):
     lines = ''.join(json.dumps(r) + '\n' for r in simulated())
     (tmp_path/'a.jsonl').write_text(lines.replace('{', '{{', 1))
-    [made] = read_all([tmp_path/'a.jsonl'])
+    [made], _ = read_all([tmp_path/'a.jsonl'])
     assert len(made.cases) == 23 and 'a.jsonl:1: not JSON' in str(made.problems[0])
     whole = gzip.compress(lines.encode())
     (tmp_path/'b.jsonl.gz').write_bytes(whole[:len(whole) // 2])
-    [made] = read_all([tmp_path/'b.jsonl.gz'])
+    [made], _ = read_all([tmp_path/'b.jsonl.gz'])
     assert 0 < len(made.cases) < 24 and any('the gzip archive is damaged' in str(p) for p in made.problems)
 
 
 def test_ids_that_are_given_twice_and_repeats_without_ids(tmp_path):
     rows = simulated()
     write_jsonl(tmp_path/'a.jsonl', [r | dict(row_id=None, id=None) for r in rows] + [rows[0]])
-    [made] = read_all([tmp_path/'a.jsonl'])
+    [made], _ = read_all([tmp_path/'a.jsonl'])
     assert len(made.cases) == 25 and len({c.example.id for c in made.cases}) == 25  # a repeat of the content is a row of its own
     write_jsonl(tmp_path/'b.jsonl', [r | dict(index=k % 6) for k, r in enumerate(rows[:20])])
-    [made] = read_all([tmp_path/'b.jsonl'])
+    [made], _ = read_all([tmp_path/'b.jsonl'])
     assert all('was used before, at' in str(p) for p in made.problems) and len(made.cases) + len(made.problems) == 20 and made.problems
 
 
@@ -272,11 +280,46 @@ def test_text_of_models_is_escaped(tmp_path):
     assert '<script' not in (tmp_path/'out'/'audit.html').read_text()
 
 
+def test_one_unusable_file_does_not_stop_the_others(tmp_path):
+    write_jsonl(tmp_path/'d'/'a.jsonl', simulated())
+    (tmp_path/'d'/'b.jsonl').write_text('')
+    figures = audit([tmp_path/'d'], tmp_path/'d'/'audit')
+    assert figures.n.unique() == [24] and '1 sources could not be used' in (tmp_path/'d'/'audit'/'audit.html').read_text()
+    assert len(audit([tmp_path/'d'], tmp_path/'d'/'audit')) == len(figures)  # what an audit wrote is not audited
+    (tmp_path/'d'/'a.jsonl').write_text('')
+    with pytest.raises(TracenbError, match='none of 2 sources can be used'): audit([tmp_path/'d'], tmp_path/'out')
+
+
+def test_predictions_of_one_name_stay_apart(tmp_path):
+    for folder, n in (('x', 24), ('y', 12)): write_jsonl(tmp_path/folder/'rows.jsonl', simulated()[:n])
+    figures = audit([tmp_path/'x'/'rows.jsonl', tmp_path/'y'/'rows.jsonl'], tmp_path/'out')
+    assert figures.groupby('run').n.first().to_dict() == {'x/rows.jsonl': 24, 'y/rows.jsonl': 12}
+    assert figures.run.map(lambda r: f'Tiny correct {r}' in (tmp_path/'out'/'audit.html').read_text()).all()
+
+
+def test_examples_without_a_prediction_are_counted(tmp_path):
+    rows = simulated()
+    data = write_cotempqa(tmp_path/'data', rows)
+    write_jsonl(tmp_path/'a.jsonl', rows[:20])
+    figures = audit([tmp_path/'a.jsonl'], tmp_path/'out', dataset='cotempqa', source=data)
+    assert figures.unanswered.unique() == [4] and '4 examples of the data set have no prediction' in (tmp_path/'out'/'audit.html').read_text()
+
+
+def test_msmarco_is_audited_with_its_own_measures(tmp_path):
+    task = get_task('msmarco')
+    examples = task.simulate(20, 3, 'test', task.labels, 120)
+    write_jsonl(tmp_path/'a.jsonl', [dict(dataset='msmarco', model='Tiny', condition='correct', question=e.question, passages=list(e.context), answers=list(e.answers), query_type=task.decompose(e).label, query_id=k,
+                                          is_selected=[int(i in task.decompose(e).facts) for i in range(len(e.context))], prediction=completion_text(e, t, task))
+                                     for k, (e, t) in enumerate(zip(examples, build_traces(examples, task, 'correct')))])
+    figures = audit([tmp_path/'a.jsonl'], tmp_path/'out').set_index('scoring')
+    assert figures.loc['ours'].answer_accuracy == 1 and figures.rouge_l.unique() == pytest.approx([1]) and not {'paper', 'only_lookup'} & set(figures.index)
+
+
 # --- What the scorings say about known cases
 
 def test_a_model_that_never_writes_a_trace(tmp_path):
     write_jsonl(tmp_path/'a.jsonl', [r | dict(condition='somebody', prediction=str(r['gold'])) for r in simulated()])
-    [made] = read_all([tmp_path/'a.jsonl'])
+    [made], _ = read_all([tmp_path/'a.jsonl'])
     assert not made.has_steps
     figures = climb(made.cases)[0].set_index('scoring')
     assert figures.loc['ours'].answer_accuracy == 1 and figures.loc['ours'].table is None

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tracenb import babi  # registers its task
+from tracenb import babi, cotempqa, msmarco  # each registers its task
 from tracenb.chat import TEMPLATES, TURN_ENDS, chat_texts, encode, parse, read_facts, read_label, render, show_mask, split_text
 from tracenb.core import Example, Generation, Steps, TracenbError
 from tracenb.score import score_all, tabulate
@@ -164,3 +164,16 @@ def test_published_babi_generations(shared, file, exact, table):
     scores = tabulate(score_all(made, rows, task, trace=file != 'vanilla'), rows, task)
     assert round(100 * scores.answer_exact.mean(), 1) == exact
     if table: assert two_by_two(scores.trace_correct_any, scores.answer_exact).table == table
+
+
+@pytest.mark.parametrize('text, answer', [('assistant professor', 'assistant professor'), ('assistant\n<think>\n\n</think>\n\nassistant professor', 'assistant professor'), ('assistant\nthinker', 'thinker'),
+                                          ('<think>a</think> <answer>Assistant Professor (1999)</answer>', 'Assistant Professor (1999)'), ('assistant', '')])
+def test_a_role_name_is_dropped_and_a_post_is_kept(text, answer): assert split_text(text, trace='</think>' in text)[1] == answer
+
+
+def test_a_long_run_of_blank_lines_is_read_in_linear_time():
+    assert split_text('\n' * 300_000 + 'Answer: Rome', trace=False)[1] == 'Rome'  # would take hours if it were quadratic
+
+
+def test_without_a_trace_an_open_think_tag_is_no_wall():
+    assert split_text("assistant\n<think>\n\n['Rome']", trace=False)[1] == "['Rome']" and split_text("<think>\n\n['Rome']")[1] == ''

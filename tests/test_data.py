@@ -105,7 +105,7 @@ def test_lengths_measure_the_texts():
         traces = [len(t.text) for t in build_traces(rows, babi, name, 2)]
         assert table.trace_max[name] == max(traces) and table.trace_mean[name] == pytest.approx(sum(traces) / len(traces))
     assert table.prompt_median.nunique() == 1 and table.completion_mean['vanilla'] < table.completion_mean['correct']
-    assert lengths(babi, rows, ('zero_shot',), count=lambda text: 7).to_numpy().tolist() == [[7] * 9]
+    assert lengths(babi, rows, ('zero_shot',), count=lambda text: 7).to_numpy().tolist() == [[7] * 9 + [0]]
     with pytest.raises(TracenbError, match='no examples'): lengths(babi, [], CONDITIONS)
     with pytest.raises(TracenbError, match="did you mean 'vanilla'"): lengths(babi, rows, ('vanila',))
 

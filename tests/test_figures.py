@@ -2,13 +2,18 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from tracenb.canvas import KEYS, arrange, colour_of, colours, condition_name, over_seeds, save_figure
 from tracenb.core import TracenbError
-from tracenb.figures import STEPS, accuracy_figure, arrange, save_figure, steps_figure, trace_answer_figure, training_figure
-from tracenb.stats import two_by_two, wilson
+from tracenb.figures import CELLS, MOSAICS, STEPS, accuracy_figure, steps_figure, trace_answer_figure, trace_answer_table, training_figure
+from tracenb.intervals import bootstrap, proportions, wilson
+from tracenb.stats import two_by_two
+from tracenb.study_figures import DESIGN, corruption_figure, cost_figure, dose_figure, effects, length_figure, quarters
 
-ALL = (accuracy_figure, steps_figure, trace_answer_figure)
+ALL = (accuracy_figure, steps_figure, trace_answer_figure, dose_figure, corruption_figure, length_figure)
 
 
 def rows(conditions=('incorrect', 'vanilla', 'zero_shot', 'correct'), n=40, seeds=(1,), dataset='babi', model='m', seed=0):
@@ -16,11 +21,16 @@ def rows(conditions=('incorrect', 'vanilla', 'zero_shot', 'correct'), n=40, seed
     r, made = np.random.default_rng(seed), []
     for c in conditions:
         for s in seeds:
-            t = pd.DataFrame(dict(dataset=dataset, model=model, condition=c, seed=s, id=[f'q{i}' for i in range(n)], label=['a', 'b'] * (n // 2), answer=['one', 'two'] * (n // 2)))
+            t = pd.DataFrame(dict(dataset=dataset, model=model, condition=c, seed=s, id=[f'q{i}' for i in range(n)], label=['a', 'b'] * (n // 2), answer=['one', 'two'] * (n // 2),
+                                  n_tokens=r.integers(1, 50, n), context_words=[5 * i for i in range(n)]))
             for column in ('answer_exact', 'answer_contains', *STEPS): t[column] = r.integers(0, 2, n).astype(float)
             if c in ('zero_shot', 'vanilla'): t[list(STEPS)] = np.nan
             made.append(t)
     return pd.concat(made, ignore_index=True)
+
+
+STUDY = rows(('vanilla', 'correct', 'mix:0.25', 'mix:0.75', *list(DESIGN)[1:], 'filler'), seeds=(1, 2), n=20)
+GRID = pd.concat([rows(dataset=d, model=m, seeds=(1, 2), n=10, conditions=('correct', 'incorrect', 'swapped', 'mix:0.5', 'wrong_label')) for d in ('babi', 'toy') for m in 'mno'])
 
 
 def texts(fig):
@@ -28,13 +38,57 @@ def texts(fig):
     return ' | '.join(t.get_text() for t in fig.findobj(lambda a: hasattr(a, 'get_text')) if t.get_text())
 
 
+# --- one number for several seeds
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.sampled_from([0., 1., None]), min_size=1, max_size=30), st.lists(st.integers(0, 20).map(lambda k: k / 20), min_size=2, max_size=30))
+def test_one_seed_is_what_stats_says(binary, shares):
+    for values in (binary, shares):
+        table = pd.DataFrame(dict(dataset='d', model='m', condition='c', seed=1, id=range(len(values)), x=pd.Series(values, dtype=float)))
+        mine, theirs = over_seeds(table, ['x']).iloc[0], proportions(table, KEYS[:3], 'x').iloc[0]
+        assert (mine.n, mine.unscored, mine.seed) == (theirs.n, theirs.unscored, 'all')
+        for name in ('mean', 'low', 'high'): assert mine[name] == pytest.approx(theirs[name], nan_ok=True, abs=1e-9), name
+
+
+def test_several_seeds_are_bootstrapped_over_questions_and_seeds():
+    table = rows(('correct', 'incorrect'), seeds=(1, 2, 3))
+    mine, theirs = over_seeds(table, ['answer_exact', 'classification']), bootstrap(table, KEYS[:3], ['answer_exact', 'classification'])
+    lines = mine[mine.seed == 'all']
+    for name in ('mean', 'low', 'high'): assert lines[name].tolist() == pytest.approx(theirs[name].tolist())
+    assert set(mine.seed) == {'all', 1, 2, 3} and len(mine) == 2 * 2 * 4
+
+
+def test_seeds_are_not_pooled():
+    table = rows(('correct',), seeds=(1, 2))
+    _, data = accuracy_figure(table)
+    own = data[(data.scorer == 'answer_exact') & (data.seed != 'all')]
+    assert own.seed.tolist() == [1, 2] and set(own.n) == {40}
+    assert data[data.seed == 'all']['mean'].iloc[0] == pytest.approx(own['mean'].mean())
+
+
+# --- order, colours, names
+
+def test_order_and_colours_do_not_depend_on_row_order():
+    table = arrange(rows(('swapped', 'correct', 'filler', 'mix:0.75', 'mix:0.25', 'own_idea')))
+    assert list(table.condition.unique()) == ['correct', 'mix:0.25', 'mix:0.75', 'swapped', 'filler', 'own_idea']
+    shade = colours(table)
+    assert len(set(shade.values())) == 6 and shade['correct'] == colours(rows(('correct',)))['correct']
+
+
+def test_a_mixture_is_named_and_coloured_by_its_share():
+    assert condition_name('mix:0.25') == '25 % incorrect'
+    assert [colour_of(f'mix:{x}').upper() for x in (0, 1)] == [colour_of('correct'), colour_of('incorrect')]
+
+
+# --- each figure draws its numbers
+
 def test_accuracy_draws_the_numbers():
     table = rows()
     fig, data = accuracy_figure(table)
-    assert list(data.run.unique()) == ['zero-shot', 'vanilla', 'correct', 'incorrect']
+    assert list(data.condition.unique()) == ['zero_shot', 'vanilla', 'correct', 'incorrect']
     k = int(table[table.condition == 'correct'].answer_exact.sum())
     row = data[(data.condition == 'correct') & (data.scorer == 'answer_exact')].iloc[0]
-    assert (row.k, row.n, row.low, row.high) == (k, 40, *wilson(k, 40)) and row.majority_answer == 1
+    assert (row.n, row.low, row.high) == (40, *wilson(k, 40)) and row.majority_answer == 1
     assert f'{100 * k / 40:.0f} % [{100 * row.low:.0f}, {100 * row.high:.0f}]' in texts(fig)
 
 
@@ -50,40 +104,86 @@ def test_trace_answer_draws_the_table():
     fig, data = trace_answer_figure(table)
     part = table[table.condition == 'incorrect']
     t, row = two_by_two(part.trace_correct_any, part.answer_exact), data[data.condition == 'incorrect'].iloc[0]
-    assert (row.both_right, row.trace_only, row.answer_only, row.neither) == t.table and row.phi == t.phi
+    assert tuple(row[CELLS]) == t.table and row.phi == t.phi and row.p_fisher == t.p_fisher
     assert f'phi = {t.phi:.2f}' in texts(fig) and f'trace right (n = {sum(t.table[:2])})' in texts(fig)
     assert data[data.condition == 'vanilla'].unscored.tolist() == [40]
 
 
-@pytest.mark.parametrize('draw', ALL)
-@pytest.mark.parametrize('table', [rows(('correct',), n=2), rows(('vanilla',)), rows(seeds=(1, 2, 3)), rows(('correct', 'wrong_label', 'mix:0.5', 'swapped', 'filler', 'shuffled')),
-                                   pd.concat([rows(), rows(dataset='toy', model='n', conditions=('correct',))])], ids=['n=2', 'unscored', 'seeds', 'others', 'grid'])
-def test_edges_are_drawn(draw, table, tmp_path):
-    fig, data = draw(table)
-    made = save_figure(fig, data, tmp_path/'deep'/'figure', dpi=40)
-    assert isinstance(fig, Figure) and [p.suffix for p in made] == ['.png', '.svg', '.csv'] and all(p.stat().st_size for p in made)
-    assert len(pd.read_csv(made[2])) == len(data) > 0 and not list(tmp_path.rglob('*.tmp'))
+def test_over_seeds_the_mosaic_has_a_range_and_no_test():
+    table = rows(('correct',), seeds=(1, 2, 3))
+    row = trace_answer_table(table).iloc[0]
+    each = [two_by_two(p.trace_correct_any, p.answer_exact).phi for _, p in table.groupby('seed')]
+    assert row.phi_low == pytest.approx(min(each)) and row.phi_high == pytest.approx(max(each)) and row[CELLS].sum() == 120 and 'p_fisher' not in row
+    assert '(range over 3 seeds' in texts(trace_answer_figure(table)[0])
+
+
+def test_many_conditions_are_points_instead_of_mosaics():
+    fig, data = trace_answer_figure(GRID)
+    assert len(data) > MOSAICS and 'after a wrong trace' in texts(fig) and fig.get_size_inches()[1] < 20
 
 
 def test_unscored_says_so():
     for draw in (steps_figure, trace_answer_figure): assert 'No run has a scored trace (vanilla)' in texts(draw(rows(('vanilla',)))[0])
 
 
+# --- designed comparisons
+
+def test_dose_takes_the_ends_from_correct_and_incorrect():
+    fig, data = dose_figure(STUDY)
+    assert sorted(data.share_incorrect.unique()) == [0, .25, .75, 1] and 'vanilla' not in set(data.condition)
+    assert dose_figure(rows(('correct', 'incorrect')))[1].empty
+
+
+def test_effects_are_contrasts_of_the_four_conditions():
+    found, mean = effects(STUDY).set_index('effect').difference, STUDY.groupby('condition').answer_exact.mean()
+    assert found['right label'] == pytest.approx((mean.correct + mean.wrong_facts - mean.wrong_label - mean.incorrect) / 2)
+    assert found['right facts'] == pytest.approx((mean.correct + mean.wrong_label - mean.wrong_facts - mean.incorrect) / 2)
+    assert found['both beyond their sum'] == pytest.approx(mean.correct - mean.wrong_label - mean.wrong_facts + mean.incorrect)
+
+
+def test_effects_find_what_was_put_in():
+    "Facts matter by 60 points, the label does not."
+    made = [pd.DataFrame(dict(dataset='d', model='m', condition=c, seed=s, id=range(100), answer_exact=[float(i < (80 if facts else 20)) for i in range(100)]))
+            for c, (label, facts) in DESIGN.items() for s in (1, 2)]
+    assert effects(pd.concat(made)).difference.tolist() == pytest.approx([0, .6, 0])
+
+
+def test_a_design_that_is_not_whole_is_left_out():
+    assert corruption_figure(STUDY[STUDY.condition != 'wrong_facts'])[1].empty
+    assert set(corruption_figure(pd.concat([STUDY, rows(dataset='toy')]))[1].dataset) == {'babi'}
+
+
+def test_length_has_both_lengths_and_quarters():
+    fig, data = length_figure(STUDY)
+    assert set(data.length) == {'tokens written', 'words of context'} and data[data.length == 'words of context'].words.nunique() == 4
+    mean = STUDY[STUDY.condition == 'filler'].n_tokens.mean()
+    assert data[(data.condition == 'filler') & (data.length == 'tokens written')].tokens.iloc[0] == pytest.approx(mean)
+    assert quarters(STUDY).isna().sum() == 0
+
+
+def test_cost_adds_up(tmp_path):
+    costs = pd.DataFrame([dict(dataset='d', model='m', condition=c, seed=s, train_seconds=t, generate_seconds=10, all_seconds=100., peak_memory_mb=1024 * s, tokens_generated=7)
+                          for s in (1, 2) for c, t in (('zero_shot', np.nan), ('correct', 60.))])
+    fig, data = cost_figure(costs)
+    assert data.other_seconds.tolist() == [90, 30] and data.peak_memory_mb.tolist() == [2048, 2048] and '1.7 min, 2.0 GB, 7 tokens' in texts(fig)
+
+
+# --- edges
+
+@pytest.mark.parametrize('draw', ALL)
+@pytest.mark.parametrize('table', [rows(('correct',), n=2), rows(('vanilla',)), STUDY, GRID], ids=['n=2', 'unscored', 'study', 'grid'])
+def test_edges_are_drawn(draw, table, tmp_path):
+    fig, data = draw(table)
+    made = save_figure(fig, data, tmp_path/'deep'/'figure', dpi=30)
+    assert isinstance(fig, Figure) and [p.suffix for p in made] == ['.png', '.svg', '.csv'] and all(p.stat().st_size for p in made)
+    assert len(pd.read_csv(made[2])) == len(data) and not list(tmp_path.rglob('*.tmp'))
+    assert fig.get_size_inches()[0] <= 11
+
+
 @pytest.mark.parametrize('draw', ALL)
 def test_same_table_same_bytes(draw, tmp_path):
-    table = rows()
-    first = [p.read_bytes() for p in save_figure(*draw(table), tmp_path/'a', dpi=50)]
-    assert [p.read_bytes() for p in save_figure(*draw(table.sample(frac=1, random_state=3)), tmp_path/'b', dpi=50)] == first
-
-
-def test_seeds_are_not_pooled():
-    _, data = accuracy_figure(rows(('correct',), seeds=(1, 2)))
-    assert list(data.run.unique()) == ['correct, seed 1', 'correct, seed 2'] and set(data.n) == {40}
-
-
-def test_order_and_colours_do_not_depend_on_row_order():
-    table = arrange(rows(('swapped', 'correct', 'filler')))
-    assert list(table.condition.unique()) == ['correct', 'swapped', 'filler'] and table.groupby('condition').colour.nunique().eq(1).all() and table.colour.nunique() == 3
+    first = [p.read_bytes() for p in save_figure(*draw(STUDY), tmp_path/'a', dpi=30)]
+    assert [p.read_bytes() for p in save_figure(*draw(STUDY.sample(frac=1, random_state=3)), tmp_path/'b', dpi=30)] == first
 
 
 def test_missing_columns_and_no_rows_are_errors():
@@ -92,11 +192,12 @@ def test_missing_columns_and_no_rows_are_errors():
         with pytest.raises(TracenbError, match='has no rows'): draw(rows()[:0])
 
 
-def logs(**loss): return pd.concat([pd.DataFrame(dict(dataset='d', model='m', condition=c, seed=1, step=range(1, len(v) + 1), loss=v)) for c, v in loss.items()])
+def logs(seeds=(1,), **loss): return pd.concat([pd.DataFrame(dict(dataset='d', model='m', condition=c, seed=s, step=range(1, len(v) + 1), loss=v)) for s in seeds for c, v in loss.items()])
 
 
 def test_training_curves(tmp_path):
     fig, data = training_figure(logs(correct=[3., 2, 1, .5], vanilla=[2., 1, None, .1]))
     assert data.groupby('condition').size().to_dict() == {'correct': 4, 'vanilla': 3} and 'loss, nats a token' in texts(fig)
     assert training_figure(logs(correct=list(np.linspace(3, 1, 60))))[1].running_mean.iloc[-1] == pytest.approx(np.linspace(3, 1, 60)[-4:].mean())
+    assert training_figure(logs((1, 2, 3), correct=[3., 2, 1]))[1].seeds.tolist() == [3, 3, 3]
     for odd in (logs(correct=[1.]), logs(correct=[0., 0]), logs(correct=[None, None])): save_figure(*training_figure(odd), tmp_path/'t', dpi=40)

@@ -17,9 +17,9 @@ EVERY = sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.
 EXPERIMENTS = sorted((NBS/'experiments').glob('*.ipynb'))
 
 # Floors of the house, lowest first; a room imports rooms of lower floors, or of its own floor if they come before it in the notebooks' order.
-FLOORS = [{'core', 'rows'}, {'task', 'traces', 'chat', 'models', 'sentences', 'paper', 'score', 'stats', 'dates'},
-          {'cotempqa_sim', 'cotempqa', 'msmarco_sim', 'msmarco', 'babi_sim', 'babi_solve', 'babi', 'data', 'batches', 'train', 'generate', 'page', 'figures'},
-          {'stages', 'runs', 'report', 'ladder', 'published', 'audit', 'bench'}, {'cli'}]
+FLOORS = [{'core', 'rows', 'provenance'}, {'task', 'traces', 'chat', 'models', 'sentences', 'paper', 'score', 'intervals', 'association', 'stats', 'dates'},
+          {'cotempqa_sim', 'cotempqa', 'msmarco_sim', 'msmarco', 'babi_sim', 'babi_solve', 'babi', 'data', 'batches', 'train', 'generate', 'page', 'canvas', 'figures', 'study_figures'},
+          {'stages', 'grids', 'folders', 'kernels', 'runs', 'engine', 'results', 'tables', 'claims', 'viewer', 'report', 'ladder', 'published', 'audit', 'bench'}, {'cli'}]
 
 
 def cells(path, kind='code'): return [c for c in json.loads(path.read_text())['cells'] if c['cell_type'] == kind]

@@ -1,39 +1,173 @@
-"""The report's tables and sentences, on rows made so that the right sentence is known."""
+"""The report's tables and sentences, on rows made so that the right sentence is known; and its page, on data that would like to be HTML."""
+import base64
+import gzip
+import html
+import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from tracenb.core import TracenbError
-from tracenb.report import baselines, by_label, findings, finished, headline, percent, to_page, write_readme
-from tracenb.score import SCORERS
+from tracenb.chat import parse
+from tracenb.claims import say_accuracy, say_corruption, say_cost, say_dose, say_length, say_steps, say_trace_answer, say_training
+from tracenb.core import Example, Generation, Steps, TracenbError, write_jsonl
+from tracenb.figures import accuracy_figure, steps_figure, trace_answer_figure, trace_answer_table, training_figure
+from tracenb.report import (baselines, by_label, findings, finished, gather, headline, load_costs, load_logs, load_runs, make_report, percent, samples, section, show_table, the_grid, to_page, viewer_html,
+                            write_readme)
+from tracenb.results import Case, save_rows
+from tracenb.score import SCORERS, score_all, tabulate
+from tracenb.stages import make_run
+from tracenb.study_figures import DESIGN, corruption_figure, cost_figure, dose_figure, length_figure
+from tracenb.tables import chosen_pairs, measured, pairs, pairs_table, write_headline
+from tracenb.task import get_task
+from tracenb.traces import get_condition
+from tracenb.viewer import KINDS, SCRIPT, _units, chosen_rows, marks, packed, policy
 
 
-def rows(seeds=(1,), n=100, **right):
+def rows(seeds=(1,), n=100, dataset='toy', model='m', **right):
     "A table of runs: `right` gives, for each condition, how many of n answers are right; traces are right where answers are, but for every tenth."
     parts = []
     for seed in seeds:
         for condition, k in right.items():
             exact = (np.arange(n) < k).astype(float)
-            t = pd.DataFrame({s: np.nan for s in SCORERS}, index=range(n)).assign(dataset='toy', model='m', condition=condition, seed=seed, id=[f'e{i}' for i in range(n)], answer='a')
+            t = pd.DataFrame({s: np.nan for s in SCORERS}, index=range(n)).assign(dataset=dataset, model=model, condition=condition, seed=seed, id=[f'e{i}' for i in range(n)], answer='a')
             t['label'], t['answer_exact'], t['answer_contains'], t['format_error'] = np.where(np.arange(n) % 2, 'colour', 'place'), exact, exact, 0.
-            if condition in ('correct', 'incorrect'):
+            if condition not in ('vanilla', 'zero_shot'):
                 trace = np.where(np.arange(n) % 10 == 0, 1 - exact, exact)
                 for s in ('classification', 'retrieval_any', 'retrieval_exact', 'trace_correct_any', 'trace_correct_exact'): t[s] = trace
             parts.append(t)
     return pd.concat(parts, ignore_index=True)
 
 
+HOSTILE = '<img src=x onerror="window.hit=1"></script></template><script>window.hit=1</script>&amp; \U0001F600'
+
+
+def write_run(out, condition='correct', seed=1, n=6, right=3, text=HOSTILE, model='tiny-random'):
+    "A finished run of the toy task, without any training."
+    task, run, cond = get_task('toy'), make_run(dataset='toy', model=model, condition=condition, seed=seed, data=dict(n_train=4, n_test=n)), get_condition(condition)
+    examples = [Example(id=f'q{i}', dataset='toy', split='test', context=('The cup is red.', f'The hat is blue. {text}'), question=f'Which colour is the cup? {text}', answers=('red',),
+                        meta=dict(label='colour', facts=[0])) for i in range(n)]
+    made = []
+    for i, e in enumerate(examples):
+        answer = 'red' if i < right else f'blue {text}'
+        trace = task.trace_text(e, Steps(label='colour' if i % 2 else 'place', facts=(0, 1) if i % 3 else (1,))) if cond.has_steps else ''
+        made.append(Generation(id=e.id, text=f'<think>{trace}</think> <answer>{answer}</answer>' if trace else answer, n_tokens=9, finish_reason='stop'))
+    scores = score_all([parse(g, e, task, trace=cond.has_trace, steps=cond.has_steps) for g, e in zip(made, examples)], examples, task, trace=cond.has_steps)
+    at = out/run.name
+    for name, lines in dict(examples=examples, generations=made, scores=scores).items(): write_jsonl(at/f'{name}.jsonl', lines)
+    if cond.trains: write_jsonl(at/'train_log.jsonl', [dict(step=k, loss=2 / k) for k in (1, 2, 3)])
+    cost = dict(train_seconds=60. if cond.trains else None, generate_seconds=5., all_seconds=70., peak_memory_mb=900, tokens_generated=54)
+    (at/'run.json').write_text(json.dumps(dict(settings=run.to_dict(), cost=cost, code='abc')))
+    (at/'metrics.json').write_text(json.dumps(dict(too_long=dict(train=['x'], test=[]))))
+    return at
+
+
+@pytest.fixture
+def grid(tmp_path):
+    for seed in (1, 2):
+        for condition, right in (('zero_shot', 0), ('vanilla', 2), ('correct', 4), ('incorrect', 1)): write_run(tmp_path, condition, seed, right=right)
+    return tmp_path
+
+
+# --- reading
+
+def test_gather_reads_what_tabulate_gives(grid):
+    found = gather(grid)
+    assert len(found.runs) == 8 and len(found.rows) == 48 and len(found.cases) == 6 and not found.left_out
+    path, run = next((p, r) for p, r in found.runs.items() if r.condition == 'correct')
+    from tracenb.core import Score, read_jsonl
+    table = tabulate(read_jsonl(path/'scores.jsonl', Score), read_jsonl(path/'examples.jsonl', Example), get_task('toy')).reset_index()
+    own = found.rows[(found.rows.condition == 'correct') & (found.rows.seed == run.seed)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(own[list(table)], table, check_dtype=False)
+    assert load_runs(grid).equals(found.rows) and load_logs(grid).equals(found.logs) and load_costs(grid).equals(found.costs)
+
+
+@pytest.mark.parametrize('damage', [lambda at: (at/'scores.jsonl').write_text('{"id": "q0"'), lambda at: (at/'scores.jsonl').write_text(''), lambda at: (at/'generations.jsonl').unlink(),
+                                    lambda at: (at/'examples.jsonl').unlink(), lambda at: (at/'metrics.json').write_text('{')], ids=['torn', 'empty', 'no texts', 'no questions', 'no metrics'])
+def test_a_damaged_run_is_named_and_the_others_are_kept(tmp_path, damage):
+    good, bad = write_run(tmp_path, 'correct'), write_run(tmp_path, 'incorrect')
+    damage(bad)
+    found = gather(tmp_path)
+    assert list(found.rows.condition.unique()) == ['correct'] and len(found.left_out) == 1 and 'incorrect' in found.left_out[0]
+    assert 'could not be read' in the_grid(found).data
+    damage(good)
+    with pytest.raises(TracenbError, match='none of 2 finished runs can be read'): gather(tmp_path)
+
+
+def test_unfinished_runs_are_named(grid):
+    at = write_run(grid, 'correct', seed=9)
+    (at/'metrics.json').unlink()
+    page = the_grid(gather(grid)).data
+    assert '1 runs are not finished' in page and 'seed9' in page
+
+
+def test_nothing_finished_says_how_to_run(tmp_path):
+    with pytest.raises(TracenbError, match='tracenb run demo'): finished(tmp_path)
+
+
+def test_the_saved_rows_name_question_and_run(grid):
+    saved = pd.read_parquet(save_rows(gather(grid), grid/'rows.parquet'))
+    assert len(saved) == 48 and all((grid/f/'generations.jsonl').exists() for f in saved.folder.unique()) and saved.question.str.startswith('Which').all()
+
+
+def test_samples_show_wrong_and_right_answers(grid):
+    shown = samples(grid, 1)
+    assert set(shown.answer) == {'right', 'wrong'} and len(shown[shown.condition == 'zero_shot']) == 2 and shown.generation.str.len().gt(0).all()
+
+
+# --- tables
+
 def test_percent(): assert (percent(.724, .63, .801), percent(1.), percent(float('nan'))) == ('72 [63, 80]', '100', '-')
 
 
-def test_headline_has_a_row_a_run_and_dashes_where_unscored():
+def test_headline_has_a_row_a_condition_and_dashes_where_unscored():
     t = headline(rows(vanilla=71, correct=72))
     assert list(t.index.get_level_values('condition')) == ['vanilla', 'correct']
     assert t['answer exact'].tolist() == ['71 [61, 79]', '72 [63, 80]']
-    assert t.label.tolist()[0] == '-' and t.n.tolist() == [100, 100]
+    assert t.label.tolist()[0] == '-' and t.n.tolist() == [100, 100] and t.seeds.tolist() == [1, 1]
 
+
+def test_headline_sums_seeds_up():
+    t = headline(pd.concat([rows(correct=60), rows(seeds=(2,), correct=80)]))
+    assert len(t) == 1 and t.seeds.tolist() == [2] and t['answer exact'].iloc[0].startswith('70 [')
+
+
+def test_headline_files_hold_every_seed_and_are_escaped(tmp_path):
+    table = rows(seeds=(1, 2), model='a_b & c', vanilla=50, correct=60)
+    write_headline(table, tmp_path)
+    numbers = pd.read_csv(tmp_path/'headline.csv')
+    assert set(numbers.seed) == {'all', '1', '2'} and len(numbers) == len(measured(table))
+    assert r'a\_b \& c' in (tmp_path/'headline.tex').read_text() and '| a_b & c |' in (tmp_path/'headline.md').read_text()
+
+
+def test_baselines_and_labels():
+    t = rows(seeds=(1, 2), vanilla=50)
+    assert baselines(t).share.iloc[-1] == 1.0  # every answer is 'a'
+    assert by_label(t).vanilla.tolist() == ['50', '50']
+    t.loc[(t.seed == 1) & (t.label == 'place'), 'answer_exact'] = 0
+    assert by_label(t).vanilla.tolist() == ['50', '25 (0-50)']
+
+
+def test_pairs_are_the_ones_worth_asking():
+    assert chosen_pairs(['zero_shot', 'vanilla', 'correct', 'filler']) == [('vanilla', 'correct'), ('correct', 'filler')]
+    assert chosen_pairs(['zero_shot']) == [] and chosen_pairs(['swapped', 'filler']) == [('swapped', 'filler')]
+
+
+def test_pairs_use_mcnemar_for_one_seed_and_permutation_for_several():
+    one, two = pairs(rows(vanilla=30, correct=90)), pairs(rows(seeds=(1, 2), vanilla=30, correct=90))
+    assert one.test.tolist() == ['McNemar, exact'] and two.test.tolist() == ['permutation'] and one.difference[0] == two.difference[0] == pytest.approx(-.6)
+    assert two.low[0] <= -.6 <= two.high[0] and max(one.p_holm[0], two.p_holm[0]) < .001
+    assert pairs_table(one).points.iloc[0].startswith('-60 [')
+
+
+def test_pairs_compare_shared_questions_only():
+    t = rows(vanilla=50, correct=50)
+    assert pairs(t[~((t.condition == 'correct') & (t.id == 'e3'))]).n.tolist() == [99]
+
+
+# --- sentences
 
 def test_no_difference_is_called_absence_of_evidence():
     said = ' '.join(findings(rows(vanilla=71, correct=72, incorrect=70)))
@@ -58,14 +192,42 @@ def test_the_untuned_model_is_reported_with_both_measures():
     assert any('contain the answer' in s for s in findings(rows(zero_shot=0, vanilla=50)))
 
 
-def test_baselines_and_labels():
-    t = rows(vanilla=50)
-    assert baselines(t).share.iloc[-1] == 1.0  # every answer is 'a'
-    assert by_label(t)[('vanilla', 1)].tolist() == ['50', '50']
+def test_several_places_are_one_sentence_a_pair():
+    table = pd.concat([rows(dataset=d, vanilla=30, correct=k) for d, k in (('babi', 90), ('cotempqa', 31))])
+    said = [s for s in findings(table) if s.startswith('vanilla minus correct')]
+    assert len(said) == 1 and '-60 to -1 points' in said[0] and '0 for vanilla and 1 for correct' in said[0]
 
 
-def test_nothing_finished_says_how_to_run(tmp_path):
-    with pytest.raises(TracenbError, match='tracenb run demo'): finished(tmp_path)
+def test_every_figure_has_its_sentence():
+    table = rows(seeds=(1, 2), n=40, vanilla=20, correct=32, incorrect=8, wrong_label=32, wrong_facts=8, filler=20, **{'mix:0.5': 20}).assign(n_tokens=30, context_words=np.tile(np.arange(40), 14))
+    table.loc[table.condition == 'vanilla', 'n_tokens'] = 3
+    dose, two, length = dose_figure(table)[1], corruption_figure(table)[1], length_figure(table)[1]
+    assert '80 % to 20 %: -6.0 points' in say_dose(dose)[0]
+    assert 'right label +0 [+0, +0]; right facts +60' in say_corruption(two)[0]
+    assert 'rank correlation' in say_length(length)[0]
+    assert say_accuracy(accuracy_figure(table)[1])[0].startswith('Exactly right answers: correct 80 %')
+    assert 'the right label in 80 %' in re.sub(r'7\d %', '80 %', say_steps(steps_figure(table)[1])[0])
+    assert 'label step alone' in say_trace_answer(trace_answer_figure(table)[1], trace_answer_table(table, 'classification'))[0]
+    costs = pd.DataFrame([dict(dataset='d', model='m', condition='correct', seed=1, train_seconds=1, generate_seconds=1, all_seconds=7200, peak_memory_mb=1, tokens_generated=1)])
+    assert say_cost(cost_figure(costs)[1])[0].startswith('The 1 runs took 2.0 hours')
+    logs = pd.DataFrame(dict(dataset='d', model='m', condition='correct', seed=1, step=[1, 2], loss=[2., 1.]))
+    assert 'correct 1.00' in say_training(training_figure(logs)[1])[0]
+    for absent in (say_dose(dose[:0]), say_corruption(corruption_figure(table[table.condition == 'correct'])[1]), say_training(pd.DataFrame())): assert absent is None
+
+
+# --- the page
+
+def test_a_figure_without_its_conditions_is_left_out(tmp_path):
+    table = rows(vanilla=3, correct=5)
+    fig, data = dose_figure(table)
+    assert section(tmp_path, 'dose', 'Dose', fig, data, say_dose(data)).data == '' and not list(tmp_path.iterdir())
+    fig, data = corruption_figure(table[table.condition.isin(DESIGN)])
+    assert section(tmp_path, 'x', 'X', fig, data, say_corruption(data)).data == ''
+
+
+def test_tables_are_escaped_and_link_their_numbers():
+    shown = show_table(headline(rows(model=HOSTILE, vanilla=3, correct=5)), 'headline.csv').data
+    assert '<img' not in shown and '<script' not in shown and 'href="headline.csv"' in shown
 
 
 def test_the_page_stands_alone_and_escapes_data(tmp_path):
@@ -75,6 +237,7 @@ def test_the_page_stands_alone_and_escapes_data(tmp_path):
     nbformat.write(new_notebook(cells=[new_markdown_cell('# Title'), new_code_cell('secret_code()', outputs=[out])]), tmp_path/'n.ipynb')
     page = to_page(tmp_path/'n.ipynb', tmp_path/'p.html').read_text()
     assert 'Title' in page and 'secret_code' not in page and '<script' not in page and not re.search(r'(src|href)="https?:', page)
+    assert "default-src 'none'" in page and "script-src 'none'" in page
 
 
 def test_readme_links_work_from_the_top(tmp_path):
@@ -83,3 +246,98 @@ def test_readme_links_work_from_the_top(tmp_path):
     nbformat.write(new_notebook(cells=[new_markdown_cell('[a](00_core.ipynb) ![b](images/b.png) [c](https://x.org) [d](#e) [o](../outputs/README.md)'), new_code_cell('#| hide\nx')]), tmp_path/'i.ipynb')
     text = write_readme(tmp_path/'i.ipynb', tmp_path/'R.md').read_text()
     assert '(nbs/00_core.ipynb)' in text and '(nbs/images/b.png)' in text and '(https://x.org)' in text and '(#e)' in text and '(outputs/README.md)' in text and '#| hide' not in text
+
+
+# --- the viewer
+
+def unpack(text): return json.loads(gzip.decompress(base64.b64decode(re.search(r'<template id="tv-data">(.*?)</template>', text, re.S)[1])))
+
+
+def test_the_viewer_holds_every_row_as_it_is(grid):
+    found = gather(grid)
+    text = viewer_html(found)
+    data = unpack(text)
+    assert data['rows']['text'] == found.rows.text.tolist() and len(data['cases']) == 6 and len(data['runs']) == 8
+    assert [data['runs'][r][2] for r in data['rows']['run']] == found.rows.condition.tolist()
+    assert [data['cases'][c]['id'] for c in data['rows']['case']] == found.rows.id.tolist()
+    assert [float('nan') if v == -1 else v for v in data['rows']['label']] == pytest.approx(found.rows.classification.tolist(), nan_ok=True)
+    assert all((grid/r[4]/'generations.jsonl').exists() for r in data['runs'])
+    assert 'onerror' not in text and text.count('<script>') == 1 and 'innerHTML' not in SCRIPT
+
+
+def test_marks_lie_on_what_they_mark(grid):
+    data = unpack(viewer_html(gather(grid)))
+    seen = set()
+    for text, flat in zip(data['rows']['text'], data['rows']['marks']):
+        units, ends = text.encode('utf-16-le'), [-1]
+        for a, b, kind in zip(flat[::3], flat[1::3], flat[2::3]):
+            marked = units[2 * a:2 * b].decode('utf-16-le')
+            seen.add(KINDS[kind])
+            assert a >= ends[-1] and b > a
+            ends.append(b)
+            if 'label' in KINDS[kind]: assert marked == ('colour' if KINDS[kind] == 'right label' else 'place')
+            if KINDS[kind] == 'gold fact': assert marked == 'The cup is red.'
+            if 'answer' in KINDS[kind]: assert (marked == 'red') == (KINDS[kind] == 'right answer')
+    assert seen >= {'right label', 'wrong label', 'gold fact', 'other fact', 'right answer', 'wrong answer'}
+
+
+@pytest.mark.parametrize('text', ['', '<think>', '<answer>', '<think></think><answer></answer>', 'a</think>b</think><answer>x', '<answer>x</answer><think>y', 'The category of the question asked is: '])
+def test_marks_take_any_text(text):
+    case = Case(Example(id='e', dataset='toy', split='test', context=('a', '', 'a'), question='q', answers=('x',), meta=dict(label='colour', facts=[0])), Steps(label='colour', facts=(0,)), 'x', 2)
+    for a, b, kind in marks(text, case, get_task('toy'), 0., 1.): assert 0 <= a < b <= len(text) and kind in range(len(KINDS))
+
+
+def test_large_grids_show_the_same_questions_of_every_run(grid):
+    found = gather(grid)
+    data, n = packed(found, most=20)
+    assert n == 16 and set(chosen_rows(found.rows, 20).groupby(['condition', 'seed']).id.agg(tuple)) == {('q0', 'q1')}
+    assert 'This page holds 16 of 48 rows' in viewer_html(found, 20) and _units('\U0001F600a', [(1, 2, 0)]) == [2, 3, 0]
+
+
+@pytest.fixture(scope='module')
+def page(tmp_path_factory):
+    "A report of runs whose every text is hostile."
+    out = tmp_path_factory.mktemp('report')
+    for seed in (1, 2):
+        for k, condition in enumerate(('zero_shot', 'vanilla', 'correct', 'mix:0.5', 'incorrect', 'wrong_label', 'wrong_facts')): write_run(out, condition, seed, right=k)
+    return make_report(out)
+
+
+@pytest.mark.slow
+def test_report_from_run_folders_to_page(page):
+    text = page.read_text()
+    assert "default-src 'none'" in text and policy(text) in text and text.count('<script>') == 1 and '<img src=x' not in text
+    assert not re.findall(r'(?:src|href)="(?:https?:)?//[^"]*"', text)
+    links = {html.unescape(x) for x in re.findall(r'href="([^"#]+)"', text)}
+    assert links and all((page.parent/x).exists() for x in links), links
+    assert {'rows.parquet', 'headline.csv', 'headline.tex', 'runs.csv', 'pairs.csv', 'figures/dose.csv', 'figures/corruption.csv'} <= links
+    for heading in ('What was run', 'Headline', 'What can be said', 'Answers', 'Dose and response', 'Which step has to be right?', 'Length', 'Training', 'Cost', 'What the models wrote'): assert heading in text
+    assert text.count('data:image/png') == 8 and len(pd.read_csv(page.parent/'runs.csv')) == 14
+
+
+@pytest.mark.slow
+def test_the_viewer_in_a_browser(page):
+    sync = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+    chromium = shutil.which('chromium') or shutil.which('chromium-browser')
+    if not chromium: pytest.skip('no chromium on this machine')
+    with sync.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
+        tab, asked, errors = browser.new_page(viewport=dict(width=400, height=800)), [], []
+        tab.on('request', lambda r: asked.append(r.url))
+        tab.on('pageerror', lambda e: errors.append(str(e)))
+        tab.goto(page.as_uri())
+        tab.wait_for_selector('.tv-line')
+        assert tab.inner_text('#tv-count').startswith('84 of 84 rows') and tab.evaluate('window.hit') is None and not errors
+        assert [u for u in asked if not u.startswith(('file:', 'data:'))] == []
+        assert tab.evaluate('document.documentElement.scrollWidth') <= 400
+        choose = lambda name, value: tab.locator('#tv-filters label', has_text=name).first.locator('select').select_option(value)
+        choose('condition', 'correct')
+        choose('label step', 'wrong')
+        assert tab.inner_text('#tv-count').startswith('6 of 84 rows')
+        tab.fill('#tv-filters input', 'no such words')
+        sync.expect(tab.locator('#tv-count')).to_have_text(re.compile('^0 of 84 rows'))
+        tab.fill('#tv-filters input', '')
+        sync.expect(tab.locator('#tv-count')).to_have_text(re.compile('^6 of 84 rows'))
+        tab.locator('.tv-line').nth(1).click()
+        assert 'onerror' in tab.inner_text('.tv-text') and tab.locator('.tv-k1').count() and tab.locator('.tv-gold').count() == 1
+        browser.close()

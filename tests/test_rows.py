@@ -94,6 +94,58 @@ def test_unknown_kinds_of_file(tmp_path, name):
 def test_missing_files(tmp_path, suffix):
     with pytest.raises(TracenbError, match='no such file'): read(tmp_path/f'a{suffix}')
 
+@pytest.mark.parametrize('encoding', ['utf-16', 'utf-32', 'utf-16-be', 'utf-32-be'])
+@pytest.mark.parametrize('form', FORMS)
+def test_other_encodings_are_one_problem_that_says_how_to_convert(tmp_path, encoding, form):
+    rows, problems = read(tmp_path/'a.json', ('' if encoding[-1].isdigit() else '\ufeff').encode(encoding) + FORMS[form](ROWS).encode(encoding))
+    name = encoding[:6].upper()
+    assert rows == [] and len(problems) == 1 and f'a.json: this text is {name}, not UTF-8' in problems[0] and f'iconv -f {name} -t UTF-8' in problems[0]
+
+ARRAYS = {'one line': json.dumps(ROWS), 'indented': json.dumps(ROWS, indent=2), 'a row a line': '[\n' + ',\n'.join(map(json.dumps, ROWS)) + '\n]\n'}
+
+@settings(max_examples=60, deadline=None)
+@given(form=st.sampled_from(sorted(ARRAYS)), cut=st.integers(5, len(ARRAYS['one line']) - 1), packed=st.booleans())
+def test_a_cut_array_gives_the_rows_before_the_cut_and_one_problem(tmp_path_factory, form, cut, packed):
+    text = ARRAYS[form].rstrip()[:cut]
+    rows, problems = read(tmp_path_factory.mktemp('cut')/'a.json', gzip.compress(text.encode()) if packed else text)
+    whole = sum(1 for k in range(1, 6) if len(_until(ARRAYS[form], k)) <= len(text))
+    assert rows == ROWS[:whole] and len(problems) == 1 and f'a.json: the array breaks off after {whole} rows: not JSON' in problems[0]
+
+def _until(text, k):
+    "The text up to the end of its `k`-th object."
+    for _ in range(k): end = json.JSONDecoder().raw_decode(text, text.index('{', end if _ else 0))[1]
+    return text[:end]
+
+def test_other_breaks_of_arrays(tmp_path):
+    one, two = map(json.dumps, ROWS[:2])
+    for text, n in ((f'[{one}, {two},]', 2), (f'[{one} {two}]', 1), (f'[\n{one},\n{{"a": }},\n{two}]', 1), (f'[{one}, {{"a": "\xff"}}]'.encode('latin-1'), 1)):
+        rows, problems = read(tmp_path/'a.json', text)
+        assert rows == ROWS[:n] and len(problems) == 1 and f'breaks off after {n} rows' in problems[0]
+    rows, problems = read(tmp_path/'b.jsonl', '[INFO] begin\n' + lines(ROWS))
+    assert rows == ROWS and len(problems) == 1 and 'b.jsonl:1: not JSON' in problems[0]  # no array: lines, of which one is bad
+
+def test_places_count_leading_blank_lines(tmp_path):
+    (tmp_path/'a.jsonl').write_text('\n \n\r\n' + lines(ROWS[:1]) + '\nbad\n' + lines(ROWS[1:2]))
+    sieve = Sieve('a')
+    assert [p for p, _ in read_rows(tmp_path/'a.jsonl', sieve)] == [f'{tmp_path}/a.jsonl:4', f'{tmp_path}/a.jsonl:7'] and 'a.jsonl:6: not JSON' in str(sieve.problems[0])
+    for text, place in (('\n\n{"a": 1}', 3), ('\n{\n"a": 1\n}\n', 2)):
+        (tmp_path/'b.json').write_text(text)
+        assert list(read_rows(tmp_path/'b.json', sieve)) == [(f'{tmp_path}/b.json:{place}', {'a': 1})]
+
+@pytest.mark.parametrize('depth', [99_999, 900])
+def test_deep_nesting_is_a_problem_like_any_other(tmp_path, depth):
+    deep = '[' * depth + ']' * depth
+    rows, problems = read(tmp_path/'a.jsonl', lines(ROWS[:1]) + deep + '\n' + lines(ROWS[1:2]))
+    assert rows == ROWS[:2] and len(problems) == 1 and 'a.jsonl:2: ' in problems[0]
+    rows, problems = read(tmp_path/'b.json', f'[{json.dumps(ROWS[0])}, {deep}]')
+    assert rows == ROWS[:1] and len(problems) == 1
+    assert len(read(tmp_path/'c.json', deep)[1]) == 1
+
+def test_problems_can_be_written_whatever_they_quote():
+    sieve = Sieve('s')
+    sieve.refuse('the key \ud83d', 'not \udfff')
+    assert (sieve.problems[0].what, sieve.problems[0].remedy) == ('the key \\ud83d', 'not \\udfff')
+
 
 # --- gzip
 
@@ -125,10 +177,12 @@ def test_an_archive_of_several_members(tmp_path, zeros):
     rows, problems = read(tmp_path/'b.jsonl.gz', data[:len(data) - zeros - 12])
     assert rows[:4] == ROWS[:4] and 'damaged' in problems[0]
 
-def test_not_an_archive(tmp_path):
-    sieve = Sieve('x')
-    (tmp_path/'a.jsonl.gz').write_text(lines(ROWS))
-    assert read_bytes(tmp_path/'a.jsonl.gz', sieve) == b'' and 'damaged after 0 bytes' in str(sieve.problems[0])
+def test_the_first_bytes_say_what_is_an_archive_not_the_name(tmp_path):
+    assert read(tmp_path/'plain.jsonl.gz', lines(ROWS)) == (ROWS, [])
+    assert read(tmp_path/'packed.jsonl', gzip.compress(lines(ROWS).encode())) == (ROWS, [])
+    assert read(tmp_path/'empty.jsonl.gz', b'') == ([], [])
+    assert 'the gzip archive is damaged after 0 bytes' in read(tmp_path/'head.jsonl', b'\x1f\x8b')[1][0]
+    assert read_bytes(tmp_path/'plain.jsonl.gz', Sieve('x')) == lines(ROWS).encode()
 
 
 # --- the sieve

@@ -8,11 +8,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+import psutil
 import pytest
+import yaml
 
 from tracenb.core import TracenbError, read_jsonl
-from tracenb.runs import GRIDS, execute, experiment, get_grid, run_grid, stage
-from tracenb.stages import Run, answer, build, finish, make_run, open_run, score, tune
+from tracenb.engine import plan, run_grid
+from tracenb.folders import list_runs, show_run, state
+from tracenb.grids import SHIPPED, Grid, expand, get_grid
+from tracenb.runs import execute, experiment
+from tracenb.stages import Run, answer, build, finish, make_run, open_run, score, tune, verify
 
 SMALL = dict(dataset='toy', condition='incorrect', data={'n_train': 8, 'n_test': 4}, train={'epochs': 2, 'accumulation': 1, 'save_steps': 1}, generate={'max_new_tokens': 6, 'batch_size': 2})
 
@@ -98,15 +104,15 @@ def test_metrics_are_the_means_of_the_scores(whole):
 def test_the_stage_is_read_from_the_files(tmp_path):
     run = make_run(**SMALL)
     at = tmp_path/run.name
-    assert stage(run, tmp_path) == 'new'
+    assert state(at) == 'new'
     opened = open_run(run, tmp_path)
-    assert stage(run, tmp_path) == 'building'
+    assert state(at) == 'building'
     chats = build(opened)
     (at/'train_log.jsonl').write_text('{}\n{}\n')
-    assert stage(run, tmp_path) == 'training 2'
+    assert state(at) == 'training 2'
     (at/'train_log.jsonl').unlink()
     tune(opened, chats)
-    assert stage(run, tmp_path) == 'generating 0/4'
+    assert state(at) == 'generating 0/4'
 
 
 def test_an_unknown_parameter_is_an_error_not_a_warning(tmp_path):
@@ -123,10 +129,9 @@ def test_the_default_parameters_of_the_template_are_a_smoke_test():
 
 
 def test_grids_are_known_and_limited():
-    assert {'demo', 'smoke'} <= set(GRIDS)
-    assert [r.condition for r in get_grid('demo')] == ['zero_shot', 'vanilla', 'correct', 'incorrect']
-    few = get_grid('demo', limit=3)
-    assert {(r.data.n_train, r.data.n_test) for r in few} == {(3, 3)} and not {r.name for r in few} & {r.name for r in get_grid('demo')}
+    assert [r.condition for r in get_grid('demo').runs] == ['zero_shot', 'vanilla', 'correct', 'incorrect']
+    few = get_grid('demo', limit=3).runs
+    assert {(r.data.n_train, r.data.n_test) for r in few} == {(3, 3)} and not {r.name for r in few} & {r.name for r in get_grid('demo').runs}
     with pytest.raises(TracenbError, match="did you mean 'demo'"): get_grid('dem')
 
 
@@ -134,9 +139,9 @@ def test_grids_are_known_and_limited():
 def test_a_failing_run_is_reported_and_the_others_go_on(tmp_path):
     bad = make_run(**SMALL | dict(dataset='babi', data={'source': 'nowhere'}))
     good = make_run(**SMALL | dict(condition='zero_shot'))
-    errors = run_grid([bad, good], tmp_path)
+    errors = run_grid(Grid(name='two', runs=(bad, good)), tmp_path)
     assert list(errors) == [bad.name] and 'nowhere' in errors[bad.name] and 'run.ipynb' in errors[bad.name]
-    assert stage(good, tmp_path) == 'finished' and stage(bad, tmp_path) != 'finished'
+    assert state(tmp_path/good.name) == 'finished' and state(tmp_path/bad.name) == 'failed'
     assert 'nowhere' in (tmp_path/bad.name/'run.ipynb').read_text(), 'the executed notebook holds the traceback'
 
 
@@ -161,3 +166,141 @@ def test_killed_and_continued_ends_as_if_never_killed(tmp_path, when, settings):
     assert killed and not (at/'metrics.json').exists()
     assert results(go(run, tmp_path/'killed')) == results(go(run, tmp_path/'whole'))
     assert not [p for p in at.rglob('*') if p.suffix == '.tmp' and p.stat().st_mtime > time.time() - 0.1]
+
+
+# --- Grids
+
+SPEC = dict(datasets=['toy', 'babi'], models=['tiny-random'], conditions=['vanilla', 'correct'], seeds=[1, 2], settings=dict(data=dict(n_train=4, n_test=2)))
+
+
+def test_a_grid_is_a_product_with_overrides_and_exclusions():
+    grid = expand(SPEC | dict(overrides=dict(datasets=dict(babi=dict(data=dict(n_train=9))), seeds={2: dict(train=dict(lr=.5))}), exclude=[dict(dataset='babi', seed=2), dict(condition=['vanilla'], dataset='toy')]), 'g')
+    assert [(r.dataset, r.condition, r.seed, r.data.n_train, r.train.lr) for r in grid.runs] == [
+        ('toy', 'correct', 1, 4, 2e-4), ('babi', 'vanilla', 1, 9, 2e-4), ('babi', 'correct', 1, 9, 2e-4), ('toy', 'correct', 2, 4, .5)]
+
+
+@pytest.mark.parametrize('change, says', [
+    (dict(dataset=['toy']), "g.yaml: unknown key 'dataset'"), (dict(models=[]), 'g.yaml: models: no value'), (dict(models='tiny-random'), 'g.yaml: models: a list is expected'), (dict(seeds=[1, 1]), 'a value stands twice'),
+    (dict(conditions=['corect']), "g.yaml: toy, tiny-random, corect, seed 1: unknown condition 'corect'"), (dict(settings=dict(train=dict(lrr=1))), "unknown setting of train 'lrr'"), (dict(settings=dict(modle='x')), "unknown run setting 'modle'"),
+    (dict(overrides=dict(dataset={})), "g.yaml: overrides: unknown axis 'dataset'"), (dict(overrides=dict(datasets=dict(baby={}))), "overrides.datasets: unknown value of datasets 'baby'"),
+    (dict(overrides=dict(datasets=dict(babi=[1]))), 'overrides.datasets.babi: settings are expected'), (dict(exclude=[dict(colour=1)]), "exclude, rule 1: unknown axis 'colour'"), (dict(exclude=['babi']), 'exclude, rule 1: a mapping'),
+    (dict(exclude=[dict(model='tiny-random')]), 'every run is excluded'), (dict(retries='often'), 'retries: a int is expected')])
+def test_a_bad_grid_says_where_and_what_is_meant(change, says):
+    with pytest.raises(TracenbError) as e: expand(SPEC | change, 'g', 'g.yaml')
+    assert says in str(e.value)
+
+
+def test_grid_files(tmp_path):
+    (tmp_path/'mine.yaml').write_text(yaml.safe_dump(SPEC))
+    assert get_grid(tmp_path/'mine.yaml').name == 'mine' and len(get_grid(str(tmp_path/'mine.yaml'), only=['seed=2', 'dataset=toy']).runs) == 2
+    (tmp_path/'torn.yml').write_text('datasets: [toy')
+    with pytest.raises(TracenbError, match='torn.yml: not YAML'): get_grid(str(tmp_path/'torn.yml'))
+    with pytest.raises(TracenbError, match='none.yaml: cannot be read'): get_grid(str(tmp_path/'none.yaml'))
+    (tmp_path/'list.yaml').write_text('- 1')
+    with pytest.raises(TracenbError, match='a mapping is expected'): get_grid(str(tmp_path/'list.yaml'))
+
+
+@pytest.mark.parametrize('only, says', [(['condition'], 'no equals sign'), (['sed=1'], "did you mean 'seed'"), (['condition=mix:0.5'], 'no run has condition=mix:0.5')])
+def test_bad_restrictions(only, says):
+    with pytest.raises(TracenbError, match=says): get_grid('smoke', only=only)
+
+
+def test_every_shipped_grid_can_be_read():
+    sizes = {name: len(get_grid(name).runs) for name in SHIPPED}
+    assert sizes['paper'] == 3 * 2 * 3 * 3 and sizes['controls'] == 3 * 2 * 8 * 3 and sizes['demo'] == sizes['smoke'] == 4
+
+
+def test_the_plan_counts_steps_and_tokens(tmp_path):
+    table = plan(get_grid('smoke'), tmp_path).set_index(pd.Index(['zero_shot', 'vanilla', 'correct', 'incorrect']))
+    assert table.state.eq('new').all() and table.steps.tolist() == [0, 4, 4, 4] and table.tokens_generated_at_most.eq(8 * 16).all()
+    assert table.tokens_trained['zero_shot'] == 0 < table.tokens_trained['vanilla'] < table.tokens_trained['correct']
+
+
+# --- Nothing stale, nothing twice
+
+def test_other_code_never_reuses_a_folder(whole):
+    path, text = whole.file('run.json'), whole.file('run.json').read_text()
+    path.write_text(text.replace(json.loads(text)['code'], '0' * 16))
+    try:
+        assert state(whole.path) == 'stale'
+        with pytest.raises(TracenbError, match='begun with another version of the code'): open_run(whole.run, whole.path.parents[3])
+        with pytest.raises(TracenbError, match='finished under another version of the code'): run_grid(Grid(name='g', runs=(whole.run,)), whole.path.parents[3])
+    finally: path.write_text(text)
+    assert state(whole.path) == 'finished'
+
+
+def test_comments_and_docstrings_do_not_make_another_version(monkeypatch, tmp_path):
+    import shutil
+    from tracenb import provenance
+    shutil.copytree(provenance.PACKAGE, tmp_path/'tracenb')
+    monkeypatch.setattr(provenance, 'PACKAGE', tmp_path/'tracenb')
+    version = provenance.code_version.__wrapped__
+    before, source = version(), (tmp_path/'tracenb'/'core.py').read_text()
+    (tmp_path/'tracenb'/'core.py').write_text(source.replace('"Base of all records', '"The base of all records') + '\n# a remark\n')
+    assert version() == before
+    (tmp_path/'tracenb'/'report.py').write_text('')  # nothing that a run uses
+    assert version() == before
+    (tmp_path/'tracenb'/'core.py').write_text(source.replace('text.lower()', 'text.upper()'))
+    assert version() != before
+
+
+def test_two_processes_on_one_run(tmp_path):
+    run = make_run(**SMALL)
+    hold = f"import sys, time; from tracenb.stages import *; o = open_run(make_run(**{SMALL!r}), sys.argv[1]); print('held', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, '-c', hold, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline().strip() == 'held'
+        with pytest.raises(TracenbError, match='another process works on this run'): open_run(run, tmp_path)
+    finally: other.kill(); other.wait()
+    open_run(run, tmp_path)  # a lock ends with its process
+
+
+def test_verify_computes_again_and_names_what_differs(whole):
+    assert verify(whole.path) == []
+    path, text = whole.file('scores.jsonl'), whole.file('scores.jsonl').read_text()
+    path.write_text(text.replace('"value": 0.0', '"value": 1.0', 1))
+    try: [said] = verify(whole.path)
+    finally: path.write_text(text)
+    assert 'stored 1.0, now 0.0' in said
+    with pytest.raises(TracenbError, match='there is no run.json'): verify(whole.path.parent)
+
+
+# --- The table of runs
+
+def test_runs_are_listed_and_shown(whole):
+    table = list_runs(whole.path.parents[3])
+    assert table[['dataset', 'condition', 'seed', 'state']].values.tolist() == [['toy', 'incorrect', 1, 'finished']]
+    said = show_run(whole.path)
+    for words in ('state: finished', 'condition: "incorrect"', 'data hash', 'revision', 'answer_exact'): assert words in said
+    with pytest.raises(TracenbError, match='no such folder'): list_runs(whole.path/'nowhere')
+
+
+# --- The engine, with real processes
+
+@pytest.mark.slow
+def test_a_run_that_fails_once_is_retried(tmp_path):
+    "The first attempt meets a folder that cannot be read, the second does not."
+    run = make_run(**SMALL | dict(dataset='babi', condition='zero_shot', data=dict(source=str(tmp_path/'later'))))
+    errors = run_grid(Grid(name='g', runs=(run,), retries=1), tmp_path)
+    assert list(errors) == [run.name] and 'no such file or folder' in (tmp_path/run.name/'error.txt').read_text()
+    assert list_runs(tmp_path).state.tolist() == ['failed'] if list((tmp_path/run.name).glob('run.json')) else state(tmp_path/run.name) == 'failed'
+
+
+LONG = SMALL | dict(data={'n_train': 400, 'n_test': 4}, train={'epochs': 20, 'accumulation': 1, 'save_steps': 5})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_nothing_outlives_the_command(tmp_path, how):
+    (tmp_path/'g.yaml').write_text(yaml.safe_dump(dict(datasets=['toy'], models=['tiny-random'], conditions=['correct'], settings={k: LONG[k] for k in ('data', 'train', 'generate')})))
+    command = subprocess.Popen([Path(sys.executable).parent/'tracenb', 'run', 'g.yaml', '--out', 'o'], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(1200):
+        if list((tmp_path/'o').rglob('train_log.jsonl')): break
+        time.sleep(.05)
+    else: pytest.fail('training never began')
+    below = psutil.Process(command.pid).children(recursive=True)  # worker, nursery, stand-in, kernel
+    assert len(below) >= 4
+    command.send_signal(how)
+    assert command.wait(60) != 0
+    _, alive = psutil.wait_procs(below, timeout=20)
+    assert not alive

@@ -239,8 +239,9 @@ def _paper_lookup(example):
 
 PAPER = PaperRules(decompose=decompose, wrong_facts=_paper_wrong_facts, quote=_paper_quote, right_answer=_paper_right_answer, lookup=_paper_lookup, label_sentence=1)
 
-# %% ../nbs/04_babi.ipynb #b66583b6
-babi = register_task(Task(name='babi', labels=tuple(LABELS.values()), decompose=decompose, load=load, simulate=simulate, read_row=read_row, paper=PAPER, scorers=SCORERS))
+# %% ../nbs/04_babi.ipynb #966e4275
+babi = register_task(Task(name='babi', labels=tuple(LABELS.values()), decompose=decompose, load=load, simulate=simulate, read_row=read_row, paper=PAPER, scorers=SCORERS,
+                          licence='the hub card of facebook/babi_qa names CC BY 3.0'))
 
 # %% ../nbs/04_babi.ipynb #dc76f8cc
 def apart(

@@ -106,13 +106,13 @@ def show_mask(
     "The tokens of `encoded`, coloured where the loss is computed."
     return MaskView(tuple(tokenizer.decode([i]) for i in encoded.input_ids), encoded.loss_mask)
 
-# %% ../nbs/07_chat.ipynb #00ade52a
+# %% ../nbs/07_chat.ipynb #cbc2f7ce
 def split_text(
     text: str,           # What the model wrote
     trace: bool = True   # Is a trace expected? If not, what follows an opening tag that is never closed is the answer
 ) -> tuple[str, str, str | None]:
     "(think span, answer span, reason why the form is broken or None). A missing think block is an empty span."
-    text = re.sub(r'^\s*assistant\b', '', text)  # A role name decoded along with the text, seen in published generations
+    text = re.sub(r'^\s*assistant[ \t]*(?:\n|$)', '', text)  # A role name decoded along with the text, seen in published generations
     think, close, _ = text.partition('</think>')
     rest = text.rpartition('</think>')[2]  # a model that closes twice answers after the last
     if not close: think, rest = (text.partition('<think>')[2], '') if '<think>' in text and trace else ('', text.replace('<think>', ''))
@@ -120,7 +120,7 @@ def split_text(
     error = 'the think block is not closed' if '<think>' in text and not close else None
     tagged = re.search(r'<answer>(.*?)(</answer>|\Z)', rest, re.S)
     if tagged: return think.strip(), tagged[1].strip(), error or (None if tagged[2] else 'the answer tag is not closed')
-    lines = re.findall(r'(?im)(?:^\s*answer:|answer is:)[ \t]*(.*)$', rest)
+    lines = re.findall(r'(?im)(?:^[ \t]*answer:|answer is:)[ \t]*(.*)$', rest)
     return think.strip(), (lines[-1] if lines else rest).strip(), error or 'no answer tag'
 
 # %% ../nbs/07_chat.ipynb #f9bff95c

@@ -216,9 +216,10 @@ def _paper_lookup(example):
 
 PAPER = PaperRules(decompose=paper_steps, wrong_facts=_paper_wrong_facts, quote=' '.join, right_answer=right_answer, lookup=_paper_lookup, label_sentence=0)
 
-# %% ../nbs/02_cotempqa.ipynb #606e0f2b
+# %% ../nbs/02_cotempqa.ipynb #dbbef1d4
 cotempqa = register_task(Task(
     name='cotempqa', labels=LABELS, decompose=decompose, load=load, simulate=simulate, read_row=read_row, paper=PAPER, scorers=SCORERS,
+    licence='the Hub page Warrieryes/CotempQA gives CC BY-SA 4.0, a readme of zhaochen0110/Cotempqa says Apache 2.0 without a licence file: look before passing rows on',
     label_sentence='The temporal relation between the event in question and the event in context is: {label}.\n',
     facts_sentence='I need to use the following facts to answer the question: {facts}',
     write_context=as_list, write_answers=as_list, read_answers=read_answers))

@@ -7,7 +7,7 @@ __all__ = ['COLUMNS', 'FORMATS', 'content', 'repeats', 'describe', 'show_example
            'sft_rows', 'to_dataset', 'check_rows', 'atomic_folder', 'safe_name', 'card', 'all_rows', 'export',
            'read_examples']
 
-# %% ../nbs/08a_data.ipynb #22021ca6
+# %% ../nbs/08a_data.ipynb #6af573d8
 import json
 import os
 import re
@@ -25,7 +25,7 @@ from .chat import render
 from .core import Example, Trace, TracenbError, atomic_path, lookup, write_jsonl, write_text
 from .rows import Sieve, read_rows
 from .task import Task, check_examples
-from .traces import build_traces, count_words, get_condition
+from .traces import build_traces, count_words, get_condition, shortfall
 
 # %% ../nbs/08a_data.ipynb #cbcd1649
 def content(
@@ -100,7 +100,7 @@ def show(
     head = f'{task.name}: {len(examples)} examples, repeats of earlier ones: {sum(repeats(examples))}, shown: {min(n, len(examples))}, seed of the traces: {seed}'
     return '\n\n'.join([head, *(show_example(task, e, t) for e, t in list(zip(examples, traces, strict=True))[:n])])
 
-# %% ../nbs/08a_data.ipynb #e8d1a6be
+# %% ../nbs/08a_data.ipynb #023834ad
 def lengths(
     task: Task,                      # Wording
     examples: list[Example],         # Of that task
@@ -109,7 +109,7 @@ def lengths(
     count: Callable = count_words,   # Text -> number of tokens
     **more                           # Further arguments of `build_traces`, e.g. `labels`
 ) -> pd.DataFrame:
-    "Mean, median and maximum of tokens in trace, completion and prompt, one row a condition. Raises `TracenbError` for an unknown condition or no examples."
+    "Mean, median and maximum of tokens in trace, completion and prompt, and traces with too few facts, a row a condition. Raises `TracenbError` for an unknown condition or no examples."
     if not examples: raise TracenbError(f'no examples of {task.name} to measure', 'check source, split and labels')
     rows = {}
     for name in conditions:
@@ -118,7 +118,7 @@ def lengths(
         parts = dict(trace=[t.text for t in traces], completion=[c.completion[0]['content'] for c in chats],
                      prompt=['\n'.join(m['content'] for m in c.prompt) for c in chats])
         tokens = {part: pd.Series([count(text) for text in texts]) for part, texts in parts.items()}
-        rows[name] = {f'{part}_{k}': v for part, n in tokens.items() for k, v in n.agg(['mean', 'median', 'max']).items()}
+        rows[name] = {f'{part}_{k}': v for part, n in tokens.items() for k, v in n.agg(['mean', 'median', 'max']).items()} | dict(short=shortfall(examples, traces, task))
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('condition')
 
 # %% ../nbs/08a_data.ipynb #57a9ccc2

@@ -180,13 +180,14 @@ def paper_wrong_facts(
     limit = max(fewer, min(shared) + 1)
     return (rng.choice([i for i, s in enumerate(shared) if s < limit]),)
 
-# %% ../nbs/03_msmarco.ipynb #18e0c94e
+# %% ../nbs/03_msmarco.ipynb #3d545110
 def _first(answers): return answers[0]
 
 def _one(text): return (text.strip(),) if text.strip() else ()
 
 msmarco = register_task(Task(
     name='msmarco', labels=LABELS, decompose=decompose, load=load, simulate=simulate, read_row=read_row, alternatives=True, scorers=('answer_rouge_l', 'answer_bleu_1'),
+    licence='MS MARCO: for non-commercial research only, no licence or other rights extended (terms on microsoft.github.io/msmarco)',
     prompt_text='Answer the question based on the context:\n{context}\nQuestion: {question}\nOnly return the answer.\n',
     write_context=as_list, write_answers=_first, read_answers=_one,
     paper=PaperRules(decompose=paper_decompose, wrong_facts=paper_wrong_facts, quote='\n'.join, label_sentence=1)))

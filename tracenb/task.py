@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from .core import Example, Record, Steps, TracenbError, lookup, record, seeded
 from .paper import PaperRules
 
-# %% ../nbs/01_task.ipynb #bbe10951
+# %% ../nbs/01_task.ipynb #2c57a62c
 def as_list(
     items: tuple[str, ...]  # Quoted facts or answers
 ) -> str:
@@ -27,7 +27,7 @@ def read_list(
 ) -> tuple[str, ...] | None:
     "The strings of a list literal, or None where `text` is not one."
     try: items = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError): return None
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError): return None
     return tuple(map(str, items)) if isinstance(items, (list, tuple)) else None
 
 def split_commas(
@@ -36,7 +36,7 @@ def split_commas(
     "The answers, stripped; empty ones are dropped."
     return tuple(a.strip() for a in text.split(',') if a.strip())
 
-# %% ../nbs/01_task.ipynb #9b637aef
+# %% ../nbs/01_task.ipynb #ee028b49
 @dataclass(frozen=True)
 class Task:
     "One data set: how to load, decompose, simulate and phrase it."
@@ -56,6 +56,7 @@ class Task:
     scorers: tuple[str, ...] = ()            # Scorers beyond those every data set has
     alternatives: bool = False               # Any one of the answers is right; else all of them are asked for
     paper: PaperRules | None = None          # What the paper does its own way
+    licence: str = ''                        # What is known of the terms of its official files
 
     def prompt(self, example: Example) -> str:
         "The user turn for `example`."

@@ -105,7 +105,7 @@ def zero_shot(example, setting):
 def vanilla(example, setting):
     "Tuned on answers alone."
 
-# %% ../nbs/05_traces.ipynb #0ff1bf9e
+# %% ../nbs/05_traces.ipynb #ac4bc356
 def other_label(
     example: Example,   # Whose id seeds the draw
     setting: Setting    # Seed, gold steps, labels to draw from
@@ -120,11 +120,11 @@ def other_facts(
     example: Example,   # Whose id seeds the draw
     setting: Setting    # Seed and gold steps
 ) -> tuple[int, ...]:
-    "As many random non-gold context items as there are gold ones (fewer where the context has fewer), in order."
+    "As many random non-gold context items as there are gold ones, at least one (fewer where the context has fewer), in order."
     gold = setting.gold[example.id].facts
     right = {example.context[i] for i in gold}
     others = [i for i, c in enumerate(example.context) if c not in right]
-    return tuple(sorted(seeded(setting.seed, example.id, 'facts').sample(others, min(len(gold), len(others)))))
+    return tuple(sorted(seeded(setting.seed, example.id, 'facts').sample(others, min(max(len(gold), 1), len(others)))))
 
 # %% ../nbs/05_traces.ipynb #1d8a12b2
 @condition('correct')
