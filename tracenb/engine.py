@@ -28,7 +28,7 @@ from .stages import make_run
 from .task import get_task, load_examples
 from .traces import build_traces, count_words, get_condition
 
-# %% ../nbs/15a_engine.ipynb #31b6e86e
+# %% ../nbs/15a_engine.ipynb #fdf0ef13
 def devices() -> list[str]:
     "The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."
     given = os.environ.get('CUDA_VISIBLE_DEVICES')
@@ -54,7 +54,8 @@ def connect(
     "A dask client, and a cluster that ends with the block where no scheduler is given. Raises `TracenbError` if there is none at the address."
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
-    with dask.config.set({'distributed.worker.daemon': False, 'distributed.admin.log-format': '%(message)s', 'distributed.logging.distributed': 'critical', 'distributed.scheduler.allowed-failures': 5}):
+    plain = {'distributed.nanny.pre-spawn-environ': {}}  # dask would set one thread and small memory trims, which slow training
+    with dask.config.set({**plain, 'distributed.worker.daemon': False, 'distributed.admin.log-format': '%(message)s', 'distributed.logging.distributed': 'critical', 'distributed.scheduler.allowed-failures': 5}):
         if scheduler:
             try: client = Client(scheduler, timeout='10s')
             except OSError: raise TracenbError(f'{scheduler}: no dask scheduler answers', "start one with 'dask scheduler', or leave --scheduler out") from None
