@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracenb.babi import LABELS, apart, apart_by_chance, babi, compare, load, quoted_facts, read_row, read_row_file, read_story_file
-from tracenb.babi_sim import SIMULATORS, Story, simulate, split_of
+from tracenb.babi_sim import SIMULATORS, Story, simulate
 from tracenb.babi_solve import SOLVERS, certify, read_events, solve, verdict
 from tracenb.core import Example, TracenbError, normalise
 from tracenb.rows import RowsLeftOut
+from tracenb.simulate import split_of
 from tracenb.task import DataConfig, check_examples, get_task, load_examples, read_list
 
 FULL = {'single-supporting-fact': (200, 20), 'two-supporting-facts': (200, 20), 'two-arg-relations': (1000, 100), 'counting': (200, 20), 'lists-sets': (200, 20),

@@ -12,10 +12,11 @@ from hypothesis import given, strategies as st
 
 from tracenb.core import Example, TracenbError, normalise
 from tracenb.cotempqa import COUNTS, ELEMENTS, FIRST, LABELS, computed_label, cotempqa, decompose, load, paper_steps, read_answers, read_row, released_order, right_answer
-from tracenb.cotempqa_sim import KINDS, Story, simulate, split_of, tell
+from tracenb.cotempqa_sim import KINDS, Story, simulate, tell
 from tracenb.dates import (MEANWHILE, PHRASES, READINGS, WHILE, Date, Fact, Interval, answer_facts, co_temporal, event_facts, mix, read_date, read_fact, read_interval, read_question,
                            relation)
 from tracenb.rows import RowsLeftOut
+from tracenb.simulate import split_of
 from tracenb.task import DataConfig, as_list, check_examples, get_task, load_examples
 
 # --- Dates

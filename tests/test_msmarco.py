@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from tracenb.core import Example, Generation, TracenbError, normalise
 from tracenb.msmarco import LABELS, closest_passage, decompose, load, msmarco, overlap, paper_decompose, paper_wrong_facts, read_row
-from tracenb.msmarco_sim import KINDS, NO_ANSWER, Asked, simulate, split_of
+from tracenb.msmarco_sim import KINDS, NO_ANSWER, Asked, simulate
 from tracenb.rows import RowsLeftOut
 from tracenb.sentences import answerable, bleu, evaluate, rouge_l, words
+from tracenb.simulate import split_of
 from tracenb.task import DataConfig, check_examples, get_task, load_examples
 
 

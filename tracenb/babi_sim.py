@@ -6,14 +6,14 @@
 __all__ = ['SIMULATORS', 'PEOPLE', 'PLACES', 'GO', 'OBJECTS', 'TAKE', 'DROP', 'GIVE', 'OPPOSITE', 'SHAPES', 'STEPS', 'CONTAINERS',
            'FRIENDS', 'HAUNTS', 'TIMES', 'VISITS', 'PLURAL', 'Story', 'simulates', 'told', 'single_supporting_fact',
            'conjunction', 'Household', 'two_supporting_facts', 'counting', 'lists_sets', 'two_arg_relations',
-           'positional_reasoning', 'size_reasoning', 'time_reasoning', 'basic_deduction', 'basic_induction', 'split_of',
-           'simulate']
+           'positional_reasoning', 'size_reasoning', 'time_reasoning', 'basic_deduction', 'basic_induction', 'simulate']
 
-# %% ../nbs/04a_babi_sim.ipynb #f30fa1bc
+# %% ../nbs/04a_babi_sim.ipynb #a326c408
 import random
 from typing import NamedTuple
 
-from .core import Example, TracenbError, digest, lookup, seeded
+from .core import Example, digest, seeded
+from .simulate import fits, in_turns
 
 # %% ../nbs/04a_babi_sim.ipynb #5b2135c9
 class Story(NamedTuple):
@@ -297,30 +297,15 @@ def basic_induction(rng):
     facts = sorted(sentences.index(s) for s in (is_a[mate], is_coloured[mate], is_a[asked]))
     return Story(tuple(sentences), f'What color is {asked}?', (colour[mate],), tuple(facts))
 
-# %% ../nbs/04a_babi_sim.ipynb #7322e484
-def split_of(
-    story: Story  # Only context and question count
-) -> str:
-    "The only split in which this story and question may occur: 'test' for one in five."
-    return 'train' if int(digest([story.context, story.question]), 16) % 5 else 'test'
+# %% ../nbs/04a_babi_sim.ipynb #f49a4032
+def _candidates(label, k, seed, split, max_words):
+    "Stories that might be the k-th of `label`."
+    rng = seeded('babi', seed, split, label, k)
+    for _ in range(10_000):
+        story = SIMULATORS[label](rng)
+        yield story if fits(story, max_words) else None
 
-def _draws(label, n, seed, split, max_words):
-    "The first `n` different stories of `label`."
-    stories, seen = [], set()
-    while len(stories) < n:
-        rng = seeded('babi', seed, split, label, len(stories))
-        for _ in range(10_000):
-            s = SIMULATORS[label](rng)
-            if (max_words is None or len(' '.join(s.context).split()) <= max_words) and (s.context, s.question) not in seen and split_of(s) == split: break
-        else:
-            limit = '' if max_words is None else f' of at most {max_words} words'
-            raise TracenbError(f'{n} different {split} stories of {label}{limit} were asked for, only {len(stories)} were found',
-                               'ask for fewer, add labels, or raise max_words')
-        seen.add((s.context, s.question))
-        stories.append(s)
-    return stories
-
-# %% ../nbs/04a_babi_sim.ipynb #cb52d758
+# %% ../nbs/04a_babi_sim.ipynb #1c19a693
 def simulate(
     n: int,                        # How many, over all labels
     seed: int = 0,                 # Other seeds, other stories
@@ -329,11 +314,7 @@ def simulate(
     max_words: int | None = None   # Longest context, in words; None = no limit
 ) -> list[Example]:
     "`n` different simulated bAbI examples, labels taking turns. Raises `TracenbError` if there are not so many."
-    if n < 1: raise TracenbError(f'n is {n}', 'ask for at least one example')
-    if split not in ('train', 'test'): raise TracenbError(f'unknown split {split!r}', "use 'train' or 'test'")
-    labels = tuple(dict.fromkeys(labels)) or tuple(SIMULATORS)
-    for label in labels: lookup(SIMULATORS, label, 'label of babi')
-    turns = [(k // len(labels), labels[k % len(labels)]) for k in range(n)]
-    stories = {label: _draws(label, sum(l == label for _, l in turns), seed, split, max_words) for label in labels}
+    limit = '' if max_words is None else f' of at most {max_words} words'
+    stories = in_turns(n, split, labels, SIMULATORS, 'babi', lambda label, k: _candidates(label, k, seed, split, max_words), 'stories of {label}' + limit)
     return [Example(id=f'babi-sim-{label}-{digest([s.context, s.question], 12)}', dataset='babi', split=split, context=s.context, question=s.question,
-                    answers=s.answers, meta={'label': label, 'facts': list(s.facts), 'simulated': True}) for i, label in turns for s in [stories[label][i]]]
+                    answers=s.answers, meta={'label': label, 'facts': list(s.facts), 'simulated': True}) for label, s in stories]

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['FORENAMES', 'SURNAMES', 'PLACES', 'THINGS', 'FIRMS', 'SUBJECTS', 'OBJECTS', 'KINDS', 'ANSWERS', 'PAIRS', 'ASK', 'WHO',
-           'Story', 'tell', 'split_of', 'simulate']
+           'Story', 'tell', 'simulate']
 
-# %% ../nbs/02b_cotempqa_sim.ipynb #78db0035
+# %% ../nbs/02b_cotempqa_sim.ipynb #619090cc
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .core import Example, TracenbError, digest, lookup, seeded
+from .core import Example, digest, seeded
 from .dates import MEANWHILE, READINGS, WHILE, Date, Fact, Interval, answer_facts, co_temporal, read_question, relation
+from .simulate import fits, in_turns
 
 # %% ../nbs/02b_cotempqa_sim.ipynb #e9ebe88d
 FORENAMES = ('Ada', 'Anselm', 'Bertil', 'Cosima', 'Delphine', 'Edvard', 'Fenna', 'Gideon', 'Hester', 'Ingram', 'Jorunn', 'Kasper', 'Leonie', 'Magnus', 'Noor',
@@ -151,29 +152,15 @@ def tell(
     assert read_question(question).shared == kind and len(set(context)) == len(context)
     return Story(context, question, answers, facts, kind)
 
-# %% ../nbs/02b_cotempqa_sim.ipynb #a2f7f5b0
-def split_of(
-    story: Story  # Only context and question count
-) -> str:
-    "The only split in which this story may occur: 'test' for one in five."
-    return 'train' if int(digest([story.context, story.question]), 16) % 5 else 'test'
+# %% ../nbs/02b_cotempqa_sim.ipynb #5817d035
+def _candidates(label, k, seed, split, max_words):
+    "Stories that might be the k-th of `label`."
+    rng = seeded('cotempqa', seed, split, label, k)
+    for _ in range(400):
+        story = tell(rng, label, max_words)
+        yield story if story and fits(story, max_words) else None
 
-def _draws(label, n, seed, split, max_words):
-    "The first `n` different stories of `label`."
-    stories, seen = [], set()
-    while len(stories) < n:
-        rng = seeded('cotempqa', seed, split, label, len(stories))
-        for _ in range(400):
-            s = tell(rng, label, max_words)
-            if s and (max_words is None or len(' '.join(s.context).split()) <= max_words) and (s.context, s.question) not in seen and split_of(s) == split: break
-        else:
-            raise TracenbError(f'{n} different {split} stories of {label} of at most {max_words} words were asked for, only {len(stories)} were found',
-                               'ask for fewer, add labels, or raise max_words')
-        seen.add((s.context, s.question))
-        stories.append(s)
-    return stories
-
-# %% ../nbs/02b_cotempqa_sim.ipynb #a81db52d
+# %% ../nbs/02b_cotempqa_sim.ipynb #408fb94f
 def simulate(
     n: int,                        # How many, over all labels
     seed: int = 0,                 # Other seeds, other stories
@@ -182,11 +169,6 @@ def simulate(
     max_words: int | None = None   # Longest context, in words; None = no limit
 ) -> list[Example]:
     "`n` different simulated examples, labels taking turns. Raises `TracenbError` if there are not so many."
-    if n < 1: raise TracenbError(f'n is {n}', 'ask for at least one example')
-    if split not in ('train', 'test'): raise TracenbError(f'unknown split {split!r}', "use 'train' or 'test'")
-    labels = tuple(dict.fromkeys(labels)) or tuple(KINDS)
-    for label in labels: lookup(KINDS, label, 'label of cotempqa')
-    turns = [(k // len(labels), labels[k % len(labels)]) for k in range(n)]
-    stories = {label: _draws(label, sum(l == label for _, l in turns), seed, split, max_words) for label in labels}
+    stories = in_turns(n, split, labels, KINDS, 'cotempqa', lambda label, k: _candidates(label, k, seed, split, max_words), f'stories of {{label}} of at most {max_words} words')
     return [Example(id=f'cotempqa-sim-{label}-{digest([s.context, s.question], 12)}', dataset='cotempqa', split=split, context=s.context, question=s.question,
-                    answers=s.answers, meta={'label': label, 'triple_element': s.kind, 'simulated': True}) for i, label in turns for s in [stories[label][i]]]
+                    answers=s.answers, meta={'label': label, 'triple_element': s.kind, 'simulated': True}) for label, s in stories]

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['ONSETS', 'VOWELS', 'CODAS', 'FIRST_NAMES', 'MATERIALS', 'SIDES', 'REGIONS', 'PURPOSES', 'VALUES', 'KINDS',
-           'SIM_LABELS', 'NO_ANSWER', 'Detail', 'Kind', 'Asked', 'ask', 'shown', 'split_of', 'simulate']
+           'SIM_LABELS', 'NO_ANSWER', 'Detail', 'Kind', 'Asked', 'ask', 'shown', 'simulate']
 
-# %% ../nbs/03a_msmarco_sim.ipynb #891b1a73
+# %% ../nbs/03a_msmarco_sim.ipynb #01c641e8
 import random
 from typing import NamedTuple
 
-from .core import Example, TracenbError, digest, lookup, seeded
+from .core import Example, digest, seeded
+from .simulate import in_turns
 
 # %% ../nbs/03a_msmarco_sim.ipynb #b03949b0
 ONSETS, VOWELS, CODAS = ('b', 'br', 'd', 'dr', 'f', 'g', 'gl', 'h', 'k', 'l', 'm', 'n', 'p', 'r', 's', 'st', 't', 'tr', 'v', 'z'), 'aeiou', ('l', 'n', 'r', 'nd', 'rk',
@@ -210,29 +211,13 @@ def shown(
     "Query, answers and passages, a line each, selected passages marked."
     return '\n'.join([f"? {asked.question}  {' / '.join(asked.answers)}", *(f"{'*' if i in asked.facts else ' '} {p}" for i, p in enumerate(asked.context))])
 
-# %% ../nbs/03a_msmarco_sim.ipynb #f9cc85c8
-def split_of(
-    asked: Asked  # Only passages and query count
-) -> str:
-    "The only split in which this item may occur: 'test' for one in five."
-    return 'train' if int(digest([asked.context, asked.question]), 16) % 5 else 'test'
+# %% ../nbs/03a_msmarco_sim.ipynb #b60e79b7
+def _candidates(label, k, seed, split, max_words):
+    "Questions that might be the k-th of `label`."
+    rng = seeded('msmarco', seed, split, label, max_words, k)
+    for _ in range(500): yield ask(rng, label, max_words)
 
-def _draws(label, n, seed, split, max_words):
-    "The first `n` different items of `label`."
-    items, seen = [], set()
-    while len(items) < n:
-        rng = seeded('msmarco', seed, split, label, max_words, len(items))
-        for _ in range(500):
-            a = ask(rng, label, max_words)
-            if a and (a.context, a.question) not in seen and split_of(a) == split: break
-        else:
-            raise TracenbError(f'{n} different {split} questions of {label} in at most {max_words} words were asked for, only {len(items)} were found',
-                               'ask for fewer, or raise max_words')
-        seen.add((a.context, a.question))
-        items.append(a)
-    return items
-
-# %% ../nbs/03a_msmarco_sim.ipynb #28a4446b
+# %% ../nbs/03a_msmarco_sim.ipynb #6721fccf
 def simulate(
     n: int,                        # How many, over all labels
     seed: int = 0,                 # Other seeds, other questions
@@ -241,12 +226,8 @@ def simulate(
     max_words: int | None = None   # All passages of a question together, in words; None = ten passages of 60 to 84
 ) -> list[Example]:
     "`n` different simulated MS MARCO examples, labels taking turns. Raises `TracenbError` if `max_words` is too small for them."
-    if n < 1: raise TracenbError(f'n is {n}', 'ask for at least one example')
-    if split not in ('train', 'test'): raise TracenbError(f'unknown split {split!r}', "use 'train' or 'test'")
-    labels = tuple(dict.fromkeys(labels)) or SIM_LABELS
-    for label in labels: lookup(dict.fromkeys(SIM_LABELS), label, 'label of msmarco')
-    turns = [(k // len(labels), labels[k % len(labels)]) for k in range(n)]
-    items = {label: _draws(label, sum(l == label for _, l in turns), seed, split, max_words) for label in labels}
+    items = in_turns(n, split, labels, SIM_LABELS, 'msmarco', lambda label, k: _candidates(label, k, seed, split, max_words), f'questions of {{label}} in at most {max_words} words',
+                     'ask for fewer, or raise max_words')
     return [Example(id=f'msmarco-{qid}', dataset='msmarco', split=split, context=a.context, question=a.question, answers=a.answers,
                     meta={'label': label, 'facts': list(a.facts), 'query_id': qid, 'simulated': True})
-            for i, label in turns for a in [items[label][i]] for qid in [f'sim-{label.lower()}-{digest([a.context, a.question], 12)}']]
+            for label, a in items for qid in [f'sim-{label.lower()}-{digest([a.context, a.question], 12)}']]
