@@ -6,7 +6,7 @@
 __all__ = ['CRITICAL', 'FEW', 'SHOWN', 'PUBLISHED', 'read_all', 'rows_of', 'ladder_figure', 'percent', 'reading_table',
            'overview', 'sentences', 'disagreements', 'audit_page', 'no_collection', 'audit']
 
-# %% ../nbs/16_audit.ipynb #59d233ec
+# %% ../nbs/16_audit.ipynb #058b8b3e
 import gc
 import html
 import json
@@ -24,13 +24,13 @@ from tqdm.auto import tqdm
 
 from .core import TracenbError, atomic_path, write_jsonl, write_text
 from .figures import FAINT, INK, OTHERS, STYLE
-from .ladder import LADDER, MENDED, climb, looked_up
+from .ladder import LADDER, MENDED, Case, climb, looked_up
 from .page import figure_html, html_page, table_html
 from .published import Index, Predictions, gather, read_predictions, read_run
 from .task import get_task
 from .traces import CONDITIONS
 
-# %% ../nbs/16_audit.ipynb #55914e8a
+# %% ../nbs/16_audit.ipynb #57a058ac
 def read_all(
     paths: list[str | Path],           # Files, folders, run folders
     dataset: str | None = None,        # Which data set they answer, where `source` is given
@@ -56,11 +56,10 @@ def _distinct(made):
 
 def rows_of(
     made: Predictions,                   # One model and condition
-    tables: dict[str, pd.DataFrame]      # Judged rows of each scoring, of `climb`
+    tables: dict[str, pd.DataFrame],     # Judged rows of each scoring, of `climb`
+    looked: dict[str, Case] | None       # Of `looked_up`; None where the look-up is not known
 ) -> pd.DataFrame:
     "One row a prediction: what was asked, what was said, and the verdicts `answer_<scoring>` and `trace_<scoring>`."
-    task = made.cases[0].task
-    looked = looked_up(made.cases, made.asked) if task.paper and task.paper.lookup else {}
     rows = [dict(dataset=made.dataset, model=made.model, condition=made.condition, run=made.run, id=c.example.id, label=c.steps('task').label, question=c.example.question,
                  gold=list(c.example.answers), gold_facts=[c.example.context[i] for i in c.steps('task').facts], looked_up=looked[c.example.id].example.id if looked else None,
                  prediction=c.text, said_label=c.response.label, said_facts=list(c.response.facts), said_answers=list(c.response.answers), error=c.response.error) for c in made.cases]
@@ -220,7 +219,7 @@ def audit_page(
         body += ['<h2>The ladder</h2>', '<p>From the top, each rung mends one definition and keeps those mended before. Below the dotted line the criteria become stricter: a choice, no repair.</p>', figure_html(figure, 'phi and chi-square of trace and answer on each rung of the ladder')]
     return html_page('tracenb audit', '\n'.join(body + [_section(*x) for x in audited]))
 
-# %% ../nbs/16_audit.ipynb #ac67fa72
+# %% ../nbs/16_audit.ipynb #de347037
 @contextmanager
 def no_collection():
     "Rest the cyclic garbage collector for the length of a block."
@@ -230,6 +229,7 @@ def no_collection():
     finally:
         if was: gc.enable()
 
+# %% ../nbs/16_audit.ipynb #8d1a5ed5
 @no_collection()
 def audit(
     paths: list[str | Path],           # Files, folders, run folders
@@ -242,9 +242,11 @@ def audit(
     out, audited = Path(out), []
     predictions, unusable = read_all(paths, dataset, source, split)
     for made in tqdm(predictions, desc='scoring', leave=False):
-        figures, tables = climb(made.cases, asked=made.asked)
+        paper = made.cases[0].task.paper
+        looked = looked_up(made.cases, made.asked) if paper and paper.lookup else None
+        figures, tables = climb(made.cases, gold=looked)
         about = dict(dataset=made.dataset, model=made.model, condition=made.condition, run=made.run, files=made.files, left_out=len(made.problems), unanswered=made.unanswered)
-        audited.append((made, pd.DataFrame([about | r for r in figures.to_dict('records')]), rows_of(made, tables)))
+        audited.append((made, pd.DataFrame([about | r for r in figures.to_dict('records')]), rows_of(made, tables, looked)))
     order = {c: k for k, c in enumerate(CONDITIONS)}
     audited.sort(key=lambda x: (x[0].dataset, x[0].model, order.get(x[0].condition.partition(':')[0], len(order)), x[0].condition, x[0].run))
     figures = pd.concat([f for _, f, _ in audited], ignore_index=True)

@@ -160,7 +160,7 @@ def _share(values):
     values = values.dropna()
     return (float(values.mean()), wilson(int(values.sum()), len(values))) if len(values) else (None, None)
 
-# %% ../nbs/16a_ladder.ipynb #def54174
+# %% ../nbs/16a_ladder.ipynb #76f74a2d
 RETRIEVAL = ('any', 'precision', 'recall', 'f1', 'exact')
 TRACE_FIGURES = ('label_accuracy', 'label_accuracy_balanced', 'majority_label', 'majority_label_share', *(f'retrieval_{m}' for m in RETRIEVAL), 'trace_accuracy', 'table', 'unscored', 'chi2', 'p_chi2',
                  'p_fisher', 'phi', 'odds_ratio', 'p_answer_given_trace', 'p_answer_given_no_trace', 'notes')  # None where no steps were taught
@@ -186,12 +186,12 @@ def summarise(
 def climb(
     cases: list[Case],   # All predictions of one model, in their order
     scorings: Iterable[Scoring] | None = None,  # None = all that fit the data set
-    asked: list[Example] = ()                   # Everything that was asked, for the paper's look-up; () = the cases' examples
+    gold: dict[str, Case] | None = None         # Of `looked_up`, where it is known already
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     "One row a scoring (of `summarise`), and the judged rows of each. Raises `TracenbError` if there is no case."
     if not cases: raise TracenbError('no prediction to judge', 'give at least one')
     chosen = list(fitting_scorings(cases[0].task) if scorings is None else scorings)
-    gold = looked_up(cases, asked) if any(s.gold == 'lookup' for s in chosen) else None
+    if gold is None and any(s.gold == 'lookup' for s in chosen): gold = looked_up(cases)
     tables = {s.name: judge(cases, s, gold) for s in chosen}
     words = evaluate({c.example.id: ' '.join(c.response.answers) for c in cases}, {c.example.id: c.example.answers for c in cases}) if 'answer_rouge_l' in cases[0].task.scorers else {}
     return pd.DataFrame([summarise(tables[s.name], s) | words for s in chosen]), tables
