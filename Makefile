@@ -47,7 +47,7 @@ export: setup  ## notebooks -> library and README
 	$(BIN)/tracenb readme
 
 notebooks: setup  ## run every library notebook and keep its outputs
-	$(BIN)/python -m tests.execute
+	$(BIN)/python tests/execute.py
 
 clean:  ## remove what was built, not what was run
 	rm -rf $(VENV) build dist *.egg-info _docs _proc

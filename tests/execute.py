@@ -1,4 +1,4 @@
-"""Run notebooks in place and keep their outputs: `python -m tests.execute [NOTEBOOK...]`, all library notebooks if none is named."""
+"""Run notebooks in place and keep their outputs: `python tests/execute.py [NOTEBOOK...]`, all library notebooks if none is named."""
 import subprocess
 import sys
 from pathlib import Path

@@ -207,7 +207,7 @@ def test_bad_restrictions(only, says):
 
 def test_every_shipped_grid_can_be_read():
     sizes = {name: len(get_grid(name).runs) for name in SHIPPED}
-    assert sizes['paper'] == 3 * 2 * 3 * 3 and sizes['controls'] == 3 * 2 * 8 * 3 and sizes['demo'] == sizes['smoke'] == 4
+    assert sizes['paper'] == 3 * 2 * 3 * 3 and sizes['controls'] == 3 * 2 * 8 * 3 and sizes['demo'] == sizes['smoke'] == 4 and sizes['interpretability'] == 4 * 4 * 3
 
 
 def test_the_plan_counts_steps_and_tokens(tmp_path):

@@ -171,7 +171,8 @@ def test_the_answer_is_right_under_every_condition():
 
 
 def test_every_condition_says_what_it_is():
-    assert {'zero_shot', 'vanilla', 'correct', 'incorrect', 'incorrect_paper', 'wrong_label', 'wrong_facts', 'swapped', 'shuffled', 'filler', 'mix'} == set(CONDITIONS)
+    assert {'zero_shot', 'vanilla', 'correct', 'incorrect', 'incorrect_paper', 'wrong_label', 'wrong_facts', 'swapped', 'shuffled', 'filler', 'mix',
+            'r1', 'r1_summary', 'post_hoc', 'r1_swapped'} == set(CONDITIONS)
     assert all(c.about and c.about.strip().endswith('.') for c in CONDITIONS.values())
     assert get_condition('mix:0.50').about == CONDITIONS['mix'].about and get_condition('mix:0.50').name == 'mix:0.5'
 

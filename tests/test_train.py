@@ -56,14 +56,29 @@ def test_loss_on_everything_covers_the_prompt(tok, rows):
     assert (collate(rows, tok.pad_token_id, 'all')[1] != -100).sum() == n > (collate(rows, tok.pad_token_id, 'completion')[1] != -100).sum()
 
 
+LENGTHS = [2 + 7 * i % 41 for i in range(50)]
+OF_LENGTH = [Encoded(str(i), (1,) * n, (False,) * (n // 2) + (True,) * (n - n // 2)) for i, n in enumerate(LENGTHS)]
+
+
 def test_batches_cover_each_epoch_and_are_of_like_length():
-    lengths = [7 * i % 41 for i in range(50)]
-    plan = plan_batches(lengths, TrainConfig(epochs=3, batch_size=4, accumulation=4), seed=1)
+    plan = plan_batches(OF_LENGTH, TrainConfig(epochs=3, batch_size=4, accumulation=4), seed=1)
     batches = [b for step in plan for b in step]
     assert sorted(i for b in batches for i in b) == sorted([*range(50)] * 3)
     assert all(len(step) == 4 for step in plan[:-1]) and len(batches) == 3 * 13
-    assert sum(max(lengths[i] for i in b) * len(b) for b in batches) < 1.2 * 3 * sum(lengths)
-    assert plan != plan_batches(lengths, TrainConfig(epochs=3, batch_size=4, accumulation=4), seed=2)
+    assert sum(max(LENGTHS[i] for i in b) * len(b) for b in batches) < 1.2 * 3 * sum(LENGTHS)
+    assert plan != plan_batches(OF_LENGTH, TrainConfig(epochs=3, batch_size=4, accumulation=4), seed=2)
+
+
+@pytest.mark.parametrize('loss', ['completion', 'all'])
+@pytest.mark.parametrize('budget', [1, 300, 5000])
+def test_a_budget_stops_at_the_first_step_that_reaches_it(loss, budget):
+    "Counted by the labels that the loss sees, not by the function that plans."
+    config = TrainConfig(budget=budget, batch_size=4, accumulation=2, loss=loss)
+    plan = plan_batches(OF_LENGTH, config, seed=1)
+    seen = lambda steps: sum((collate([OF_LENGTH[i] for i in b], 0, loss)[1][:, 1:] != -100).sum().item() for step in steps for b in step)
+    assert seen(plan[:-1]) < budget <= seen(plan)
+    counts = [sum(i in b for step in plan for b in step) for i in range(50)]
+    assert max(counts) - min(counts) <= 1, 'no example is seen twice more than another'
 
 
 def test_rows_that_do_not_fit_are_left_out_whole():

@@ -23,6 +23,7 @@ from .core import TracenbError, digest, write_text
 from .folders import state
 from .grids import Grid
 from .kernels import ForkedKernelManager
+from .matched import read_traces
 from .runs import execute, experiment, parameters
 from .stages import make_run
 from .task import get_task, load_examples
@@ -133,7 +134,7 @@ def _tokens(run, split):
     try: tokenizer = load_tokenizer(run.model)
     except (TracenbError, OSError): count = lambda text: round(1.4 * count_words(text))
     else: count = lambda text: len(tokenizer(text, add_special_tokens=False)['input_ids'])
-    chats = [render(e, t, task) for e, t in zip(sample, build_traces(examples, task, run.condition, run.seed, run.data.labels))]
+    chats = [render(e, t, task) for e, t in zip(sample, build_traces(examples, task, run.condition if split == 'train' else 'zero_shot', run.seed, run.data.labels, teacher=read_traces(run.data.traces)))]
     mean = lambda part: sum(count(m['content']) for c in chats for m in getattr(c, part)) / len(chats)
     return len(examples), mean('prompt'), mean('completion')
 
@@ -148,7 +149,8 @@ def plan(
         if key not in known: known[key] = _tokens(r, 'train'), _tokens(r, 'test')
         (n, prompt, completion), (n_test, *_) = known[key]
         trains = get_condition(r.condition).trains
-        steps = r.train.epochs * math.ceil(n / (r.train.batch_size * r.train.accumulation)) if trains else 0
-        rows.append(dict(state=state(Path(out)/r.name), steps=steps, tokens_trained=round(r.train.epochs * n * (prompt + completion)) if trains else 0,
+        learnt = n * (completion if r.train.loss == 'completion' else prompt + completion)
+        epochs = 0 if not trains else r.train.budget / learnt if r.train.budget else r.train.epochs
+        rows.append(dict(state=state(Path(out)/r.name), steps=math.ceil(epochs * math.ceil(n / r.train.batch_size) / r.train.accumulation), tokens_trained=round(epochs * n * (prompt + completion)),
                          tokens_generated_at_most=n_test * r.generate.max_new_tokens, run=f'{out}/{r.name}'))
     return pd.DataFrame(rows)

@@ -159,6 +159,24 @@ datasets: [msmarco]''' + _LAPTOP + '''  data: {n_train: 400, n_test: 100, max_wo
     'paper': 'about: The runs of arXiv 2505.13792, with three seeds.\nconditions: [vanilla, correct, incorrect]' + _PAPER,
     'controls': 'about: What is it about a trace that trains? To be read beside the runs of `paper`.\nconditions: [wrong_label, wrong_facts, swapped, shuffled, filler, "mix:0.25", "mix:0.5", "mix:0.75"]' + _PAPER}
 
+# %% ../nbs/14b_grids.ipynb #df39cc31
+SHIPPED['interpretability'] = '''
+about: Which kind of trace trains best? Traces of a rule and of a teacher, on the same questions.
+datasets: [cotempqa]
+models: [llama-3.2-1b, qwen3-1.7b, llama-3.1-8b, qwen3-8b]
+conditions: [correct, r1, r1_summary, post_hoc]
+seeds: [1, 2, 3]
+settings:
+  data: {source: Warrieryes/CotempQA, traces: [teacher/r1.jsonl, teacher/r1_summary.jsonl, teacher/post_hoc.jsonl]}
+  train: {loss: all, max_length: 2048}
+  generate: {max_new_tokens: 1024}
+overrides:
+  models:
+    llama-3.1-8b: {train: {batch_size: 2, accumulation: 8}}
+    qwen3-8b: {train: {batch_size: 2, accumulation: 8}}
+retries: 1
+'''
+
 # %% ../nbs/14b_grids.ipynb #0923b084
 def get_grid(
     name: str,                   # A grid that ships, or a YAML file

@@ -20,8 +20,9 @@ from pydantic import Field
 from . import babi, cotempqa, msmarco  # each registers its task
 from .batches import TrainConfig
 from .chat import encode, parse, render
-from .core import ChatExample, Example, Generation, Record, Score, TracenbError, digest, lookup, read_jsonl, record, write_jsonl, write_text
+from .core import ChatExample, Example, Generation, Record, Score, Trace, TracenbError, digest, lookup, read_jsonl, record, write_jsonl, write_text
 from .generate import GenerateConfig, generate
+from .matched import read_traces
 from .models import get_preset, load_model, load_tokenizer
 from .provenance import code_version, provenance
 from .score import SCORERS, score_all, tabulate
@@ -51,7 +52,9 @@ class Run(Record):
 
     def check(self) -> 'Run':
         "Itself, if data set, condition and model are known. Raises `TracenbError` with near matches."
-        get_task(self.dataset); get_condition(self.condition); get_preset(self.model)
+        get_task(self.dataset); get_preset(self.model)
+        needs = get_condition(self.condition).needs
+        if needs and not self.data.traces: raise TracenbError(f'condition {self.condition!r} needs teacher traces of kind {needs!r}', 'collect them with `tracenb teacher collect`, and name the file: data: {traces: [FILE]}')
         return self
 
 # %% ../nbs/14a_stages.ipynb #d542a411
@@ -91,6 +94,12 @@ class OpenRun:
         return {split: load_examples(self.task, self.run.data, split) for split in ('train', 'test')}
 
     @cached_property
+    def teacher(self) -> dict[str, dict[str, Trace]]:
+        "Teacher traces of the training examples: kind -> id -> trace."
+        asked = {e.id for e in self.examples['train']} if self.run.data.traces else set()
+        return {kind: {i: t for i, t in by_id.items() if i in asked} for kind, by_id in read_traces(self.run.data.traces).items()}
+
+    @cached_property
     def tokenizer(self): return load_tokenizer(self.run.model)
 
     @cached_property
@@ -101,14 +110,15 @@ def open_run(
     run: Run,          # The settings
     out: str | Path    # The grid's folder
 ) -> OpenRun:
-    "Make or find the run's folder and write `run.json`. Raises `TracenbError` if it was begun with other examples or code, or if another process works on it."
+    "Make or find the run's folder and write `run.json`. Raises `TracenbError` if it was begun with other examples, teacher traces or code, or if another process works on it."
     opened = OpenRun(run, out)
     opened.lock()
-    data_hash = digest([e.to_dict() for split in ('train', 'test') for e in opened.examples[split]], 16)
+    parts = [e.to_dict() for split in ('train', 'test') for e in opened.examples[split]] + [t.to_dict() for by_id in opened.teacher.values() for t in by_id.values()]
+    data_hash = digest(parts, 16)
     path = opened.file('run.json')
     if path.exists():
         before = json.loads(path.read_text())
-        if before['data_hash'] != data_hash: raise TracenbError(f"{opened.path}: begun with other examples (data hash {before['data_hash']}, now {data_hash})",
+        if before['data_hash'] != data_hash: raise TracenbError(f"{opened.path}: begun with other examples or teacher traces (data hash {before['data_hash']}, now {data_hash})",
                                                                 'the source data changed: delete this folder, or write to another --out')
         if before.get('code') != code_version(): raise TracenbError(f"{opened.path}: begun with another version of the code ({before.get('code')}, now {code_version()}; revision {(before.get('git') or {}).get('revision')})",
                                                                     'delete this folder, write to another --out, or check out that revision')
@@ -125,7 +135,7 @@ def build(
     if not opened.condition.trains: return []
     examples = opened.examples['train']
     count = lambda text: len(opened.tokenizer(text, add_special_tokens=False)['input_ids'])
-    traces = build_traces(examples, task, run.condition, run.seed, run.data.labels, count)
+    traces = build_traces(examples, task, run.condition, run.seed, run.data.labels, count, opened.teacher)
     chats = [render(e, t, task) for e, t in zip(examples, traces)]
     write_jsonl(opened.file('chat.jsonl'), chats)
     record = json.loads(opened.file('run.json').read_text())

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .core import Example, Record, Steps, TracenbError, lookup, record, seeded
+from .matched import match, read_traces
 from .paper import PaperRules
 
 # %% ../nbs/01_task.ipynb #2c57a62c
@@ -97,6 +98,7 @@ class DataConfig(Record):
     max_words: int | None = None  # Leave out examples whose context has more words, None = no limit
     balanced: bool = False        # The same number of every label (simulations always are)
     seed: int = 0                 # Chooses the examples; not the run's seed
+    traces: tuple[str, ...] = ()  # Files of teacher traces: every arm trains on the questions that have one of every kind
 
 def load_examples(
     task: Task,           # The data set
@@ -108,16 +110,17 @@ def load_examples(
     for label in config.labels: lookup(dict.fromkeys(task.labels), label, f'label of {task.name}')
     n = config.n_train if split == 'train' else config.n_test
     if n is not None and n < 1: raise TracenbError(f'n_{split} is {n}', 'ask for at least one example')
-    return check_examples(_read(task, config, split, n), task)
+    matched = lambda examples: match(examples, read_traces(config.traces), load_examples(task, config, 'test')) if config.traces and split == 'train' else examples
+    return check_examples(_read(task, config, split, n, matched), task)
 
 # %% ../nbs/01_task.ipynb #56c60013
-def _read(task, config, split, n):
-    "Simulate, or load and sample."
+def _read(task, config, split, n, matched):
+    "Simulate, or load and sample from what `matched` leaves."
     if config.source == 'simulated':
         if n is None: raise TracenbError(f'a simulation of {task.name} has no natural size', f'set n_{split}')
-        return task.simulate(n=n, seed=config.seed, split=split, labels=config.labels or task.labels, max_words=config.max_words)
-    examples = [e for e in task.load(config.source, split) if (not config.labels or task.decompose(e).label in config.labels)
-                and (config.max_words is None or sum(len(c.split()) for c in e.context) <= config.max_words)]
+        return matched(task.simulate(n=n, seed=config.seed, split=split, labels=config.labels or task.labels, max_words=config.max_words))
+    examples = matched([e for e in task.load(config.source, split) if (not config.labels or task.decompose(e).label in config.labels)
+                        and (config.max_words is None or sum(len(c.split()) for c in e.context) <= config.max_words)])
     if n is None: return examples
     groups = {'': examples}
     if config.balanced:

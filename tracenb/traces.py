@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['CONDITIONS', 'count_words', 'Setting', 'Condition', 'condition', 'get_condition', 'zero_shot', 'vanilla',
            'other_label', 'other_facts', 'correct', 'incorrect', 'wrong_label', 'wrong_facts', 'incorrect_paper',
-           'swapped', 'shuffled', 'filler', 'mix', 'build_traces', 'shortfall', 'every_condition']
+           'swapped', 'shuffled', 'filler', 'mix', 'teacher_trace', 'r1', 'r1_summary', 'post_hoc', 'r1_swapped',
+           'build_traces', 'shortfall', 'every_condition']
 
 # %% ../nbs/05_traces.ipynb #9c2d0b47
 import re
@@ -31,6 +32,7 @@ class Setting:
     labels: tuple[str, ...]         # Labels in play, from which wrong ones are drawn
     seed: int = 0                   # The run's seed
     count: Callable = field(default=count_words, compare=False)  # Text -> number of tokens
+    teacher: dict[str, dict[str, Trace]] = field(default_factory=dict)  # Kind -> example id -> trace, of `read_traces`
 
     @cached_property
     def gold(self) -> dict[str, Steps]:
@@ -57,11 +59,12 @@ class Setting:
 class Condition:
     "One way to make a trace."
     name: str                # 'correct'
-    write: Callable          # (example, setting) -> the Steps to claim, or the text of a trace that claims none, or None for no trace
+    write: Callable          # (example, setting) -> the Steps to claim, or a trace that claims none (its text, or a teacher's `Trace`), or None for no trace
     has_trace: bool = True   # Is the model expected to write a trace?
     has_steps: bool = True   # Can label and facts be read out of that trace?
     trains: bool = True      # Is the model tuned at all?
     takes: str = ''          # What a number after the name means, '' = none is taken
+    needs: str = ''          # The kind of teacher trace it is made of, '' = a rule makes it
 
     @property
     def about(self) -> str:
@@ -159,14 +162,18 @@ def incorrect_paper(example, setting):
     return task.label_sentence.format(label=other_label(example, setting)) + task.facts_sentence.format(facts=quoted)
 
 # %% ../nbs/05_traces.ipynb #ecf2c833
+def _other_trace(example, setting, trace_of):
+    "What `trace_of` gives for another example of the same label, where that differs from its own."
+    label, own = setting.gold[example.id].label, trace_of(example)
+    group = setting.by_label[label]
+    for other in seeded(setting.seed, example.id, 'swap').sample(group, min(len(group), 50)):  # simulated stories may share a trace
+        if other.id != example.id and (text := trace_of(other)) != own: return text
+    raise TracenbError(f'{example.id}: no other example of {label!r} has another trace', 'use more examples of this label')
+
 @condition('swapped')
 def swapped(example, setting):
     "The correct trace of another example of the same label."
-    group, own, rng = setting.by_label[setting.gold[example.id].label], setting.correct_text(example), seeded(setting.seed, example.id, 'swap')
-    for other in rng.sample(group, min(len(group), 50)):  # simulated stories may share a trace
-        text = setting.correct_text(other)
-        if other.id != example.id and text != own: return text
-    raise TracenbError(f'{example.id}: no other example of {setting.gold[example.id].label!r} has another trace', 'use more examples of this label')
+    return _other_trace(example, setting, setting.correct_text)
 
 @condition('shuffled', has_steps=False)
 def shuffled(example, setting):
@@ -193,6 +200,37 @@ def mix(example, setting, share):
     corrupt = setting.rank[example.id] < round(share * len(setting.examples))
     return (incorrect if corrupt else correct)(example, setting)
 
+# %% ../nbs/05_traces.ipynb #92e6b4ab
+def teacher_trace(
+    kind: str,         # 'r1', 'r1_summary' or 'post_hoc'
+    example: Example,  # Whose trace is wanted
+    setting: Setting   # Holds the teacher's traces
+) -> Trace:
+    "The teacher's trace. Raises `TracenbError` where none was collected."
+    if example.id not in setting.teacher.get(kind, {}): raise TracenbError(f'{example.id}: no teacher trace of kind {kind!r}', 'collect them with `tracenb teacher collect`, and name the file: data: {traces: [FILE]}')
+    return setting.teacher[kind][example.id]
+
+@condition('r1', has_steps=False, needs='r1')
+def r1(example, setting):
+    "The teacher's reasoning before its (right) answer."
+    return teacher_trace('r1', example, setting)
+
+@condition('r1_summary', has_steps=False, needs='r1_summary')
+def r1_summary(example, setting):
+    "A summary of the teacher's reasoning in less than 100 words."
+    return teacher_trace('r1_summary', example, setting)
+
+@condition('post_hoc', has_steps=False, needs='post_hoc')
+def post_hoc(example, setting):
+    "The explanation that the teacher gave after its (right) answer."
+    return teacher_trace('post_hoc', example, setting)
+
+# %% ../nbs/05_traces.ipynb #a954fe73
+@condition('r1_swapped', has_steps=False, needs='r1')
+def r1_swapped(example, setting):
+    "The teacher's reasoning about another question of the same label."
+    return _other_trace(example, setting, lambda e: teacher_trace('r1', e, setting))
+
 # %% ../nbs/05_traces.ipynb #6ab734c8
 def build_traces(
     examples: list[Example],          # Of one task
@@ -200,15 +238,18 @@ def build_traces(
     name: str,                        # The condition
     seed: int = 0,                    # The run's seed
     labels: tuple[str, ...] = (),     # Labels in play, from which wrong ones are drawn; () = all of the task's
-    count: Callable = count_words     # Text -> number of tokens, for conditions that match a length
+    count: Callable = count_words,    # Text -> number of tokens, for conditions that match a length
+    teacher: dict[str, dict[str, Trace]] | None = None  # Of `read_traces`, for conditions of teacher traces
 ) -> list[Trace]:
     "One trace an example, in order. Text is '' where the condition has no trace."
     cond, traces = get_condition(name), []
-    setting = Setting(task, tuple(examples), tuple(labels or task.labels), seed, count)
+    setting = Setting(task, tuple(examples), tuple(labels or task.labels), seed, count, teacher or {})
     for e in examples:
         made = cond.write(e, setting)
+        if isinstance(made, Trace): made, source = made.text, made.source
+        else: source = 'rule'
         steps = made if isinstance(made, Steps) else None
-        traces.append(Trace(id=e.id, condition=cond.name, text=task.trace_text(e, steps) if steps else made or '', steps=steps, source='rule'))
+        traces.append(Trace(id=e.id, condition=cond.name, text=task.trace_text(e, steps) if steps else made or '', steps=steps, source=source))
     return traces
 
 def shortfall(
@@ -223,6 +264,6 @@ def shortfall(
 def every_condition(
     task: Task  # The conditions depend on what its rules allow
 ) -> list[str]:
-    "All conditions that can be built for `task`; those that take a share, with a half."
-    fits = [c for c in CONDITIONS.values() if task.paper or c.write is not incorrect_paper]
+    "All conditions that rules can build for `task`; those that take a share, with a half."
+    fits = [c for c in CONDITIONS.values() if not c.needs and (task.paper or c.write is not incorrect_paper)]
     return [f'{c.name}:0.5' if c.takes else c.name for c in fits]

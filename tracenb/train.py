@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .batches import TrainConfig, collate, completion_loss, fit_rows, plan_batches
+from .batches import TrainConfig, collate, completion_loss, fit_rows, n_learnt, plan_batches
 from .chat import Encoded
 from .core import TracenbError, atomic_path, digest, read_jsonl, write_jsonl, write_text
 from .models import keep_gradients, memory_errors, quiet_loading, tuned
@@ -233,7 +233,7 @@ def accumulate(
 # %% ../nbs/09_train.ipynb #2fb4f1d2
 def _steps(adapted, rows, pad, config, seed, out, settings, resume, on_step):
     "The training loop. Returns the log of all steps, the optimiser's name and the step it resumed at."
-    plan, folder = plan_batches([len(r.input_ids) for r in rows], config, seed), out / 'checkpoints'
+    plan, folder = plan_batches(rows, config, seed), out / 'checkpoints'
     masters = Masters([p for p in adapted.parameters() if p.requires_grad])
     optimiser, schedule, name = make_optimiser(masters.copies, config, len(plan), masters.params[0].device.type)
     if not resume: shutil.rmtree(folder, ignore_errors=True)
@@ -245,8 +245,8 @@ def _steps(adapted, rows, pad, config, seed, out, settings, resume, on_step):
             loss = accumulate(adapted, [collate([rows[i] for i in b], pad, config.loss) for b in batches])
             masters.take_gradients()
             norm = torch.nn.utils.clip_grad_norm_(masters.copies, config.clip).item()
-            line = dict(step=step, epoch=round(step * config.epochs / len(plan), 4), loss=round(loss, 5), lr=optimiser.param_groups[0]['lr'],
-                        grad_norm=round(norm, 4), tokens=sum(len(rows[i].input_ids) for b in batches for i in b))
+            line = dict(step=step, epoch=round(sum(len(b) for s in plan[:step] for b in s) / len(rows), 4), loss=round(loss, 5), lr=optimiser.param_groups[0]['lr'],
+                        grad_norm=round(norm, 4), tokens=sum(len(rows[i].input_ids) for b in batches for i in b), loss_tokens=sum(n_learnt(rows[i], config.loss) for b in batches for i in b))
             optimiser.step()
             schedule.step()
             optimiser.zero_grad()
@@ -276,7 +276,7 @@ def _stop_checkpointing(model):
 def _summary(model, lines, kept, long, optimiser, done, began):
     "What a training run reports."
     weight, last = model.get_input_embeddings().weight, [x['loss'] for x in lines[-max(1, len(lines) // 10):]]
-    return dict(steps=len(lines), rows=len(kept), n_too_long=len(long), ids_too_long=long, tokens=sum(x['tokens'] for x in lines),
+    return dict(steps=len(lines), rows=len(kept), n_too_long=len(long), ids_too_long=long, tokens=sum(x['tokens'] for x in lines), loss_tokens=sum(x['loss_tokens'] for x in lines),
                 loss=round(sum(last) / len(last), 5), seconds=round(time.monotonic() - began, 1), resumed_at=done, optimiser=optimiser,
                 dtype=str(weight.dtype).removeprefix('torch.'), device=weight.device.type, peak_memory_mb=peak_memory(weight.device.type))
 
