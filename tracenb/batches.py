@@ -65,6 +65,7 @@ def fit_rows(
     if not kept: raise TracenbError(f'none of {len(rows)} rows fits into {max_length} tokens', 'raise max_length, or use shorter examples')
     return kept, long
 
+# %% ../nbs/09a_batches.ipynb #ec61286f
 def n_learnt(
     row: Encoded,  # Tokenised example
     loss: str      # 'completion' or 'all'

@@ -36,11 +36,14 @@ def execute(
     known = papermill.inspect_notebook(str(template))
     for key in parameters: lookup(known, key, f'parameter of {template.name}')
     output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f'.{output.stem}.partial.ipynb')
     try:
-        with quiet(): papermill.execute_notebook(str(template), str(output), parameters=parameters, kernel_name='python3', progress_bar=False, **({'kernel_manager_class': manager} if manager else {}),
+        with quiet(): papermill.execute_notebook(str(template), str(partial), parameters=parameters, kernel_name='python3', progress_bar=False, **({'kernel_manager_class': manager} if manager else {}),
                                                      extra_arguments=['--log-level=40'])  # the kernel's routine warnings would land in the terminal
     except PapermillExecutionError as e:
         raise TracenbError(f'{output}: cell {e.exec_count} failed: {e.ename}: {e.evalue}', 'the executed notebook holds the whole traceback; the same command resumes') from None
+    finally:
+        if partial.exists(): partial.replace(output)  # whole, also of a failure; a killed one stays aside
     return output
 
 # %% ../nbs/14_runs.ipynb #a9961894

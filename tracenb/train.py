@@ -245,7 +245,8 @@ def _steps(adapted, rows, pad, config, seed, out, settings, resume, on_step):
             loss = accumulate(adapted, [collate([rows[i] for i in b], pad, config.loss) for b in batches])
             masters.take_gradients()
             norm = torch.nn.utils.clip_grad_norm_(masters.copies, config.clip).item()
-            line = dict(step=step, epoch=round(sum(len(b) for s in plan[:step] for b in s) / len(rows), 4), loss=round(loss, 5), lr=optimiser.param_groups[0]['lr'],
+            seen = sum(len(b) for s in plan[:step] for b in s)
+            line = dict(step=step, steps=len(plan), rows=seen, epoch=round(seen / len(rows), 4), loss=round(loss, 5), lr=optimiser.param_groups[0]['lr'],
                         grad_norm=round(norm, 4), tokens=sum(len(rows[i].input_ids) for b in batches for i in b), loss_tokens=sum(n_learnt(rows[i], config.loss) for b in batches for i in b))
             optimiser.step()
             schedule.step()
