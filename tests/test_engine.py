@@ -176,12 +176,13 @@ def test_a_full_disk_stops_the_grid_and_leaves_what_was_finished(small_disk, tmp
     out = small_disk/'o'
     run_grid(Grid(name='first', runs=grid.runs[:1]), out)
     finished = bytes_of(out)
-    (small_disk/'ballast').write_bytes(bytes(shutil.disk_usage(small_disk).free - 1_100_000))  # a checkpoint does not fit any more
+    (small_disk/'ballast').write_bytes(bytes(shutil.disk_usage(small_disk).free - 200_000))  # room for the first files of a run, not for its adapter
     began = time.monotonic()
     with pytest.raises(Unwritable, match='No space left on device\n.*the same command again'): run_grid(grid, out)
-    assert bytes_of(out) == finished and [state(out/r.name) for r in grid.runs].count('finished') == 1 and time.monotonic() - began < 60
+    kept = bytes_of(out)
+    assert kept.items() >= finished.items() and 1 <= [state(out/r.name) for r in grid.runs].count('finished') < 3 and time.monotonic() - began < 60
     subprocess.run(['mount', '-o', 'remount,size=64m', small_disk], check=True)
-    assert run_grid(grid, out) == {} and bytes_of(out).items() >= finished.items()
+    assert run_grid(grid, out) == {} and bytes_of(out).items() >= kept.items()
     run_grid(grid, tmp_path/'whole')
     assert bytes_of(out) == bytes_of(tmp_path/'whole')
 

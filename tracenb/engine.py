@@ -78,11 +78,11 @@ def check_writable(
     folder: Path,   # The grid's
     said: str = ''  # An error that may tell of a full disk
 ):
-    "Raises `Unwritable` if a megabyte cannot be written to `folder`, or if `said` tells that something could not."
+    "Raises `Unwritable` if 64 KB cannot be written to `folder`, or if `said` tells that something could not."
     full = [os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as f: f.write(bytes(2**20)); f.flush()
+        with tempfile.TemporaryFile(dir=folder) as f: f.write(bytes(2**16)); f.flush()
         why = next((w for w in full if w in said), '')
     except OSError as e: why = e.strerror
     if why: raise Unwritable(f'{folder}: {why}', 'make room, or mend the permissions, and give the same command again: what is finished is kept')
