@@ -15,7 +15,7 @@ import yaml
 
 from tracenb.core import TracenbError, read_jsonl
 from tracenb.engine import plan, run_grid
-from tracenb.folders import list_runs, show_run, state
+from tracenb.folders import list_runs, samples, show_run, state
 from tracenb.grids import SHIPPED, Grid, expand, get_grid
 from tracenb.runs import execute, experiment
 from tracenb.stages import Run, answer, build, finish, make_run, open_run, score, tune, verify
@@ -108,8 +108,8 @@ def test_the_stage_is_read_from_the_files(tmp_path):
     opened = open_run(run, tmp_path)
     assert state(at) == 'building'
     chats = build(opened)
-    (at/'train_log.jsonl').write_text('{}\n{}\n')
-    assert state(at) == 'training 2'
+    (at/'train_log.jsonl').write_text('{"step": 1, "steps": 16, "rows": 4}\n{"step": 2, "steps": 16, "rows": 8}\n')
+    assert state(at) == 'training 2/16' and samples(at) == (8, 64)
     (at/'train_log.jsonl').unlink()
     tune(opened, chats)
     assert state(at) == 'generating 0/4'
