@@ -35,7 +35,7 @@ def _start(name, folder, port, home):
     (home/name).symlink_to(Path(folder).resolve(), target_is_directory=True)
     command = [sys.executable, '-m', 'transformers.cli.transformers', 'serve', '--host', '127.0.0.1', '--port', str(port), '--continuous-batching', name]
     secrets = ('KEY', 'TOKEN', 'SECRET')  # none of its business
-    env = {k: v for k, v in os.environ.items() if not any(s in k.upper() for s in secrets)} | {'HF_HOME': str(home), 'HF_HUB_OFFLINE': '1', 'TOKENIZERS_PARALLELISM': 'false'}
+    env = {k: v for k, v in os.environ.items() if not any(s in k.upper() for s in secrets)} | {'HF_HOME': str(home), 'HF_HUB_OFFLINE': '1', 'TOKENIZERS_PARALLELISM': 'false', 'GOMP_SPINCOUNT': '10000'}  # as the command sets it: spinning threads slow each other down
     with open(home/'serve.log', 'w') as log: return subprocess.Popen(command, cwd=home, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
 # %% ../nbs/10a_serve.ipynb #0f7d5464
