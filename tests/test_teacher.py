@@ -178,7 +178,7 @@ def test_refusals_name_the_remedy(serve, tmp_path):
 
 # --- answers
 
-@pytest.mark.parametrize('text, is_right', [('park', True), ('Park.', True), ('Ann is there.\n\npark', True), ('thinking aloud</think>\npark', True), ('The answer is: park', True), ('**Answer:** park', False),
+@pytest.mark.parametrize('text, is_right', [('park', True), ('Park.', True), ('Ann is there.\n\npark', True), ('thinking aloud</think>\npark', True), ('The answer is: park', True), ('**Answer:** park', True),
                                             ('park\nshop', False), ('She is in the park.', False), ('', False)])
 def test_a_chat_answer_is_judged_by_the_scorer(text, is_right):
     example = next(e for e in load_examples(toy, DataConfig(source='built-in'), 'train') if e.answers == ('park',))

@@ -29,7 +29,7 @@ def judge(
     task: Task         # How answers are read
 ) -> tuple[str, bool, str]:
     "(the answer, is it right, how it compares with gold). Of a wrong answer of several lines the last line is heard too."
-    span = split_text(text, trace=False)[1]
+    span = split_text(text.replace('**', ''), trace=False)[1]  # without the marks of bold type: '**Answer:** blue'
     lines = [line.strip() for line in span.splitlines() if line.strip()]
     said = {s: answer_overlap(Response(id=example.id, label=None, facts=(), answers=task.read_answers(s)), example) for s in (span, *lines[-1:])}
     answer = next((s for s, overlap in said.items() if overlap.exact), span)
