@@ -185,6 +185,16 @@ def test_a_chat_answer_is_judged_by_the_scorer(text, is_right):
     assert judge(text, example, toy)[1] is is_right
 
 
+def test_several_answers_may_stand_in_any_plain_form():
+    from tracenb import cotempqa
+    several = [e for e in load_examples(cotempqa.cotempqa, DataConfig(n_train=30), 'train') if len(e.answers) > 1]
+    assert several
+    for e in several:
+        a = list(e.answers)
+        assert all(judge(t, e, cotempqa.cotempqa)[1] for t in (repr(a), '\n'.join(a), '\n'.join(f'- {x}' for x in a), ', '.join(reversed(a)), 'They are these:\n\n' + ', '.join(a)))
+        assert not any(judge(t, e, cotempqa.cotempqa)[1] for t in (a[0], '\n'.join(a[1:]), ', '.join([*a, 'Nobody'])))
+
+
 def test_language_rule_passes_every_rule_made_trace():
     assert not [e.id for e in EXAMPLES if why_not_english(babi.babi.trace_text(e, babi.babi.decompose(e)))]
 

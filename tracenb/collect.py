@@ -19,7 +19,7 @@ from .endpoint import Endpoint, Reply, Request, ask, estimate, read_prices
 from .rows import Sieve, read_rows
 from .score import answer_overlap, as_set, gold_sets
 from .serve import serve_embedded
-from .task import DataConfig, Task, get_task, load_examples, read_list
+from .task import DataConfig, Task, get_task, load_examples, read_list, split_commas
 from .teacher import KINDS, RIGHT, Outcome, beside, describe_outcomes, prompts_of, read_outcomes, turns, why_not_english
 
 # %% ../nbs/14e_collect.ipynb #93b97a7d
@@ -28,12 +28,14 @@ def judge(
     example: Example,  # Gold answers
     task: Task         # How answers are read
 ) -> tuple[str, bool, str]:
-    "(the answer, is it right, how it compares with gold). Of a wrong answer of several lines the last line is heard too."
+    "(the answer, is it right, how it compares with gold). Where the whole is wrong, its last line is heard, and a set with commas between or one a line."
     span = split_text(text.replace('**', ''), trace=False)[1]  # without the marks of bold type: '**Answer:** blue'
     lines = [line.strip() for line in span.splitlines() if line.strip()]
-    said = {s: answer_overlap(Response(id=example.id, label=None, facts=(), answers=task.read_answers(s)), example) for s in (span, *lines[-1:])}
-    answer = next((s for s, overlap in said.items() if overlap.exact), span)
-    return answer, bool(said[answer].exact), str(said[answer])
+    readings = [(said, read(said)) for read in (task.read_answers, *(() if task.alternatives else (split_commas,))) for said in (span, *lines[-1:])]
+    if not task.alternatives: readings.append((span, tuple(line.lstrip('-*• ') for line in lines)))
+    overlaps = [(said, answer_overlap(Response(id=example.id, label=None, facts=(), answers=answers), example)) for said, answers in readings]
+    answer, overlap = next(((said, overlap) for said, overlap in overlaps if overlap.exact), overlaps[0])
+    return answer, bool(overlap.exact), str(overlap)
 
 # %% ../nbs/14e_collect.ipynb #0124f9a7
 TAGS = ('<think>', '</think>', '<answer>', '</answer>')
