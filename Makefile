@@ -29,7 +29,7 @@ demo: setup  ## train and score the embedded model on bAbI in four ways, then wr
 	$(BIN)/tracenb report outputs/demo
 
 teacher-demo: setup  ## collect teacher traces of three kinds from the embedded model behind a real server on this machine
-	$(BIN)/tracenb teacher demo --out outputs/teacher-demo
+	$(BIN)/tracenb teacher demo --out outputs/teacher-demo --n 48
 
 test: setup  ## run all tests
 	$(BIN)/python -m pytest

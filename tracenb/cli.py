@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .cli_teacher import teacher
 from .core import TracenbError
 
 # %% ../nbs/19_cli.ipynb #66243ad2
@@ -84,6 +85,7 @@ def verify(
 # %% ../nbs/19_cli.ipynb #f04586ab
 _data = typer.Typer(no_args_is_help=True, help='Show and export examples, decompositions and fine-tuning rows.')
 app.add_typer(_data, name='data')
+app.add_typer(teacher)
 
 Dataset = Annotated[str, typer.Argument(help="'cotempqa', 'msmarco', 'babi', or the dotted module of your own.")]
 Source = Annotated[str, typer.Option(help='File, folder or hub id in the official format; simulated if not given.')]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .chat import split_text
 from .core import Example, Record, Response, TracenbError, digest, normalise, record, write_jsonl, write_text
-from .endpoint import Endpoint, Reply, Request, ask, estimate, read_prices
+from .endpoint import Endpoint, Reply, Request, ask, estimate
 from .rows import Sieve, read_rows
 from .score import answer_overlap, as_set, gold_sets
 from .serve import serve_embedded
@@ -197,7 +197,7 @@ def dry_run(
     before = tuple(read_outcomes(r1)) if r1 is not None else ()
     asking = collection.plan(before)
     _check_same(out, collection.decides(before))
-    return dict(examples=len(asking.examples)) | estimate(list(asking.requests.values()), collection.endpoint, beside(out, 'cache.sqlite'), read_prices(prices))
+    return dict(examples=len(asking.examples)) | estimate(list(asking.requests.values()), collection.endpoint, beside(out, 'cache.sqlite'), prices)
 
 # %% ../nbs/14e_collect.ipynb #59bc5c11
 DEMO_NOTE = 'The teacher is an embedded model of 135M parameters: this shows the mechanics, not a finding.'

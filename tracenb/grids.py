@@ -176,6 +176,16 @@ overrides:
     qwen3-8b: {train: {batch_size: 2, accumulation: 8}}
 retries: 1
 '''
+SHIPPED['demo-interpretability'] = '''
+about: The comparison of trace types in small. Teacher and student are the embedded model of 135 million parameters, so this shows the mechanics, not the finding.
+datasets: [babi]
+models: [smollm2-135m]
+conditions: [vanilla, correct, incorrect, r1, r1_summary, post_hoc, r1_swapped]
+settings:
+  data: {labels: [single-supporting-fact, conjunction, basic-deduction], n_train: 48, n_test: 30, max_words: 40, traces: [outputs/teacher-demo/r1.jsonl, outputs/teacher-demo/r1_summary.jsonl, outputs/teacher-demo/post_hoc.jsonl]}
+  train: {epochs: 6, batch_size: 4, accumulation: 1, lr: 0.001, warmup_steps: 3, dropout: 0.0, gradient_checkpointing: false}
+  generate: {max_new_tokens: 160, batch_size: 30}
+'''
 
 # %% ../nbs/14b_grids.ipynb #0923b084
 def get_grid(

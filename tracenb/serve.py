@@ -6,6 +6,7 @@
 __all__ = ['PORT', 'serve_embedded']
 
 # %% ../nbs/10a_serve.ipynb #eec682da
+import ctypes
 import os
 import signal
 import socket
@@ -29,6 +30,10 @@ def _healthy(port):
     try: return urllib.request.urlopen(f'http://127.0.0.1:{port}/health', timeout=2).status == 200
     except OSError: return False
 
+def _end_with_parent():
+    "In the child, on Linux: the kernel ends it when the process that started it is gone, however that went."
+    if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
 def _start(name, folder, port, home):
     "The process of a server for one model, in a process group of its own; it writes to serve.log in `home`."
     (home/'hub').mkdir()
@@ -36,7 +41,7 @@ def _start(name, folder, port, home):
     command = [sys.executable, '-m', 'transformers.cli.transformers', 'serve', '--host', '127.0.0.1', '--port', str(port), '--continuous-batching', name]
     secrets = ('KEY', 'TOKEN', 'SECRET')  # none of its business
     env = {k: v for k, v in os.environ.items() if not any(s in k.upper() for s in secrets)} | {'HF_HOME': str(home), 'HF_HUB_OFFLINE': '1', 'TOKENIZERS_PARALLELISM': 'false', 'GOMP_SPINCOUNT': '10000'}  # as the command sets it: spinning threads slow each other down
-    with open(home/'serve.log', 'w') as log: return subprocess.Popen(command, cwd=home, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    with open(home/'serve.log', 'w') as log: return subprocess.Popen(command, cwd=home, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_end_with_parent)
 
 # %% ../nbs/10a_serve.ipynb #0f7d5464
 @contextmanager
