@@ -49,6 +49,7 @@ def environments(
     threads = str(max(1, (os.cpu_count() or 1) // n))
     return [{'CUDA_VISIBLE_DEVICES': gpus[i % len(gpus)]} if gpus else {'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', threads)} for i in range(n)]
 
+# %% ../nbs/15a_engine.ipynb #a7b43116
 @contextmanager
 def connect(
     workers: int | None = None,      # On this machine; None = one a GPU, or one in all without

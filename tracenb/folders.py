@@ -33,6 +33,7 @@ def samples(
     log = _last(at/'train_log.jsonl')
     return (log['rows'], round(log['rows'] * log['steps'] / log['step'])) if log else (0, 0)
 
+# %% ../nbs/14c_folders.ipynb #cf2622ac
 def state(
     at: str | Path  # A run's folder
 ) -> str:
