@@ -36,6 +36,18 @@ def test_every_arm_trains_on_the_same_questions(study, tmp_path):
     assert len(trained) == 7 and set(map(tuple, trained.values())) == {tuple(e.id for e in train[2:-1])}
 
 
+def test_what_can_be_said_of_each_training_trace_is_kept(study, tmp_path):
+    import pandas as pd
+    files, train = study
+    for name in ('correct', 'r1'):
+        opened = open_run(make_run(dataset='babi', condition=name, data=DATA | dict(traces=files)), tmp_path/'o')
+        chats = build(opened)
+        texts = pd.read_csv(opened.file('trace_texts.csv'))
+        assert texts.id.tolist() == [c.id for c in chats] and texts.condition.eq(name).all()
+        assert texts.recall.eq(1).all() and (texts.precision.eq(1).all() if name == 'correct' else texts.precision.lt(1).any()), 'these r1 texts quote the whole story'
+        assert json.loads(opened.file('run.json').read_text())['teachers'] == ['a teacher']
+
+
 def test_the_test_questions_are_those_without_traces(study):
     files, _ = study
     of = lambda **more: load_examples(babi, DataConfig.from_json(json.dumps(DATA | more), 'x'), 'test')

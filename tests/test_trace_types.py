@@ -23,6 +23,7 @@ def results(folder, ids=None, conditions=RIGHT):
         examples = task.simulate(n=(ids or {}).get(condition, 4), seed=0, split='train')
         write_jsonl(path/'chat.jsonl', [render(e, Trace(id=e.id, condition=condition, text=TEXTS.get(condition, ''), steps=None, source='written'), task) for e in examples])
         (path/'train.json').write_text(json.dumps(dict(loss_tokens=200, ids_too_long=[])))
+        (path/'run.json').write_text(json.dumps(dict(teachers=['smollm2-135m@main'])))
         data = dict(n_train=4, n_test=8) | (dict(traces=['traces.jsonl']) if condition in ('r1', 'post_hoc') else {})
         runs[path] = make_run(dataset='toy', model='tiny-random', condition=condition, seed=1, data=data)
         rows += [dict(dataset='toy', model='tiny-random', condition=condition, seed=1, id=f'q{i}', answer_exact=float(i < RIGHT.get(condition, 0))) for i in range(8)]
@@ -54,6 +55,7 @@ def test_other_test_questions_are_named(tmp_path):
 
 def test_the_section(tmp_path):
     page = trace_types_section(results(tmp_path)).data
+    assert 'Written by smollm2-135m@main. A teacher of 135 million parameters shows the mechanics, not the finding.' in page
     assert 'r1 75 % (14 words), post hoc 50 % (3 words), vanilla 25 %' in page and 'trained and tested on the same questions' in page
     assert {'trace_types.csv', 'trace_texts.csv'} <= {p.name for p in tmp_path.iterdir()} and (tmp_path/'figures'/'trace_types.svg').exists()
     how = pd.read_csv(tmp_path/'trace_texts.csv').set_index('condition')

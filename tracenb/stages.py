@@ -24,6 +24,7 @@ from .core import ChatExample, Example, Generation, Record, Score, Trace, Tracen
 from .generate import GenerateConfig, generate
 from .matched import read_traces
 from .models import get_preset, load_model, load_tokenizer
+from .prose import describe_traces
 from .provenance import code_version, provenance
 from .score import SCORERS, score_all, tabulate
 from .stats import balanced_accuracy, majority_answer, majority_baseline, proportions, two_by_two
@@ -139,6 +140,10 @@ def build(
     chats = [render(e, t, task) for e, t in zip(examples, traces)]
     write_jsonl(opened.file('chat.jsonl'), chats)
     record = json.loads(opened.file('run.json').read_text())
+    if opened.teacher and opened.condition.has_trace:  # a study of kinds of trace: what can be said of each text
+        texts = describe_traces(traces, examples, task, {e.id: e.answers for e in examples})
+        write_text(opened.file('trace_texts.csv'), texts.to_csv(index=False, lineterminator='\n'))
+        record['teachers'] = sorted({t.source for by_id in opened.teacher.values() for t in by_id.values()})
     write_text(opened.file('run.json'), json.dumps(record | dict(traces_short_of_facts=shortfall(examples, traces, task)), indent=1))
     return chats
 

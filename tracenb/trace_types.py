@@ -21,6 +21,7 @@ from .prose import describe_text, verify_text
 from .report import escaped, section, show_table
 from .results import Results, gather
 from .stages import Run
+from .tables import percent
 from .task import Task, get_task
 
 # %% ../nbs/16c_trace_types.ipynb #6f886f95
@@ -48,7 +49,7 @@ def _describe(chat: ChatExample, task: Task):
 def read_training(
     runs: dict[Path, Run]  # Of `studied`
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    "(a row a trained run: keys, examples, loss_tokens, ids (a frozen set); a row a run and training trace: keys, id, what `describe_text` says, labels_named, concludes, agrees). Raises `TracenbError` for a damaged file."
+    "(a row a trained run: keys, examples, loss_tokens, ids (a frozen set); a row a run and training trace: keys, id, what `describe_traces` says). Raises `TracenbError` for a damaged file."
     known, arms, traces = {}, [], []
     for path, run in runs.items():
         if not (path/'train.json').exists(): continue
@@ -57,7 +58,11 @@ def read_training(
         left = set(trained.get('ids_too_long', ()))
         chats = [c for c in chats if c.id not in left]
         arms.append(keys | dict(examples=len(chats), loss_tokens=trained['loss_tokens'], ids=frozenset(c.id for c in chats)))
-        for c in chats:
+        if (path/'trace_texts.csv').exists():
+            texts = pd.read_csv(path/'trace_texts.csv').drop(columns=['condition', 'label', 'right'])
+            traces += [keys | row for row in texts[~texts.id.isin(left)].to_dict('records')]
+            continue
+        for c in chats:  # of a run without that file: what the chat alone tells
             key = (run.dataset, c.completion[0]['content'])
             if key not in known: known[key] = _describe(c, task)
             if known[key]: traces.append(keys | dict(id=c.id) | known[key])
@@ -126,6 +131,19 @@ def say_types(
     return (f"Exactly right answers by kind of trace: {'; '.join(said)}.", 'Kinds of trace differ in length, wording and teacher at once: a difference between two arms does not say which of these made it, and overlapping intervals do not show equality.'
             + (f" {' '.join(unmatched)} Differences may come from the questions." if unmatched else ''))
 
+# %% ../nbs/16c_trace_types.ipynb #a7c836a3
+def _dashed(table):
+    "Numbers to two digits after the point (whole ones as they are), '-' where there is none; keys as index."
+    shown = lambda v: v if isinstance(v, str) else '-' if pd.isna(v) else f'{v:,.0f}' if float(v).is_integer() else f'{v:.2f}'
+    names = {'labels_named': 'labels named', 'names_gold': 'names the gold label', 'reading_ease': 'reading ease'}
+    return pd.DataFrame({c: table[c] if c in KEYS else table[c].map(shown) for c in table}).rename(columns=names).set_index(KEYS[:3])
+
+def _teachers(runs):
+    "Who wrote the traces, with a warning where that is the embedded model."
+    names = sorted({t for path in runs for t in json.loads((path/'run.json').read_text()).get('teachers', ())})
+    small = ' A teacher of 135 million parameters shows the mechanics, not the finding.' if any('135m' in n.lower() for n in names) else ''
+    return f" Written by {', '.join(names)}.{small}" if names else ''
+
 # %% ../nbs/16c_trace_types.ipynb #cc15d3fa
 def trace_types_section(
     folder: str | Path | Results,     # A grid's folder, or what was gathered there
@@ -140,10 +158,11 @@ def trace_types_section(
     fig, data = type_figure(table)
     top = section(results.folder, 'trace_types', 'Kinds of trace', fig, data, say_types(data, unmatched))
     same = ' '.join(unmatched) or 'All arms of a data set and model are trained and tested on the same questions.'
-    shown = table.drop(columns=['n', 'interval']).set_index(KEYS[:3]).round(3)
-    parts = [top.data, f'<p><b>{escaped(same)}</b></p>', show_table(shown, 'trace_types.csv').data]
+    shown = table.assign(**{'answer exact': [percent(r.mean, r.low, r.high) for r in table.itertuples()]}).rename(columns=dict(loss_tokens='loss tokens', words='words a trace', points_per_example='points an example', points_per_1000_tokens='points per 1,000 tokens'))
+    parts = [top.data, f'<p><b>{escaped(same)}</b>{escaped(_teachers(runs))}</p>', show_table(_dashed(shown[[*KEYS[:3], 'seeds', 'answer exact', 'examples', 'loss tokens', 'words a trace', 'points an example', 'points per 1,000 tokens']]), 'trace_types.csv').data]
     if len(traces):
-        how = traces.drop(columns=['id', 'seed']).astype({'concludes': float, 'agrees': float}).groupby(KEYS[:3], sort=False).mean().round(2)
+        how = traces.drop(columns=['id', 'seed', 'source'], errors='ignore').astype({'concludes': float, 'agrees': float}).groupby(KEYS[:3], sort=False).mean()
         how.to_csv(results.folder/'trace_texts.csv', lineterminator='\n')
-        parts.append('<p>The traces trained on, means: length, readability, redundancy, share of hedged sentences; share that conclude, and of those, share whose conclusion holds the answer taught.</p>' + show_table(how, 'trace_texts.csv').data)
+        parts.append('<p>The traces trained on, means. Facts are found word for word (quoted) or nearly so (near), and compared with the gold facts (precision, recall, F1); labels are those the text names; the last columns: the share of traces that conclude, and of those, the share whose conclusion holds the answer '
+                     'taught. Reading ease: higher is easier; redundancy: share of repeated word triples; hedging: share of sentences.</p>' + show_table(_dashed(how.reset_index()), 'trace_texts.csv').data)
     return HTML(''.join(parts))
