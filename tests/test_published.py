@@ -182,7 +182,7 @@ def holds(row, changes, joined):
 
 # --- 7, 9. Was the model taught to write steps?
 
-@pytest.mark.parametrize('condition', ['mix', 'correct:5', 'mix:2', 'of their own', 'r1', 'swapped'])
+@pytest.mark.parametrize('condition', ['mix', 'correct:5', 'mix:2', 'of their own', 'r2', 'swapped'])
 @pytest.mark.parametrize('with_steps, taught', [(12, True), (6, True), (5, False), (1, False)])
 def test_foreign_conditions_ask_half_of_the_responses(tmp_path, condition, with_steps, taught):
     rows = [r | dict(condition=condition, prediction=text if k < with_steps else 'no idea') for k, (r, text) in enumerate(zip(FULL, TEXTS))]
@@ -192,7 +192,7 @@ def test_foreign_conditions_ask_half_of_the_responses(tmp_path, condition, with_
 
 def test_our_own_conditions_say_so():
     cases = [Case(e, t, TASK) for e, t in zip(ASKED, TEXTS)]
-    assert [taught_steps(c, cases)[0].taught for c in ('vanilla', 'correct', 'mix:0.5', 'filler')] == [False, True, True, False]
+    assert [taught_steps(c, cases)[0].taught for c in ('vanilla', 'correct', 'mix:0.5', 'filler', 'r1')] == [False, True, True, False, False]
 
 
 # --- 8. Several models in one file
