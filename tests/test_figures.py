@@ -95,7 +95,7 @@ def test_accuracy_draws_the_numbers():
 def test_steps_leave_runs_without_a_trace_out_and_name_them():
     fig, data = steps_figure(rows())
     assert set(data.condition) == {'correct', 'incorrect'} and set(data.scorer) == {*STEPS, 'balanced_accuracy'}
-    assert 'Without a trace: zero-shot, vanilla' in texts(fig).replace('\n', ' ')
+    assert 'No steps to score: zero-shot, vanilla' in texts(fig).replace('\n', ' ')
     assert set(data[data.scorer == 'classification'].majority_label) == {.5} and data[data.scorer == 'retrieval_any'].majority_label.isna().all()
 
 

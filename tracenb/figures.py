@@ -81,7 +81,7 @@ def steps_figure(
     traced, without = with_trace(rows)
     if traced.empty: return nothing(title, f'No run has a scored trace ({without}).'), _step_data(rows)
     data, shade = _step_data(traced), colours(traced)
-    note = f'{sizes(traced)} {BARS} The mean over labels has the range over its seeds.' + (f' Without a trace: {without}.' if without else '')
+    note = f'{sizes(traced)} {BARS} The mean over labels has the range over its seeds.' + (f' No steps to score: {without}.' if without else '')
     handles = [Line2D([], [], marker='o', color=colour, lw=1.8, label=condition_name(c)) for c, colour in shade.items()]
     handles.append(Line2D([], [], ls='', marker='|', ms=11, mew=2, color=FAINT, label='guess: always the commonest label'))
     lines = panels(data.assign(row=data.step, series=data.condition, colour=data.condition.map(shade)))
@@ -149,7 +149,7 @@ def trace_answer_figure(
     drawn = data[data[CELLS].sum(axis=1) > 0]
     without = ', '.join(map(condition_name, dict.fromkeys(data.condition[data[CELLS].sum(axis=1) == 0])))
     if drawn.empty: return nothing(title, f'No run has a scored trace ({without}).'), data
-    note = (f"Trace right: {STEPS.get(trace, trace)} ({trace}). Answer right: it {ANSWERS.get(answer, answer)} ({answer}). {_MOSAIC_NOTE}" + (f' Without a trace: {without}.' if without else ''))
+    note = (f"Trace right: {STEPS.get(trace, trace)} ({trace}). Answer right: it {ANSWERS.get(answer, answer)} ({answer}). {_MOSAIC_NOTE}" + (f' No steps to score: {without}.' if without else ''))
     if len(drawn) > MOSAICS: return _many_tables(title, note, drawn), data
     return draw(title, note, list(drawn.itertuples()), lambda part: 1.45, _mosaic, [Patch(color=RIGHT, label='answer right'), Patch(color=WRONG, label='answer wrong')]), data
 
