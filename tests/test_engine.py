@@ -109,7 +109,7 @@ def bytes_of(out): return {str(p.relative_to(out)): p.read_bytes() for p in sort
 @pytest.mark.slow
 def test_the_command_killed_in_every_stage_and_while_rendering(tmp_path):
     "SIGKILL of `tracenb run` as soon as a run is seen building, training, generating, and when its metrics are there but its notebook is not."
-    file = grid_file(tmp_path, settings=dict(data={'n_train': 120, 'n_test': 12}, train={'epochs': 3, 'accumulation': 1, 'save_steps': 10}, generate={'max_new_tokens': 150, 'batch_size': 1}))
+    file = grid_file(tmp_path, settings=dict(data={'n_train': 80, 'n_test': 8}, train={'epochs': 2, 'accumulation': 1, 'save_steps': 10}, generate={'max_new_tokens': 100, 'batch_size': 1}))
     runs = get_grid(str(tmp_path/file)).runs
     assert start('run', file, '--out', 'whole', cwd=tmp_path).wait() == 0
     rendering = lambda at: (at/'metrics.json').exists() and not (at/'run.ipynb').exists()
