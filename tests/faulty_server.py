@@ -66,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(fault, question, body)
 
     def answer(self, fault, question, body):
-        wait = {'429 with Retry-After': {'retry_after': '0.2'}, '429 with a date': {'retry_after': formatdate(time.time() + 1, usegmt=True)}}
+        wait = {'429 with Retry-After': {'retry_after': '0.2'}, '429 with a date': {'retry_after': formatdate(time.time() + 2, usegmt=True)}}
         echo = json.dumps({'error': {'message': f"not now, {self.headers['authorization']}"}}).encode()
         if fault is None:
             self.say(200, body)

@@ -66,7 +66,7 @@ def test_each_fault_is_survived_once_and_named_when_it_stays(fault, tmp_path):
         assert put(1, server, tmp_path, at(server, retries=1))[0].state == 'ok', 'a failure is not kept: the same call asks again'
 
 
-@pytest.mark.parametrize('after, least', [('429 with Retry-After', .2), ('429 with a date', .0)])
+@pytest.mark.parametrize('after, least', [('429 with Retry-After', .2), ('429 with a date', .9)])  # a date has whole seconds
 def test_retry_after_is_honoured(after, least, tmp_path):
     with FaultyServer(lambda question, attempt: after if attempt == 1 else None) as server:
         began = time.monotonic()
@@ -144,6 +144,21 @@ def test_the_limit_is_never_passed(tmp_path):
         assert Counter(r.state for r in more)['ok'] == 2 * states['ok'], 'the same call goes on'
 
 
+def test_lost_answers_count_at_their_worst(tmp_path):
+    "Every answer is dropped, and each may have been billed: attempts end before the limit could be passed."
+    (tmp_path/'p.yaml').write_text('m: {input: 1000, output: 1000}')
+    with FaultyServer(lambda question, attempt: 'dropped mid-body') as server:
+        [reply] = put(1, server, tmp_path, at(server, retries=8), prices=tmp_path/'p.yaml', max_cost=.1)
+        assert reply.state == 'failed' and sum(server.attempts.values()) * .046 <= .1 and server.attempts['question 0'] == 2
+
+
+def test_a_server_that_names_no_tokens_is_counted_at_its_worst(tmp_path):
+    (tmp_path/'p.yaml').write_text('m: {input: 1000, output: 1000}')
+    with FaultyServer(lambda question, attempt: {'usage': None}) as server:
+        replies = put(20, server, tmp_path, prices=tmp_path/'p.yaml', max_cost=.2)
+        assert Counter((r.state, r.cost) for r in replies) == {('ok', None): 4, ('unasked', None): 16}
+
+
 def test_a_limit_needs_a_price_and_an_end(tmp_path):
     with FaultyServer(lambda question, attempt: None) as server:
         with pytest.raises(TracenbError, match="no price is known for 'm'"): put(1, server, tmp_path, max_cost=1)
@@ -193,6 +208,22 @@ def test_the_key_reaches_nothing(tmp_path, monkeypatch, capfd):
     said = capfd.readouterr()
     assert SECRET not in said.out + said.err + repr(replies) + ''.join(r.to_json() for r in replies)
     for path in tmp_path.rglob('*'): assert SECRET.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize('key', ['sk-with/slash+5f2a9c', SECRET])
+def test_no_part_of_an_echoed_key_is_left(key, tmp_path, monkeypatch):
+    "Escaped as JSON may, and across the place where a long message is cut."
+    monkeypatch.setenv('TEACHER_API_KEY', key)
+    import faulty_server
+    def answer(self, fault, question, body):
+        if fault == 'long': self.say(401, json.dumps({'error': {'message': 'x' * (300 - int(question.split()[1]) * 4) + key}}).encode())
+        else: self.say(200, json.dumps({'choices': [{'finish_reason': 'stop', 'message': {'content': f'you are {key}'}}]}).replace('/', '\\/').encode())
+    monkeypatch.setattr(faulty_server.Handler, 'answer', answer)
+    with FaultyServer(lambda question, attempt: 'long') as server:
+        for r in put(30, server, tmp_path): assert key[:6] not in r.error and key[-6:] not in r.error, r.error
+        server.plan = lambda question, attempt: 'escaped'
+        assert {r.text for r in put(3, server, tmp_path)} == {'you are [key]'}
+    for path in tmp_path.rglob('*'): assert key.encode() not in path.read_bytes() and key.replace('/', '\\/').encode() not in path.read_bytes()
 
 
 def test_an_error_carries_no_key(tmp_path, monkeypatch):

@@ -169,7 +169,7 @@ def read_reply(
         state = 'refusal' if message.get('refusal') or finish == 'content_filter' else 'length' if finish == 'length' else 'ok'
         tokens = usage.get('prompt_tokens') or 0, usage.get('completion_tokens') or 0
         return Reply(id=request.id, key=key, state=state, text=message.get('content') or message.get('refusal') or '', reasoning=message.get('reasoning_content') or message.get('reasoning') or '', finish_reason=finish,
-                     prompt_tokens=tokens[0], completion_tokens=tokens[1], model=str(body.get('model') or ''), attempts=attempts, cost=price(prices, model, *tokens))
+                     prompt_tokens=tokens[0], completion_tokens=tokens[1], model=str(body.get('model') or ''), attempts=attempts, cost=price(prices, model, *tokens) if usage else None)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError): raise Retry('the body is no chat completion') from None
 
 # %% ../nbs/06a_endpoint.ipynb #5c8437c2
@@ -185,7 +185,7 @@ class Asker:
         self.requests, self.tokens = (AsyncLimiter(n) if n else None for n in (endpoint.requests_per_minute, endpoint.tokens_per_minute))
         self.spent, self.reserved, self.billed, self.freed = 0., 0., 0, asyncio.Condition()  # dollars, dollars, tokens
 
-    def scrubbed(self, text: str) -> str: return text.replace(self.key, '[key]') if self.key != 'none' else text
+    def scrubbed(self, text: str) -> str: return text.replace(self.key, '[key]').replace(self.key.replace('/', '\\/'), '[key]') if self.key != 'none' else text
 
     async def send(self, request: Request, key: str, attempt: int) -> Reply:
         "One attempt. Raises `Retry`, or `TracenbError` where another attempt is of no use."
@@ -195,14 +195,14 @@ class Asker:
             async with asyncio.timeout(self.endpoint.timeout):
                 raw = await self.client.chat.completions.with_raw_response.create(model=self.endpoint.model, messages=list(request.messages), **more)
         except openai.APIStatusError as e:
-            why = self.scrubbed(f"status {e.status_code}: {' '.join(str(e.message).split())[:300]}")
+            why = f"status {e.status_code}: {' '.join(self.scrubbed(str(e.message)).split())[:300]}"  # cut after, or half a key would be left
             if e.status_code not in AGAIN and e.status_code < 500: raise TracenbError(why) from None
             raise Retry(why, asked_to_wait(e.response.headers.get('retry-after'))) from None
         except (TimeoutError, openai.APITimeoutError): raise Retry(f'no whole answer within {self.endpoint.timeout:g} s') from None
         except openai.APIConnectionError as e: raise Retry(self.scrubbed(f'the connection failed: {type(e.__cause__ or e).__name__}')) from None
         kind = raw.http_response.headers.get('content-type', '')
-        if 'json' not in kind: raise Retry(self.scrubbed(f'the answer is {kind[:60] or "untyped"}, not JSON'))
-        try: body = json.loads(self.scrubbed(raw.http_response.text))
+        if 'json' not in kind: raise Retry(f'the answer is {self.scrubbed(kind)[:60] or "untyped"}, not JSON')
+        try: body = json.loads(self.scrubbed(json.dumps(json.loads(raw.http_response.text), ensure_ascii=False)))  # JSON may escape what it echoes
         except ValueError: raise Retry('the answer is no JSON') from None
         return read_reply(body, request, key, attempt, self.prices, self.endpoint.model)
 
@@ -221,6 +221,7 @@ async def attempts(
         except Retry as e:
             why, wait = e.why, BACKOFF * min(2 ** (n - 1), 60) * random.uniform(.5, 1) if e.wait is None else e.wait
             if not why.startswith('status'): asker.spent += most
+            if asker.max_cost is not None and asker.spent + asker.reserved > asker.max_cost: break  # another attempt might pass the limit
         if n <= endpoint.retries: await asyncio.sleep(wait)
     return Reply(id=request.id, key=key, state='failed', error=f'{why} ({n} attempts)', attempts=n)
 
@@ -237,7 +238,7 @@ async def within_cost(
     reply = await attempts(asker, request, key, most)
     async with asker.freed:
         asker.reserved = max(0., asker.reserved - most) if asker.reserved - most > 1e-12 else 0.
-        asker.spent += reply.cost or 0.
+        asker.spent += most if reply.cost is None and reply.state != 'failed' else reply.cost or 0.  # a server that bills in silence
         asker.freed.notify_all()
     return reply
 
