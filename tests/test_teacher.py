@@ -246,6 +246,12 @@ def test_the_key_is_nowhere_in_output_or_files(serve, tmp_path):
     assert len(read_outcomes(tmp_path/'r1.jsonl')) == 10
 
 
+def test_the_small_comparison_asks_about_what_the_demo_collects():
+    from tracenb.grids import get_grid
+    collected = demo_settings()['r1'].data
+    for run in get_grid('demo-interpretability').runs: assert (run.dataset, run.data.labels, run.data.max_words, run.data.seed) == ('babi', collected.labels, collected.max_words, collected.seed)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='elsewhere nothing ends a server whose parent was killed')
 def test_no_server_outlives_a_killed_demo():

@@ -48,7 +48,7 @@ class TrainConfig(Record):
                      report_to=('none', 'tensorboard', 'wandb', 'trackio'))
         for field, values in known.items(): lookup(dict.fromkeys(values), getattr(self, field), field)
         for field in ('r', 'alpha', 'lr', 'epochs', 'budget', 'batch_size', 'accumulation', 'max_length'):
-            if (getattr(self, field) or 0) <= 0 and (field, self.budget) != ('budget', None): raise TracenbError(f'{field} is {getattr(self, field)}', f'{field} must be positive')
+            if getattr(self, field) is not None and getattr(self, field) <= 0: raise TracenbError(f'{field} is {getattr(self, field)}', f'{field} must be positive')
         return self
 
 # %% ../nbs/09a_batches.ipynb #b4abd915

@@ -145,8 +145,8 @@ AGAIN = (408, 409, 425, 429)  # Statuses that are worth another attempt, with al
 BACKOFF = 1.0                 # Seconds before the second attempt; doubled for each further one, at most a minute
 
 class Retry(Exception):
-    "This attempt failed and another may not: `why`, and how many seconds the server asks to wait."
-    def __init__(self, why: str, wait: float | None = None): self.why, self.wait = why, wait
+    "This attempt failed and another may not: `why`, how many seconds the server asks to wait, and whether it was turned away unanswered, so that it cannot have been billed."
+    def __init__(self, why: str, wait: float | None = None, turned_away: bool = False): self.why, self.wait, self.turned_away = why, wait, turned_away
 
 def asked_to_wait(
     value: str | None,         # Of the header Retry-After
@@ -197,7 +197,7 @@ class Asker:
         except openai.APIStatusError as e:
             why = f"status {e.status_code}: {' '.join(self.scrubbed(str(e.message)).split())[:300]}"  # cut after, or half a key would be left
             if e.status_code not in AGAIN and e.status_code < 500: raise TracenbError(why) from None
-            raise Retry(why, asked_to_wait(e.response.headers.get('retry-after'))) from None
+            raise Retry(why, asked_to_wait(e.response.headers.get('retry-after')), turned_away=True) from None
         except (TimeoutError, openai.APITimeoutError): raise Retry(f'no whole answer within {self.endpoint.timeout:g} s') from None
         except openai.APIConnectionError as e: raise Retry(self.scrubbed(f'the connection failed: {type(e.__cause__ or e).__name__}')) from None
         kind = raw.http_response.headers.get('content-type', '')
@@ -220,7 +220,7 @@ async def attempts(
         except TracenbError as e: return Reply(id=request.id, key=key, state='failed', error=e.what, attempts=n)
         except Retry as e:
             why, wait = e.why, BACKOFF * min(2 ** (n - 1), 60) * random.uniform(.5, 1) if e.wait is None else e.wait
-            if not why.startswith('status'): asker.spent += most
+            if not e.turned_away: asker.spent += most
             if asker.max_cost is not None and asker.spent + asker.reserved > asker.max_cost: break  # another attempt might pass the limit
         if n <= endpoint.retries: await asyncio.sleep(wait)
     return Reply(id=request.id, key=key, state='failed', error=f'{why} ({n} attempts)', attempts=n)
@@ -237,7 +237,8 @@ async def within_cost(
         asker.reserved += most
     reply = await attempts(asker, request, key, most)
     async with asker.freed:
-        asker.reserved = max(0., asker.reserved - most) if asker.reserved - most > 1e-12 else 0.
+        left = asker.reserved - most
+        asker.reserved = left if left > 1e-12 else 0.  # sums of floats: nothing is nothing
         asker.spent += most if reply.cost is None and reply.state != 'failed' else reply.cost or 0.  # a server that bills in silence
         asker.freed.notify_all()
     return reply

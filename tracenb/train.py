@@ -238,14 +238,14 @@ def _steps(adapted, rows, pad, config, seed, out, settings, resume, on_step):
     optimiser, schedule, name = make_optimiser(masters.copies, config, len(plan), masters.params[0].device.type)
     if not resume: shutil.rmtree(folder, ignore_errors=True)
     done = load_checkpoint(folder, settings, masters, optimiser, schedule)
-    log, began = TrainLog(out, config, len(plan), done), time.monotonic()
+    log, began, seen = TrainLog(out, config, len(plan), done), time.monotonic(), sum(len(b) for s in plan[:done] for b in s)
     adapted.train()
     try:
         for step, batches in enumerate(plan[done:], done + 1):
             loss = accumulate(adapted, [collate([rows[i] for i in b], pad, config.loss) for b in batches])
             masters.take_gradients()
             norm = torch.nn.utils.clip_grad_norm_(masters.copies, config.clip).item()
-            seen = sum(len(b) for s in plan[:step] for b in s)
+            seen += sum(len(b) for b in batches)
             line = dict(step=step, steps=len(plan), rows=seen, epoch=round(seen / len(rows), 4), loss=round(loss, 5), lr=optimiser.param_groups[0]['lr'],
                         grad_norm=round(norm, 4), tokens=sum(len(rows[i].input_ids) for b in batches for i in b), loss_tokens=sum(n_learnt(rows[i], config.loss) for b in batches for i in b))
             optimiser.step()
