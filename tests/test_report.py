@@ -316,28 +316,21 @@ def test_report_from_run_folders_to_page(page):
 
 
 @pytest.mark.slow
-def test_the_viewer_in_a_browser(page):
-    sync = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
-    chromium = shutil.which('chromium') or shutil.which('chromium-browser')
-    if not chromium: pytest.skip('no chromium on this machine')
-    with sync.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox'])
-        tab, asked, errors = browser.new_page(viewport=dict(width=400, height=800)), [], []
-        tab.on('request', lambda r: asked.append(r.url))
-        tab.on('pageerror', lambda e: errors.append(str(e)))
-        tab.goto(page.as_uri())
-        tab.wait_for_selector('.tv-line')
-        assert tab.inner_text('#tv-count').startswith('84 of 84 rows') and tab.evaluate('window.hit') is None and not errors
-        assert [u for u in asked if not u.startswith(('file:', 'data:'))] == []
-        assert tab.evaluate('document.documentElement.scrollWidth') <= 400
-        choose = lambda name, value: tab.locator('#tv-filters label', has_text=name).first.locator('select').select_option(value)
-        choose('condition', 'correct')
-        choose('label step', 'wrong')
-        assert tab.inner_text('#tv-count').startswith('6 of 84 rows')
-        tab.fill('#tv-filters input', 'no such words')
-        sync.expect(tab.locator('#tv-count')).to_have_text(re.compile('^0 of 84 rows'))
-        tab.fill('#tv-filters input', '')
-        sync.expect(tab.locator('#tv-count')).to_have_text(re.compile('^6 of 84 rows'))
-        tab.locator('.tv-line').nth(1).click()
-        assert 'onerror' in tab.inner_text('.tv-text') and tab.locator('.tv-k1').count() and tab.locator('.tv-gold').count() == 1
-        browser.close()
+def test_the_viewer_in_a_browser(page, tab):
+    from playwright.sync_api import expect
+    v = tab(width=400, height=800)
+    v.goto(page.as_uri())
+    v.wait_for_selector('.tv-line')
+    assert v.inner_text('#tv-count').startswith('84 of 84 rows') and v.evaluate('window.hit') is None and not v.errors
+    assert [u for u in v.asked if not u.startswith(('file:', 'data:'))] == []
+    assert v.evaluate('document.documentElement.scrollWidth') <= 400
+    choose = lambda name, value: v.locator('#tv-filters label', has_text=name).first.locator('select').select_option(value)
+    choose('condition', 'correct')
+    choose('label step', 'wrong')
+    assert v.inner_text('#tv-count').startswith('6 of 84 rows')
+    v.fill('#tv-filters input', 'no such words')
+    expect(v.locator('#tv-count')).to_have_text(re.compile('^0 of 84 rows'))
+    v.fill('#tv-filters input', '')
+    expect(v.locator('#tv-count')).to_have_text(re.compile('^6 of 84 rows'))
+    v.locator('.tv-line').nth(1).click()
+    assert 'onerror' in v.inner_text('.tv-text') and v.locator('.tv-k1').count() and v.locator('.tv-gold').count() == 1
