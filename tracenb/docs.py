@@ -34,7 +34,7 @@ def _code(text) -> str:
 
 def _type(annotation) -> str:
     if annotation is inspect.Parameter.empty: return ''
-    return _code(annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, '__args__') else str(annotation).replace('typing.', '').replace('collections.abc.', ''))
+    return _code(annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, '__args__') else re.sub(r'\b(?:[a-z_]\w*\.)+(?=\w)', '', str(annotation)))
 
 def parameters(
     symbol  # A function or class whose parameters carry comments
@@ -93,22 +93,23 @@ def relink(
     names: frozenset = frozenset()  # Symbols that this page defines or imports
 ) -> str:
     "The text with links between files made links between pages; other files of the repository are linked where they are kept. Raises `TracenbError` for a file that is not there."
-    up = '../' * here.count('/')
-    def symbol(m):
-        word, module, anchor = m[1], m[2], m[3]
-        clear = word.strip('`').split('.')[0] in names or (re.search('[A-Z_]', word) and len(word) > 6) or f'reference/{module}' == here
-        return f'[{word}]({up}reference/{module}.html#{anchor})' if clear else word
-    def file(m):
-        target, _, anchor = m[2].partition('#')
-        if re.match(r'[a-z]+:|#|$', m[2]): return m[0]
-        path = os.path.normpath(os.path.join(os.path.dirname(source), target))
-        site = path.startswith('site/') or path.endswith('.ipynb')
-        if not (nbs/path).exists() and (nbs.parent/target).exists(): path = os.path.relpath(nbs.parent/target, nbs)
-        if not (nbs/path).exists() and not (site and target.endswith('.html')): raise TracenbError(f'{source}: the link to {m[2]} leads nowhere', 'name a file of the repository')
-        if site and path.endswith(('.ipynb', '.md')): return f'{m[1]}({up}{page_of(path)}.html{"#" + anchor if anchor else ""})'
-        return m[0] if target.endswith('.html') and site else f'{m[1]}({repository}blob/main/{os.path.normpath(os.path.join(nbs.name, path))})'
-    text = re.sub(r'\[(`[^`\]]+`)\]\(https?://[^)\s]*/(\w+)\.html#([^)\s]*)\)', symbol, text)
-    return re.sub(r'((?<!!)\[[^\]\n]*\])\(([^)\s]+)\)', file, text)
+    up, auto = '../' * here.count('/'), re.compile(r'https?://[^)\s]*/(\w+)\.html#(\S*)$')
+    def target(found):
+        word, to, symbol = found[1], found[2], auto.match(found[2])
+        if symbol and word.startswith('[`'):  # nbdev's own link from a word in backticks
+            clear = word.strip('[]`').split('.')[0] in names or re.search('[A-Z_]', word) and len(word) > 8 or f'reference/{symbol[1]}' == here
+            return f'{word}({up}reference/{symbol[1]}.html#{symbol[2]})' if clear else word[1:-1]
+        if re.match(r'[a-z]+:|#', to): return found[0]
+        to, _, anchor = to.partition('#')
+        path = os.path.normpath(os.path.join(os.path.dirname(source), to))
+        if not (nbs/path).exists() and (nbs.parent/to).exists(): path = os.path.relpath(nbs.parent/to, nbs)  # the front page is also README.md
+        if to.endswith('.html') and source.startswith('site/'): return found[0]  # a page of the site; `broken` looks at it later
+        if not (nbs/path).exists() and source.startswith('experiments/'): return word[1:-1]  # a file that its execution leaves
+        if not (nbs/path).exists(): raise TracenbError(f'{source}: the link to {found[2]} leads nowhere', 'name a file of the repository')
+        if path.endswith('.ipynb') or path.startswith('site/'): return f"{word}({up}{page_of(path)}.html{'#' * bool(anchor)}{anchor})"
+        return f'{word}({repository}blob/main/{os.path.normpath(os.path.join(nbs.name, path))})'
+    prose = re.compile(r'((?<!!)\[[^\]\n]*\])\(([^)\s]+)\)')
+    return ''.join(part if part.startswith('```') else prose.sub(target, part) for part in re.split(r'(^```.*?^```)', text, flags=re.M | re.S))
 
 # %% ../nbs/21_docs.ipynb #docs-cells
 def is_long(
@@ -125,14 +126,16 @@ def page_cells(
     relink              # Markdown -> Markdown
 ) -> Iterator[dict]:
     "The cells of a page: reference text for `show_doc`, code without directives, long outputs folded, no outputs that only a kernel can show."
-    for c in cells:
-        source = ''.join(c['source'])
+    symbols = []  # nbdev shows the symbols of a cell last one first
+    for c in [*cells, None]:
+        source = ''.join(c['source']) if c else ''
+        if c and c['cell_type'] == 'code' and re.search(r'^show_doc\(', source, re.M): symbols.insert(0, c); continue
+        for s in symbols: yield dict(cell_type='markdown', id=s['id'], metadata={}, source=relink(''.join(s['outputs'][0]['data']['text/markdown'])))
+        symbols = []
+        if c is None: break
         if c['cell_type'] == 'raw' or source.startswith('<!-- WARNING'): continue
         if c['cell_type'] == 'markdown': yield c | {'source': relink(source)}; continue
         outputs = [o for o in c['outputs'] if o.get('name') != 'stderr']
-        if re.search(r'^show_doc\(', source, re.M):
-            for o in outputs: yield dict(cell_type='markdown', id=c['id'], metadata={}, source=relink(''.join(o['data']['text/markdown'])))
-            continue
         hidden = 'echo: false' in source
         source = re.sub(r'^#\|.*\n?', '', source, flags=re.M).strip('\n')
         outputs = [relinked(o, relink) for o in outputs]
@@ -143,19 +146,20 @@ def relinked(
     output: dict,  # One output of a cell
     relink         # Markdown -> Markdown
 ) -> dict:
-    "The output with the links of its Markdown turned into links between pages, and without a widget's view, which needs a kernel."
+    "The output with the links of its Markdown turned into links between pages, and without what a page cannot have: a widget's view, files beside the notebook."
     data = {k: v for k, v in output.get('data', {}).items() if 'widget' not in k}
     if 'text/markdown' in data: data['text/markdown'] = relink(''.join(data['text/markdown']))
+    if 'text/html' in data: data['text/html'] = re.sub(r'<a\s[^>]*href="(?![a-z]+:|#)[^"]*"[^>]*>(.*?)</a>', r'\1', ''.join(data['text/html']), flags=re.S)
     return output | ({'data': data} if 'data' in output else {})
 
 # %% ../nbs/21_docs.ipynb #docs-title-of
 def title_of(
     notebook: dict  # As stored
-) -> tuple[str, str]:
-    "The heading of a notebook and the line that says what it holds ('' if there is none)."
+) -> tuple[str, str, str]:
+    "The heading of a notebook, the line that says what it holds, and what else its first cell says ('' where there is none): nbdev keeps the first two alone."
     text = ''.join(next(c for c in notebook['cells'] if c['cell_type'] == 'markdown')['source'])
-    line = re.search(r'^> (.+(?:\n> ?.+)*)', text, re.M)
-    return re.search(r'^# (.+)', text, re.M)[1], re.sub(r'\n> ?', ' ', line[1]) if line else ''
+    head = re.match(r'# (?P<title>.+)\n*(?:> (?P<what>.+(?:\n> ?.+)*))?\n*(?P<rest>[\s\S]*)', text)
+    return head['title'], re.sub(r'\n> ?', ' ', head['what'] or ''), head['rest'].strip()
 
 def imported(
     notebook: dict  # As stored
@@ -198,10 +202,10 @@ def write_page(
     "Write one notebook as a page: heading, where it comes from, cells."
     here, names = page_of(name), imported(kept)
     say = lambda text: relink(text, here, name, nbs, repository, names)
-    title, what = title_of(kept)
-    head = f'# {title}\n\n' + (f'> {say(what)}\n\n' if what else '') + f'<p class="from-notebook"><a href="{repository}blob/main/{nbs.name}/{name}">This page is a notebook</a></p>'
+    title, what, rest = title_of(kept)
+    head = f'# {title}\n\n' + (f'> {say(what)}\n\n' if what else '') + f'<p class="from-notebook"><a href="{repository}blob/main/{nbs.name}/{name}">This page is a notebook</a></p>\n\n{say(rest)}'
     cells = list(page_cells(made['cells'], say))
-    if cells and cells[0]['cell_type'] == 'markdown' and cells[0]['source'].startswith('# '): cells[0]['source'] = re.sub(r'\A# .+\n*(?:> .+\n?)*', '', cells[0]['source'])
+    if cells and cells[0]['cell_type'] == 'markdown' and cells[0]['source'].startswith('# '): del cells[0]
     path = to/f'{here}.ipynb'
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(made | {'cells': [dict(cell_type='markdown', id='page-head', metadata={}, source=head), *cells], 'metadata': {'kernelspec': kept['metadata'].get('kernelspec', {})}}))
@@ -228,8 +232,8 @@ def write_sources(
         if '.ipynb_checkpoints' in name.parts or 'site-sources' in name.parts or not (nbs/name).exists(): continue
         kept = json.loads((nbs/name).read_text())
         write_page(json.loads(path.read_text()), kept, str(name), to, nbs, settings['git_url'])
-        if re.match('[0-9]', str(name)): rooms.append((name.name, *title_of(kept)))
-    (to/'reference'/'index.md').write_text(relink(reference_index(rooms), 'reference/index', 'reference/index.md', nbs, settings['git_url']))
+        if re.match('[0-9]', str(name)): rooms.append((name.name, *title_of(kept)[:2]))
+    (to/'reference'/'index.md').write_text(reference_index(rooms))
 
 # %% ../nbs/21_docs.ipynb #docs-broken
 class _Page(HTMLParser):
@@ -286,7 +290,11 @@ def build_docs(
         write_sources(root, processed, root/'_proc'/'site-sources')
         install([MATHJAX], root/'_proc'/'site-sources')
     finally: os.chdir(here)
+    made = root/'_proc'/'site'/'html'  # built beside and moved: a build that fails leaves the site that was there
+    shutil.rmtree(made, ignore_errors=True)
+    if sphinx(['-q', '-W', '--keep-going', '-j', '2', '-d', str(root/'_proc'/'doctrees'), str(root/'_proc'/'site-sources'), str(made)]): raise TracenbError('Sphinx warns, see above', 'mend the page that it names')
+    if found := broken(made): raise TracenbError(f'{len(found)} broken links:\n  ' + '\n  '.join(found), 'mend them in the notebook or text that the page is made from')
     shutil.rmtree(out, ignore_errors=True)
-    if sphinx(['-q', '-W', '--keep-going', '-j', '2', '-d', str(root/'_proc'/'doctrees'), str(root/'_proc'/'site-sources'), str(out)]): raise TracenbError('Sphinx warns, see above', 'mend the page that it names')
-    if found := broken(out): raise TracenbError(f'{len(found)} broken links:\n  ' + '\n  '.join(found), 'mend them in the notebook or text that the page is made from')
-    return out/'index.html' 
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(made, out)
+    return out/'index.html'

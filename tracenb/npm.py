@@ -69,6 +69,7 @@ def fetch(
     with atomic_path(kept) as path: path.write_bytes(data)
     return data
 
+# %% ../nbs/01e_npm.ipynb #npm-install
 def install(
     packages: list[Package],   # What is wanted
     to: str | Path,            # Folder that they are written under

@@ -1,11 +1,12 @@
 """How Sphinx renders the site. `make docs` writes the pages beside a copy of this file; nothing is executed and nothing is fetched by a reader's browser."""
 project, author, copyright = 'tracenb', 'tracenb authors', '2026 onwards, tracenb authors'
 extensions = ['myst_nb', 'sphinx_design', 'sphinx_copybutton']
-exclude_patterns = ['_static', '**/.ipynb_checkpoints']
+exclude_patterns = ['_static', '_extra', 'start/images/*.md', '**/.ipynb_checkpoints']
 
 nb_execution_mode = 'off'          # notebooks carry their outputs
 nb_ipywidgets_js = {}              # widgets need a kernel: pages show their static form
 nb_merge_streams = True
+nb_render_markdown_format = 'gfm'
 nb_mime_priority_overrides = [('html', 'text/html', 10)]
 myst_enable_extensions = ['dollarmath', 'colon_fence', 'deflist']
 myst_heading_anchors = 3
@@ -15,7 +16,10 @@ suppress_warnings = ['myst.header', 'mystnb.unknown_mime_type']
 mathjax_path = 'mathjax/tex-svg-full.js'
 html_theme = 'pydata_sphinx_theme'
 html_title = 'tracenb'
+html_favicon = '_static/favicon.svg'
+html_context = dict(default_mode='auto')
 html_static_path = ['_static']
+html_extra_path = ['_extra']
 html_css_files = ['site.css']
 html_show_sphinx = False
 html_copy_source = False
