@@ -95,6 +95,7 @@ def show_trace(
     example: Example,          # What is asked
     trace: Trace,              # What is taught about it
     task: Task | None = None,  # Whose rule and wording; None = the example's data set
+    context: bool = True       # With the context and the question?
 ) -> View:
     "Context, question and trace, every claim of the trace with its verdict. Raises `TracenbError` if the ids differ."
     if example.id != trace.id: raise TracenbError(f'example {example.id!r} with the trace of {trace.id!r}', 'join traces to examples by id')
@@ -106,9 +107,9 @@ def show_trace(
     quoted = set(read_facts(trace.text, example.context, task)) if quotes else None
     asked = [['question', f'<b>{escaped(example.question)}</b>'], ['answers', value(example.answers)], ['label', escaped(gold.label)]]
     head, note = f'{trace.condition} trace', f'{example.id}, trace written by {trace.source}'
-    html = _context(example, gold, quoted) + table(asked) + f'<h4>{escaped(head)}</h4>' + (_coloured(trace.text, found) if trace.text else '<p>none</p>') + f'<p class="tnb-note">{escaped(note)}</p>'
+    html = (_context(example, gold, quoted) + table(asked) if context else '') + f'<h4>{escaped(head)}</h4>' + (_coloured(trace.text, found) if trace.text else '<p>none</p>') + f'<p class="tnb-note">{escaped(note)}</p>'
     told = [wrapped(line, '  ', 2) for line in _signed(trace.text, found).splitlines()] or ['  none']
-    return View(html, '\n'.join([str(example), f'{head}:', *told]))
+    return View(html, '\n'.join([*([str(example)] if context else []), f'{head}:', *told]))
 
 # %% ../nbs/13d_display.ipynb #display-show-response
 def _verdict(right): return tag('right', 'right') if right == 1 else tag('wrong', 'wrong')

@@ -67,7 +67,7 @@ def items(
 ) -> str:
     "A list numbered from 0 that scrolls where it is long."
     lines = (f'<li class="tnb-{kinds.get(i, "plain")}" dir="auto">{escaped(t)} {tags.get(i, "")}</li>' for i, t in enumerate(texts))
-    return f'<ol class="tnb-items" start="0" tabindex="0" aria-label="context">{"".join(lines)}</ol>'
+    return '\n'.join(['<ol class="tnb-items" start="0" tabindex="0" aria-label="context">', *lines, '</ol>'])
 
 def table(
     rows: Iterable[Iterable[str]],  # Cells, HTML
@@ -76,7 +76,7 @@ def table(
     "A table of text; the first cell of a row names it."
     line = lambda row: ''.join(f'<{"td" if k else "th"} dir="auto">{c}</{"td" if k else "th"}>' for k, c in enumerate(row))
     top = f'<thead><tr>{"".join(f"<th>{escaped(h)}</th>" for h in head)}</tr></thead>' if head else ''
-    return f'<table class="tnb-table">{top}<tbody>{"".join(f"<tr>{line(r)}</tr>" for r in rows)}</tbody></table>'
+    return f'<table class="tnb-table">{top}<tbody>' + ''.join(f'\n<tr>{line(r)}</tr>' for r in rows) + '</tbody></table>'
 
 def folded(
     title: str,  # What is inside
@@ -106,7 +106,7 @@ STYLE = """
 .tnb .tnb-right { background: rgba(0, 158, 115, .2); border-bottom: 2px solid #009e73; } .tnb .tnb-wrong { background: rgba(213, 94, 0, .2); border-bottom: 2px dashed #d55e00; } .tnb .tnb-other { background: rgba(170, 68, 153, .2); border-bottom: 2px dotted #cc6bb8; }
 .tnb .tnb-tag { border: 1px solid rgba(128, 128, 128, .6); border-radius: .6rem; padding: 0 .4rem; white-space: nowrap; } .tnb .tnb-tag.tnb-right { border-color: #009e73; } .tnb .tnb-tag.tnb-wrong { border: 1px dashed #d55e00; } .tnb .tnb-tag.tnb-other { border: 1px dotted #cc6bb8; }
 .tnb ol.tnb-items { margin: .2rem 0; padding-left: 2.6rem; max-height: 24rem; overflow-y: auto; } .tnb .tnb-items li { margin: .1rem 0; padding: .05rem .4rem; } .tnb .tnb-items li.tnb-right { border-bottom: 0; border-left: 4px solid #009e73; }
-.tnb table.tnb-table { display: table; border-collapse: collapse; margin: .2rem 0; table-layout: auto; width: auto; } .tnb .tnb-table tr { background: none; } .tnb .tnb-table td, .tnb .tnb-table th { text-align: left; vertical-align: top; white-space: normal; padding: .15rem .7rem .15rem 0; border: 0; border-bottom: 1px solid rgba(128, 128, 128, .3); background: none; color: inherit; max-width: none; } .tnb td ol { margin: 0; padding-left: 1.6rem; }
+.tnb table.tnb-table { display: table; border-collapse: collapse; margin: .2rem 0; table-layout: auto; width: auto; } .tnb .tnb-table tr { background: none; } .tnb .tnb-table td, .tnb .tnb-table th { text-align: left; vertical-align: top; white-space: normal; padding: .15rem .7rem .15rem 0; border: 0; border-bottom: 1px solid rgba(128, 128, 128, .3); background: none; color: inherit; max-width: none; } .tnb .tnb-table th { overflow-wrap: normal; white-space: nowrap; } .tnb td ol { margin: 0; padding-left: 1.6rem; }
 .tnb .tnb-mask { font-family: monospace; white-space: pre-wrap; } .tnb .tnb-mask span { border-right: 1px solid rgba(128, 128, 128, .5); } .tnb .tnb-mask .tnb-unlearnt { opacity: .75; }
 """
 
@@ -114,4 +114,4 @@ def block(
     *parts: str  # HTML
 ) -> str:
     "One output: `parts` and the style."
-    return f'<style>{STYLE}</style><div class="tnb">{"".join(parts)}</div>'
+    return f'<style>{STYLE}</style><div class="tnb">\n{"".join(parts)}</div>'

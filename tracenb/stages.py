@@ -112,6 +112,9 @@ class OpenRun:
 FILES = ('run.json', 'chat.jsonl', 'train.json', 'generations.jsonl', 'scores.jsonl', 'metrics.json')  # In the order in which the stages leave them
 
 @patch
+def __repr__(self: OpenRun) -> str: return f"run {self.run.name}: {', '.join(f for f in FILES if self.file(f).exists()) or 'not begun'}"
+
+@patch
 def _repr_html_(self: OpenRun) -> str:
     made = [[f, tag('there', 'right') if self.file(f).exists() else tag('not yet')] for f in FILES]
     return block(f'<p>run <b>{escaped(self.run.name)}</b></p>', table(made), folded('settings', self.run._html()))
