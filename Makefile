@@ -39,8 +39,8 @@ browser:  ## install Chromium for the tests that look at pages, where that is po
 		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } || \
 		echo "no Chromium, and it cannot be installed here: browser tests will be skipped"
 
-lab: setup  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir=nbs index.ipynb
+lab: setup  ## open JupyterLab on its start page
+	$(BIN)/jupyter lab --notebook-dir=nbs start.ipynb
 
 $(VENV)/bench: $(VENV)/installed
 	$(PIP) install --constraint constraints.txt --editable '.[bench]'

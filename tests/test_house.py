@@ -17,9 +17,11 @@ EVERY = sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.
 EXPERIMENTS = sorted((NBS/'experiments').glob('*.ipynb'))
 
 # Floors of the house, lowest first; a room imports rooms of lower floors, or of its own floor if they come before it in the notebooks' order.
-FLOORS = [{'core', 'npm', 'rows', 'simulate', 'matched', 'provenance'}, {'task', 'traces', 'chat', 'models', 'sentences', 'paper', 'prose', 'score', 'intervals', 'association', 'stats', 'dates'},
-          {'cotempqa_sim', 'cotempqa', 'msmarco_sim', 'msmarco', 'babi_sim', 'babi_solve', 'babi', 'teacher', 'data', 'endpoint', 'batches', 'train', 'serve', 'generate', 'page', 'canvas', 'figures', 'study_figures', 'collect'},
-          {'stages', 'grids', 'folders', 'kernels', 'runs', 'engine', 'results', 'tables', 'claims', 'viewer', 'report', 'trace_types', 'ladder', 'published', 'audit', 'bench'}, {'cli_teacher', 'cli', 'docs'}]
+FLOORS = [{'markup', 'core', 'rows', 'simulate', 'matched', 'provenance', 'npm'},
+          {'task', 'traces', 'chat', 'models', 'sentences', 'paper', 'prose', 'score', 'intervals', 'association', 'stats', 'dates'},
+          {'cotempqa_sim', 'cotempqa', 'msmarco_sim', 'msmarco', 'babi_sim', 'babi_solve', 'babi', 'teacher', 'data', 'endpoint', 'batches', 'train', 'serve', 'generate', 'page', 'canvas', 'figures', 'study_figures', 'display', 'collect'},
+          {'stages', 'grids', 'folders', 'kernels', 'runs', 'engine', 'results', 'tables', 'claims', 'viewer', 'report', 'trace_types', 'ladder', 'published', 'audit', 'explore', 'bench'},
+          {'cli_teacher', 'cli', 'docs'}]
 
 
 def cells(path, kind='code'): return [c for c in json.loads(path.read_text())['cells'] if c['cell_type'] == kind]
