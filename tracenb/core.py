@@ -91,7 +91,7 @@ class Steps(Record):
 RULES: dict[str, Callable] = {}  # Data set -> its rule, Example -> Steps
 
 def gold_steps(
-    example: 'Example'  # Of any data set
+    example: Record  # An `Example` of any data set
 ) -> Steps | None:
     "Its gold steps, for showing them; None where no rule is known for its data set, or the rule cannot be applied to it."
     try: return RULES[example.dataset](example)

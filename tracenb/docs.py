@@ -80,7 +80,7 @@ def page_of(
 ) -> str:
     "Where the site shows it, without ending: 'reference/traces', 'tutorials/train', 'howto/add_a_scorer'."
     stem = str(Path(path).with_suffix(''))
-    if stem == 'index': return 'start/story'
+    if stem in ('index', 'start'): return {'index': 'start/story', 'start': 'start/jupyterlab'}[stem]
     if stem.startswith('site/'): return stem.removeprefix('site/')
     return stem if '/' in stem else f'reference/{re.sub(r"^[0-9]+[a-z]?_", "", stem)}'
 
@@ -142,6 +142,7 @@ def page_cells(
         tags = ['hide-output'] * any(map(is_long, outputs)) + ['remove-input'] * hidden
         if source.strip() or outputs: yield c | {'source': source, 'outputs': outputs, 'metadata': {'tags': tags}}
 
+# %% ../nbs/21_docs.ipynb #docs-relinked
 def relinked(
     output: dict,  # One output of a cell
     relink         # Markdown -> Markdown
