@@ -79,7 +79,7 @@ class Lab:
             page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
             page.wait_for_timeout(2000)
         page.wait_for_function(f"() => ![...document.querySelectorAll('{PROMPTS}')].some(p => p.textContent.includes('*'))", timeout=seconds * 1000)
-        return page.locator(PROMPTS).all_inner_texts(), page.locator('.jp-Notebook [data-mime-type="application/vnd.jupyter.error"]').all_inner_texts()
+        return page.locator(PROMPTS).all_inner_texts(), page.locator('.jp-Notebook .jp-OutputArea-output', has_text='Traceback (most recent call last)').all_inner_texts()
 
     def close(self):
         os.killpg(self.process.pid, signal.SIGTERM)
@@ -170,7 +170,8 @@ def test_the_explorer_reacts(lab, tab, tmp_path):
     first.get_by_text('incorrect trace').wait_for()
     first.get_by_label('condition', exact=True).select_option('wrong_label')
     first.get_by_text('wrong_label trace').wait_for()
-    first.get_by_label('condition', exact=True).press('ArrowDown')  # by keyboard: the next condition
+    first.get_by_label('condition', exact=True).focus()
+    for key in ('Space', 'ArrowDown', 'Enter'): page.keyboard.press(key)  # without a mouse
     first.get_by_text('wrong_facts trace').wait_for()
     before = first.locator('.tnb-items').first.inner_text()
     first.get_by_label('data set').select_option('babi')
@@ -180,7 +181,11 @@ def test_the_explorer_reacts(lab, tab, tmp_path):
     first.get_by_text('incorrect trace').wait_for(state='hidden')
     second.get_by_role('button', name='Ask the model').click()
     second.get_by_text('parsed and scored').wait_for()
-    assert second.get_by_text('what the model wrote').is_visible() and stays_at_home(page, lab)
+    second.get_by_text('what the model wrote').wait_for()
+    second.get_by_label('question').fill('Where is Zoë?')
+    second.get_by_role('button', name='Ask the model').click()
+    second.get_by_text('the answer is read, not scored').wait_for()
+    assert stays_at_home(page, lab)
     page.screenshot(path=tmp_path/'explorer.png')
 
 
