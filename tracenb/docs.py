@@ -71,10 +71,11 @@ class Reference(BasicMarkdownRenderer):
     def _repr_markdown_(self):
         source = re.search(r'\[source\]\(([^)]*)\)', super()._repr_markdown_())
         link = f'<a class="source-link" href="{source[1]}">source</a>' if source else ''
-        title = f'<span id="{self.nm.lower()}"></span>\n\n{"#" * self.title_level} {self.nm}\n\n{link}\n\n'
+        name = self.nm.lower()  # a heading of one word is its own anchor
+        title = ('' if name.isidentifier() else f'<span id="{name}"></span>\n\n') + f'{"#" * self.title_level} {self.nm}\n\n{link}\n\n'
         return title + '\n\n'.join(x for x in (f'```python\n{call(self.nm, self.sym)}\n```', html.escape(self.docs or '', quote=False), parameters(self.sym)) if x)
 
-# %% ../nbs/21_docs.ipynb #docs-relink
+# %% ../nbs/21_docs.ipynb #docs-page-of
 def page_of(
     path: str  # A notebook or text, from the folder of the notebooks: '05_traces.ipynb', 'tutorials/train.ipynb', 'site/howto/add_a_scorer.md'
 ) -> str:
@@ -84,6 +85,7 @@ def page_of(
     if stem.startswith('site/'): return stem.removeprefix('site/')
     return stem if '/' in stem else f'reference/{re.sub(r"^[0-9]+[a-z]?_", "", stem)}'
 
+# %% ../nbs/21_docs.ipynb #docs-relink
 def relink(
     text: str,        # Markdown
     here: str,        # Which page it stands on, as `page_of` gives it
@@ -106,9 +108,10 @@ def relink(
         if to.endswith('.html') and source.startswith('site/'): return found[0]  # a page of the site; `broken` looks at it later
         if not (nbs/path).exists() and source.startswith('experiments/'): return word[1:-1]  # a file that its execution leaves
         if not (nbs/path).exists(): raise TracenbError(f'{source}: the link to {found[2]} leads nowhere', 'name a file of the repository')
+        if word.startswith('!'): return f'{word}({up}{path})'
         if path.endswith('.ipynb') or path.startswith('site/'): return f"{word}({up}{page_of(path)}.html{'#' * bool(anchor)}{anchor})"
         return f'{word}({repository}blob/main/{os.path.normpath(os.path.join(nbs.name, path))})'
-    prose = re.compile(r'((?<!!)\[[^\]\n]*\])\(([^)\s]+)\)')
+    prose = re.compile(r'(!?\[[^\]\n]*\])\(([^)\s]+)\)')
     return ''.join(part if part.startswith('```') else prose.sub(target, part) for part in re.split(r'(^```.*?^```)', text, flags=re.M | re.S))
 
 # %% ../nbs/21_docs.ipynb #docs-cells
@@ -223,7 +226,7 @@ def write_sources(
     settings, nbs = config['DEFAULT'], root/config['DEFAULT']['nbs_path']
     shutil.rmtree(to, ignore_errors=True)
     shutil.copytree(nbs/'site', to, ignore=shutil.ignore_patterns('.ipynb_checkpoints', '*.ipynb'))
-    shutil.copytree(nbs/'images', to/'start'/'images')
+    shutil.copytree(nbs/'images', to/'images')
     for path in sorted(to.rglob('*.md')):
         name = f'site/{path.relative_to(to)}'
         path.write_text(relink(path.read_text(), page_of(name), name, nbs, settings['git_url']))
@@ -287,7 +290,7 @@ def build_docs(
     out, here = Path(out).resolve() if out else root/get_config(path=root).doc_path.name, Path.cwd()
     try:
         os.chdir(root)  # nbdev finds settings and notebooks from where it is called
-        processed = Path(proc_nbs())
+        processed = Path(proc_nbs(force=True))  # what is kept from before may be of an older library
         write_sources(root, processed, root/'_proc'/'site-sources')
         install([MATHJAX], root/'_proc'/'site-sources')
     finally: os.chdir(here)

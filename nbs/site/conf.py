@@ -1,7 +1,7 @@
 """How Sphinx renders the site. `make docs` writes the pages beside a copy of this file; nothing is executed and nothing is fetched by a reader's browser."""
 project, author, copyright = 'tracenb', 'tracenb authors', '2026 onwards, tracenb authors'
 extensions = ['myst_nb', 'sphinx_design', 'sphinx_copybutton']
-exclude_patterns = ['_static', '_extra', 'start/images/*.md', '**/.ipynb_checkpoints']
+exclude_patterns = ['_static', '_extra', 'images/*.md', '**/.ipynb_checkpoints']
 
 nb_execution_mode = 'off'          # notebooks carry their outputs
 nb_ipywidgets_js = {}              # widgets need a kernel: pages show their static form
