@@ -69,7 +69,7 @@ class Tuned:
         return generate(self.load(), self.tokenizer, [prompt], self.run.generate, seed=self.run.seed, watch=tell)[0]
 
 # %% ../nbs/15f_explore.ipynb #explore-question
-def _wide(): return widgets.Layout(width='100%')  # one a widget: a layout that two share hides both
+def _wide(): return widgets.Layout(width='auto')  # one a widget: a layout that two share hides both
 _LABEL = {'description_width': 'initial'}
 
 class Question(widgets.VBox):
@@ -112,7 +112,7 @@ def ask(self: Question, *_):
         made = tuned.ask(example, watch)
         response = parse(made, example, tuned.task, trace=tuned.condition.has_trace, steps=tuned.condition.has_steps)
         if known: self.said.value = show_response(response, example, tuned.task, steps=tuned.condition.has_steps)._repr_html_()
-        else: self.said.value = block('<p>A question of your own has no gold steps: the answer is read, not scored.</p>', response._html(), '<h4>what the model wrote</h4>', spans(made.text, ()))
+        else: self.said.value = block('<p>A question of your own has no gold steps: the answer is read, not scored.</p>', replace(response, text='')._html(), '<h4>what the model wrote</h4>', spans(made.text, ()))
         self.status.value = f'{made.n_tokens} tokens, ended by {made.finish_reason}; parsed{" and scored" if known else ""}'
     except TracenbError as e: self.status.value = escaped(e)
     except KeyboardInterrupt: self.status.value = 'interrupted'
