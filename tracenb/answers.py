@@ -33,6 +33,7 @@ CREATE TABLE answers (number INTEGER NOT NULL REFERENCES participants, step TEXT
     PRIMARY KEY (number, step, nth)) WITHOUT ROWID;
 '''
 
+# %% ../nbs/17c_answers.ipynb #export-open
 @contextmanager
 def private_path(
     path: str | Path  # The final place
@@ -88,6 +89,7 @@ def _asked(study, step, values, walk):
         right = {c.name: c.right for c in study.checks}
         for n, v in values.items(): yield dict(id=n, value=int(v) if kind == 'consent' else v, right=v == right[n] if kind in ('attention', 'comprehension') else None)
 
+# %% ../nbs/17c_answers.ipynb #export-all-rows
 def answer_rows(
     db: sqlite3.Connection  # Of `open_answers`
 ) -> Iterator[dict]:

@@ -214,6 +214,7 @@ def me(
     walk = store.plan(number, group)
     return dict(state=state, steps=list(walk), done=list(walk[:_done(store, number)]))
 
+# %% ../nbs/17c_store.ipynb #export-enter-new
 def enter(
     store: Store,
     panel: dict  # {'PROLIFIC_PID', 'STUDY_ID', 'SESSION_ID': str, 'simulated': bool}, all optional
