@@ -241,8 +241,8 @@ function show(step, part, dress) {  // What every step does once its plug-in has
   clock.start(shelf.draft(step).seconds);
   if (form) watchForm(form, step, part);
   const buttons = content.querySelectorAll('.jspsych-btn');
-  for (const b of buttons) b.disabled = true;  // the second half of a double click on the page before
-  setTimeout(() => { for (const b of buttons) b.disabled = false; }, 350);
+  for (const b of buttons) b.disabled = true;  // a second tap may be meant for the page before
+  setTimeout(() => { for (const b of buttons) b.disabled = false; }, 200);
   $('survey').removeAttribute('tabindex');
   scrollTo(0, 0);
   $('heading').focus({preventScroll: true});
@@ -311,7 +311,7 @@ function node(step) {  // Load, show, save; once more where the server asks for 
     catch (e) {
       if (!(e instanceof Refused)) throw e;
       if (e.status === 409 && e.body?.error === 'stored') said = await ask('GET', 'api/me');  // another tab was first
-      else if (e.status === 422) { note = SAY.notTaken + e.message; again = true; Object.assign(draft, {sent: false, attempt: uuid()}); shelf.save(); return; }
+      else if (e.status === 422) { note = SAY.notTaken + (e.body?.problems || [e.message]).join('; '); again = true; Object.assign(draft, {sent: false, attempt: uuid()}); shelf.save(); return; }
       else throw e;
     }
     state = said.state;
@@ -354,7 +354,7 @@ function trouble(error) {
   console.warn(error);
   const reload = make('button', {type: 'button', class: 'jspsych-btn'}, SAY.reload);
   reload.addEventListener('click', () => location.reload());
-  closing(document.title, make('p', {}, error?.status === 409 ? SAY.stale : SAY.trouble), make('p', {}, reload));
+  closing(document.title, make('p', {}, error?.status === 409 ? SAY.stale : error?.body?.error === 'panel' ? error.message : SAY.trouble), make('p', {}, reload));
 }
 
 // --- reload, back, tabs, network
@@ -362,6 +362,9 @@ function trouble(error) {
 history.pushState({survey: true}, '');
 addEventListener('popstate', () => { history.pushState({survey: true}, ''); say(SAY.noBack); });
 addEventListener('online', () => wake());
+addEventListener('click', event => {  // the second half of a double click
+  if (event.detail > 1 && event.target.closest?.('.jspsych-btn')) { event.preventDefault(); event.stopImmediatePropagation(); }
+}, true);
 $('retry').addEventListener('click', () => wake());
 $('again').addEventListener('click', () => { shelf.forget(); location.reload(); });
 document.addEventListener('visibilitychange', () => clock.turn());
