@@ -114,7 +114,7 @@ def test_any_values_get_a_verdict_and_what_passes_can_be_stored(step, values):
 
 @pytest.mark.parametrize('change, said', [
     (dict(trials=9), 'there are 8 items'), (dict(conditions=('r1', 'r1')), 'stands twice'), (dict(layout='within', trials=6), 'use a multiple'), (dict(attention_allowed=3), '3 of 2 checks'),
-    (dict(texts={**DEMO.texts, 'constent': ''}), "'constent' is unknown"), (dict(texts={}), 'is missing'), (dict(checks=(replace(DEMO.checks[0], right=7),)), 'at most 2'), (dict(scales=DEMO.scales * 2), 'stands twice'), (dict(name='../x'), 'pattern')])
+    (dict(texts={**DEMO.texts, 'constent': ''}), "'constent' is unknown"), (dict(texts={}), 'is missing'), (dict(checks=(replace(DEMO.checks[0], right=7),)), 'at most 2'), (dict(scales=DEMO.scales * 2), 'stands twice'), (dict(scales=(DEMO.scales[0], replace(DEMO.scales[1], points=7))), 'one number of points'), (dict(name='../x'), 'pattern')])
 def test_a_design_that_contradicts_itself_is_refused(change, said):
     with pytest.raises(ValueError, match=said): replace(DEMO, **change)
 

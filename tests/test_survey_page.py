@@ -239,7 +239,7 @@ def test_offline_and_back(visit, before):
     page.context.set_offline(True)
     page.click('#survey .jspsych-btn')
     page.wait_for_function('() => document.querySelector("#said").textContent.startsWith("Not saved yet")')
-    assert page.is_visible('#retry')
+    assert page.is_visible('#retry') and 'it goes on where you were' in page.inner_text('#survey')
     assert not len(mine(page, before).query("kind == 'trial'"))
     page.context.set_offline(False)
     page.wait_for_selector('.kind-attention', timeout=15000)

@@ -7,6 +7,7 @@ const SAY = {
   context: 'Show the text that the model was given', again: 'Read the instructions again', back: 'Return to the panel', reload: 'Load the page again', copy: 'Copy',
   saving: 'Saving…', loading: 'Loading…', unsaved: 'Not saved yet: no connection. Your answer is kept in this browser and is sent again by itself.',
   offline: 'No connection. The page goes on by itself as soon as there is one.', noBack: 'Pages that were sent cannot be changed. You are where you were, and nothing is lost.',
+  idle: 'You can wait here, or close this page and open it again later from the same link: it goes on where you were.',
   missing: n => n === 1 ? 'One answer is missing.' : `${n} answers are missing.`, missingHere: 'Please choose an option.', missingText: 'Please write an answer.',
   wrong: left => `Not every answer was right. Please read the instructions again and correct your answers. You have ${left === 1 ? 'one more try' : `${left} more tries`}.`,
   notTaken: 'The answer could not be taken: ', code: 'Your completion code', optional: '(optional)',
@@ -76,6 +77,11 @@ const pause = seconds => new Promise(done => { const timer = setTimeout(done, 10
 
 function say(text, retry = false) { if ($('said').textContent !== text) $('said').textContent = text; $('status').hidden = !text; $('retry').hidden = !retry; }
 
+function idle() {  // No blank page while waiting
+  const content = $('jspsych-content');
+  if (content && !content.hasChildNodes()) content.append(make('p', {class: 'idle'}, SAY.idle));
+}
+
 async function ask(method, path, body) {  // Until the server has answered; `Refused` where it says no
   const busy = setTimeout(() => say(body ? SAY.saving : SAY.loading), 700);
   try {
@@ -90,6 +96,7 @@ async function ask(method, path, body) {  // Until the server has answered; `Ref
       if (response?.ok && said) { say(''); return said; }
       if (response && response.status < 500 && response.status !== 429 && !response.ok) { say(''); throw new Refused(response.status, said); }
       say(method === 'PUT' ? SAY.unsaved : SAY.offline, true);
+      idle();
       await pause(Number(response?.headers.get('Retry-After')) || Math.min(30, 2 ** tries) * (.5 + Math.random()));
     }
   } finally { clearTimeout(busy); }
