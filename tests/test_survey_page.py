@@ -10,6 +10,7 @@ from tracenb.design import Panel, demo_study, plan
 from tracenb.participants import LocalServer
 from tracenb.questionnaire import page_files, preview_copy, write_study
 
+pytestmark = pytest.mark.slow
 HOSTILE = '<img src=x onerror="window.hacked=1"></script><script>window.hacked=1</script> <b>bold</b> & "quoted"'
 PANEL = Panel(name='prolific', complete_url='https://app.prolific.com/submissions/complete?cc=')
 
@@ -209,6 +210,7 @@ def test_a_reload_in_the_middle_keeps_what_was_chosen(visit, before):
     assert place(other) == here and other.locator('input:checked').count() == 4
     choose(other, 3)
     send(other)
+    page.bring_to_front()
     choose(page, 0)  # the first tab is behind now: its answer is not taken, and it goes on from where the other one is
     assert send(page) == 'A question in between'
     assert set(mine(page, before).query("step == 'trial:0'").value.astype(int)) == {4}, 'as sent by the tab that was first'
