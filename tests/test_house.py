@@ -17,10 +17,10 @@ EVERY = sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.
 EXPERIMENTS = sorted((NBS/'experiments').glob('*.ipynb'))
 
 # Floors of the house, lowest first; a room imports rooms of lower floors, or of its own floor if they come before it in the notebooks' order.
-FLOORS = [{'markup', 'core', 'rows', 'simulate', 'matched', 'provenance', 'npm'},
+FLOORS = [{'core', 'rows', 'simulate', 'matched', 'provenance', 'markup', 'npm'},
           {'task', 'traces', 'chat', 'models', 'sentences', 'paper', 'prose', 'score', 'intervals', 'association', 'stats', 'dates'},
-          {'cotempqa_sim', 'cotempqa', 'msmarco_sim', 'msmarco', 'babi_sim', 'babi_solve', 'babi', 'teacher', 'data', 'endpoint', 'batches', 'train', 'serve', 'generate', 'page', 'canvas', 'figures', 'study_figures', 'display', 'collect'},
-          {'stages', 'grids', 'folders', 'kernels', 'runs', 'engine', 'results', 'tables', 'claims', 'viewer', 'report', 'trace_types', 'ladder', 'published', 'audit', 'explore', 'bench'},
+          {'cotempqa_sim', 'cotempqa', 'msmarco_sim', 'msmarco', 'babi_sim', 'babi_solve', 'babi', 'teacher', 'data', 'endpoint', 'batches', 'train', 'serve', 'generate', 'page', 'canvas', 'figures', 'study_figures', 'collect', 'design', 'answers', 'store', 'guard', 'participants', 'survey', 'display'},
+          {'stages', 'grids', 'folders', 'kernels', 'runs', 'engine', 'results', 'tables', 'claims', 'viewer', 'report', 'trace_types', 'ladder', 'published', 'audit', 'bench', 'choice', 'questionnaire', 'preregister', 'explore'},
           {'cli_teacher', 'cli', 'docs'}]
 
 
