@@ -25,7 +25,7 @@ setup(
     # the experiment notebooks live in nbs/experiments and travel inside the package, so `tracenb run` works outside a checkout
     packages=[*find_packages(include=['tracenb']), 'tracenb.experiments'],
     package_dir={'tracenb': 'tracenb', 'tracenb.experiments': 'nbs/experiments'},
-    package_data={'tracenb.experiments': ['*.ipynb']}, include_package_data=False,
+    package_data={'tracenb': ['survey_page/*'], 'tracenb.experiments': ['*.ipynb']}, include_package_data=False,
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
     zip_safe=False,
 )
