@@ -186,7 +186,7 @@ def person_means(
     values: list[str]      # Scales or kinds
 ) -> pd.DataFrame:
     "The mean of each participant under each condition: participant, condition, `values`."
-    return table.groupby(['condition', 'participant'], sort=False)[values].mean().reset_index()
+    return table.groupby(['condition', 'participant'], sort=False)[values].mean().round(9).reset_index()  # thirds must tie with thirds
 
 def reliability(
     table: pd.DataFrame,    # Of `scored`
