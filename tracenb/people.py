@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DIMENSIONS', 'PAPER', 'SPREADS', 'SHARES', 'COLUMNS', 'Effects', 'mean_rating', 'location', 'wanted', 'leaning',
-           'difficulty', 'places', 'rate', 'truth', 'ratings_of', 'item_effects', 'character', 'answers_of', 'walk',
-           'simulate']
+           'difficulty', 'places', 'rate', 'truth', 'leanings', 'ratings_of', 'item_effects', 'character', 'answers_of',
+           'walk', 'simulate']
 
 # %% ../nbs/18a_people.ipynb #imports
 import math
@@ -149,24 +149,35 @@ def truth(
         rows += [dict(condition=c, dimension=d, mean=float(m)) for d, m in (means | kinds).items()]
     return pd.DataFrame(rows)
 
+# %% ../nbs/18a_people.ipynb #export-leanings
+def leanings(
+    effects: Effects,
+    studies: int,  # How many studies
+    n: int,        # People in each
+    rng: np.random.Generator
+) -> np.ndarray:
+    "Leanings of fresh people: studies x n x scales."
+    kinds = pd.factorize(pd.Series(effects.dimensions))[0]
+    shared = rng.standard_normal((studies, n, kinds.max() + 1), dtype=np.float32)[:, :, kinds]
+    own = rng.standard_normal((studies, n, len(kinds)), dtype=np.float32)
+    return np.float32(effects.person_sd) * (np.float32(effects.loading) * shared + np.float32(math.sqrt(1 - effects.loading ** 2)) * own)
+
 # %% ../nbs/18a_people.ipynb #export-panel
 def ratings_of(
     effects: Effects,
     condition: str,        # One of `effects.means`
     n: int,                # People
-    hard: np.ndarray,      # Item effects: studies x items x scales
-    rng: np.random.Generator
+    hard: np.ndarray,      # Item effects: studies x 1 x items x scales, or studies x n x items x scales where people see different items
+    rng: np.random.Generator,
+    person: np.ndarray | None = None  # Of `leanings`, for people who are asked under several conditions; None: fresh people
 ) -> np.ndarray:
     "Ratings of attentive people under one condition: studies x n x items x scales, 1 to points."
-    studies, items, scales = hard.shape
-    kinds = pd.factorize(pd.Series(effects.dimensions))[0]
-    shared = rng.standard_normal((studies, n, kinds.max() + 1), dtype=np.float32)[:, :, kinds]
-    own = rng.standard_normal((studies, n, scales), dtype=np.float32)
-    person = effects.person_sd * (effects.loading * shared + math.sqrt(1 - effects.loading ** 2) * own)
+    studies, _, items, scales = hard.shape
+    if person is None: person = leanings(effects, studies, n, rng)
     judged = rng.standard_normal((studies, n, items, scales), dtype=np.float32)
     judged *= effects.noise_sd
-    judged += (places(effects, condition) + hard).astype(np.float32)[:, None]
-    judged += person[:, :, None].astype(np.float32)
+    judged += (places(effects, condition) + hard).astype(np.float32)
+    judged += person[:, :, None]
     return np.clip(np.rint(judged, out=judged), 1, effects.points, out=judged)
 
 def item_effects(
@@ -175,9 +186,9 @@ def item_effects(
     items: int,    # Items in each
     rng: np.random.Generator
 ) -> np.ndarray:
-    "Fresh item effects: studies x items x scales; scales of a kind share theirs."
+    "Fresh item effects: studies x 1 x items x scales; scales of a kind share theirs."
     kinds = pd.factorize(pd.Series(effects.dimensions))[0]
-    return rng.normal(0, effects.item_sd, (studies, items, kinds.max() + 1))[:, :, kinds]
+    return rng.normal(0, effects.item_sd, (studies, 1, items, kinds.max() + 1))[..., kinds]
 
 # %% ../nbs/18a_people.ipynb #export-character
 def character(
