@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DIMENSIONS', 'PAPER', 'SPREADS', 'SHARES', 'COLUMNS', 'Effects', 'mean_rating', 'location', 'wanted', 'leaning',
-           'difficulty', 'places', 'rate', 'truth', 'leanings', 'ratings_of', 'item_effects', 'character', 'answers_of',
-           'walk', 'simulate']
+           'difficulty', 'places', 'rate', 'truth', 'leanings', 'ratings_of', 'item_effects', 'character', 'seconds_of',
+           'answers_of', 'walk', 'simulate']
 
 # %% ../nbs/18a_people.ipynb #imports
 import math
@@ -204,6 +204,14 @@ def character(
 
 _SAID = ('It was clear.', 'I looked for the sentence that it quotes.', 'Some were long.', '')
 
+def seconds_of(
+    effects: Effects,
+    seed: int = 0  # Of the whole study
+) -> Callable:
+    "`seconds(step, number)` -> how long simulated person `number` takes for a step."
+    def seconds(step, number): return round(float(character(effects, number, seed)['pace'] * _rng(seed, 'clock', number, step).lognormal(0, .3)) * (1 if step.startswith('trial:') else .4), 1)
+    return seconds
+
 def _check(check, heedless, rng):
     "The right option, or where heedless another one."
     return int(rng.choice([k for k in range(len(check.options)) if k != check.right])) if rng.random() < heedless else check.right
@@ -214,13 +222,14 @@ def answers_of(
     effects: Effects,  # With means for its conditions and scales
     seed: int = 0      # Of the whole study
 ) -> Callable:
-    "`answer(step, page, number)` -> the values that simulated person `number` sends for a step."
+    "`answer(step, page, number)` -> the values that simulated person `number` sends for a step, None for somebody who has left."
     shown = {(i.question, s.answer, s.trace): (i.id, c) for i in study.items for c, s in i.shown.items()}
     checks, names = {c.name: c for c in study.checks}, [s.name for s in study.scales]
     for c in study.conditions:
         for name in names: wanted(effects, c, name)
-    def answer(step, page, number, condition=None):
+    def answer(step, page, number):
         who, (kind, _, name), rng = character(effects, number, seed), step.partition(':'), _rng(seed, 'answer', number, step)
+        if who['leaves'] is not None and page['place'] > max(1, math.ceil(who['leaves'] * page['places'])): return None
         if kind == 'consent': return dict(agree=not who['declines'])
         if kind == 'trial':
             item, under = shown[page['question'], page['answer'], page['trace']]
@@ -253,15 +262,14 @@ def walk(
     seed: int = 0      # Of the whole study
 ) -> list[dict]:
     "One person's rows, `COLUMNS` each, all with the status this person ends in."
-    who, steps, rows, status = character(effects, number, seed), plan(study, number, condition), [], 'complete'
-    rng, checks, clock = _rng(seed, 'clock', number), {c.name: c for c in study.checks}, pd.Timestamp('2026-01-05T10:00:00Z') + pd.Timedelta(minutes=3 * number)
-    last = len(steps) if who['leaves'] is None else max(1, math.ceil(who['leaves'] * len(steps)))
-    for k, step in enumerate(steps, 1):
-        if k > last: status = 'expired'; break
+    rows, status, seconds = [], 'complete', seconds_of(effects, seed)
+    checks, clock = {c.name: c for c in study.checks}, pd.Timestamp('2026-01-05T10:00:00Z') + pd.Timedelta(minutes=3 * number)
+    for k, step in enumerate(plan(study, number, condition), 1):
         kind, values = step.partition(':')[0], answer(step, page_of(study, number, condition, step), number)
-        seconds = round(float(who['pace'] * rng.lognormal(0, .3)) * (1 if kind == 'trial' else .4), 1)
-        clock += pd.Timedelta(seconds=seconds)
-        shared = dict(participant=f'p{number:04}', layout=study.layout, condition=condition, position=k, step=step, kind=kind, dimension='', right=None, seconds=seconds, stored_at=clock.isoformat(timespec='seconds'), simulated=True)
+        if values is None: status = 'expired'; break
+        took = seconds(step, number)
+        clock += pd.Timedelta(seconds=took)
+        shared = dict(participant=f'p{number:04}', layout=study.layout, condition=condition, position=k, step=step, kind=kind, dimension='', right=None, seconds=took, stored_at=clock.isoformat(timespec='seconds'), simulated=True)
         if kind == 'trial': rows += [shared | row for row in _trial_rows(study, number, condition, step, values)]; continue
         rows += [shared | dict(id=name, value=v, right=v == checks[name].right if name in checks else None) for name, v in values.items()]
         if kind == 'consent' and not values['agree']: status = 'declined'; break
