@@ -102,7 +102,7 @@ def read_qualtrics(
             rows.append(shared | dict(position=k + 1, step=f'trial:{k}', kind='trial', id=m['item'], condition=under, dimension=m['dimension'], value=value, seconds=float(took) if took else None))
     return tabled(rows, str(path))
 
-# %% ../nbs/18f_foreign.ipynb #export-jspsych
+# %% ../nbs/18f_foreign.ipynb #export-load
 NAMES = dict(participant=('participant', 'participant_id', 'subject', 'subject_id', 'PROLIFIC_PID'), item=('item', 'item_id', 'id'), condition=('condition',), check=('check',))
 
 def _flat(data):
