@@ -23,7 +23,6 @@ from .intervals import wilson
 from .prose import describe_text
 from .rating_figures import flow_figure, likert_figure, means_figure, tradeoff_figure
 from .rating_page import Analysis, rating_page, sentences
-from .results import gather
 from .scales import Rules, checked, flow, kinds_of, means, outcomes, participants, reliability, rules_of, scored
 
 # %% ../nbs/18_ratings.ipynb #export-source
@@ -79,7 +78,9 @@ def read_performance(
     "condition, mean, low, high (0 to 1) by dataset and model, None without a source. Raises `TracenbError` for other columns and values."
     if source is None: return None
     if isinstance(source, pd.DataFrame): table = source.copy()
-    elif Path(source).is_dir(): table = over_seeds(gather(source).rows, ['answer_exact']).query("seed == 'all'")[[*KEYS[:3], 'seeds', 'n', 'mean', 'low', 'high', 'interval']]
+    elif Path(source).is_dir():
+        from tracenb.results import gather  # Brings torch with it: only where runs are read
+        table = over_seeds(gather(source).rows, ['answer_exact']).query("seed == 'all'")[[*KEYS[:3], 'seeds', 'n', 'mean', 'low', 'high', 'interval']]
     elif Path(source).is_file(): table = pd.read_csv(source)
     else: raise TracenbError(f'{source}: no such file or folder', 'give a folder of finished runs, or a CSV with the columns condition, mean, low, high')
     if {'right', 'n'} <= set(table) and 'mean' not in table: table = table.assign(mean=table.right / table.n, **dict(zip(('low', 'high'), zip(*(wilson(int(k), int(n)) for k, n in zip(table.right, table.n))))))
