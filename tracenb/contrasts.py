@@ -210,7 +210,7 @@ def correlates(
     shuffles: int = 999,      # Of the items
     seed: int = 0             # Of the random numbers
 ) -> pd.DataFrame:
-    "`outcome`, `feature`, mean `rho` within participants (`low`, `high`: drawing participants), `p_items` (shuffling items), `participants`, `undefined` (those without a correlation), `cells`, `rho_cells`, `note`."
+    "`outcome`, `feature`, mean `rho` within participants (`low`, `high`: drawing participants), `p_items` (shuffling items; `p_items_holm` over the table), `participants`, `undefined` (those without a correlation), `cells`, `rho_cells`, `note`."
     made, within = [], is_within(table)
     for outcome in values:
         for column, name in features.items():
@@ -227,4 +227,6 @@ def correlates(
             if len(mean) > 1: row['p_items'] = float((np.abs(mean) >= abs(mean[0]) - 1e-9).mean())
             else: row['note'] = '; '.join(filter(None, [row['note'], 'conditions have different items: no test over items']))
             made.append(row)
-    return pd.DataFrame(made)
+    table = pd.DataFrame(made)
+    table.insert(table.columns.get_loc('p_items') + 1, 'p_items_holm', holm_rows(table.p_items.to_numpy(float)[None])[0])
+    return table

@@ -56,7 +56,8 @@ def _box(ax, x, y, text, width, face='white', **kwargs):
     ax.text(x, y, text, ha='center', va='center', fontsize=9, linespacing=1.35, bbox=dict(boxstyle='round,pad=.5', facecolor=face, edgecolor=FAINT), **kwargs)
 
 def flow_figure(
-    counted: pd.DataFrame  # Of `scales.flow`
+    counted: pd.DataFrame, # Of `scales.flow`
+    given: bool = True     # Were the rules fixed beforehand?
 ) -> tuple[Figure, pd.DataFrame]:
     "The flow of participants as boxes; and the table that is drawn."
     conditions = [c for c in counted if c not in ('stage', 'n', 'simulated')]
@@ -72,7 +73,7 @@ def flow_figure(
             ax.text(.45, k, f"{row['n']} {row['stage']}" + (f'\n{by(row)}' if row['n'] and len(conditions) > 1 else ''), va='center', fontsize=9, linespacing=1.35, color=INK if row['n'] else FAINT)
         _box(ax, .22, len(inner) + 1, f'{last.n} analysed', .3, '#EAF2F8', fontweight='bold')
         if len(conditions) > 1: ax.text(.45, len(inner) + 1, by(last), va='center', fontsize=9)
-    note = 'Each participant is counted once, at the first reason that holds, from top to bottom. Reasons and their limits were fixed before the data were seen.'
+    note = 'Each participant is counted once, at the first reason that holds, from top to bottom. ' + ('Reasons and their limits are those of the design.' if given else 'Reasons and their limits were chosen for this analysis.')
     return rated('Who entered, who was left out and why, and who is analysed?', note, [None], lambda part: .5 * len(counted) + .3, panel, simulated=bool(counted.simulated.any())), counted
 
 # %% ../nbs/18e_rating_figures.ipynb #export-likert

@@ -68,9 +68,10 @@ def say_people(
         low, high = min(share, key=share.get), max(share, key=share.get)
         said.append(f'From {100 * share[low]:.0f} % ({condition_name(low)}) to {100 * share[high]:.0f} % ({condition_name(high)}) of a condition were left out; if leaving depends on the condition, those who stayed differ too.')
     r, limits = a.rules, []
-    limits.append(f'more than {r.attention_allowed} missed attention check{"" if r.attention_allowed == 1 else "s"}' if people.asked.any() else 'attention checks (there were none: not applied)')
-    limits.append(f'a median below {r.min_seconds:g} seconds a trial' if people.seconds.notna().any() else 'speed (no times were stored: not applied)')
-    said.append(f"Rules: consent, comprehension, {r.trials or 'all'} trials rated in full and the study finished, {limits[0]}, {limits[1]}. " + ('They are the study\'s own.' if r.given else 'They were chosen for this analysis: no design was given that fixes them beforehand.'))
+    if people.asked.any(): limits.append(f'missed more than {r.attention_allowed} attention check{"" if r.attention_allowed == 1 else "s"}')
+    if people.seconds.notna().any(): limits.append(f'took a median of less than {r.min_seconds:g} seconds a trial')
+    lacking = [*([] if people.asked.any() else ['There were no attention checks.']), *([] if people.seconds.notna().any() else ['No times were stored, so nobody could be left out for speed.'])]
+    said.append(f"Who did not consent, failed the comprehension check, did not finish (with {r.trials or 'all'} trials rated in full){''.join(f', {x}' for x in limits)} is left out. " + ('These are the rules of the design.' if r.given else 'These rules were chosen for this analysis: no design was given that fixes them beforehand.') + ''.join(f' {x}' for x in lacking))
     return said
 
 def say_reliability(
@@ -111,7 +112,7 @@ def say_tests(
     said = []
     for kind in a.facts['kinds']:
         t = a.tables['tests'][a.tables['tests'].outcome == kind].iloc[0]
-        said.append(f'{_named(kind).capitalize()}: {t.note}.' if t.p != t.p else f"{_named(kind).capitalize()} {'differs' if t.p < .05 else 'could not be shown to differ'} between conditions: {t.test}, statistic {t.statistic:.2f} on {t.df} degrees of freedom, "
+        said.append(f'{_named(kind).capitalize()}: {t.note}.' if t.p != t.p else f"{_named(kind).capitalize()} {'differs' if t.p < .05 else 'could not be shown to differ'} between conditions: {t.test}, {'H' if t.test == 'Kruskal-Wallis' else 'chi-square'}({t.df}) = {t.statistic:.2f}, "
                     f"n = {t.n}, {p_text(t.p)}, {t.effect} {t['size']:.2f}.")
         pairs = a.tables['pairs'][a.tables['pairs'].outcome == kind]
         tested = pairs[pairs.p.notna()]
@@ -139,14 +140,12 @@ def say_ordinal(
 def say_correlates(
     a: Analysis
 ) -> list[str]:
-    "What ratings go with, and whether that outlasts a shuffle of the items."
+    "What ratings go with, and whether it outlasts a shuffle of the items."
     said = []
     for r in a.tables['correlates'].itertuples() if 'correlates' in a.tables else ():
         if not r.participants: said.append(f'{_named(r.outcome).capitalize()} and {r.feature}: {r.note}.'); continue
-        items = 'no test over items' if r.p_items != r.p_items else f'over items {p_text(r.p_items)}'
-        over = '' if r.p_items != r.p_items else ', more than chance among these items explains' if r.p_items < .05 else ', no more than chance among these items explains'
-        said.append(f'{_named(r.outcome).capitalize()} and {r.feature}: mean rank correlation within {r.participants} participants {r.rho:.2f} {within(r.low, r.high)}, {items}{over}'
-                    f'; over the {r.cells} pairs of item and condition, where all that differs between conditions comes in, {r.rho_cells:.2f}.' + (f' {r.undefined} participants have none.' if r.undefined else ''))
+        items = f'; {r.note}' if r.p_items != r.p_items else f"; shuffling items, {p_text(r.p_items)}, Holm {p_text(r.p_items_holm)}: {'more than' if r.p_items_holm < .05 else 'no more than'} chance among these items"
+        said.append(f"{_named(r.outcome).capitalize()} and {r.feature}: {r.rho:.2f} {within(r.low, r.high)} within {r.participants} participants{f' ({r.undefined} have none)' if r.undefined else ''}{items}; {r.rho_cells:.2f} over {r.cells} pairs of item and condition.")
     return said
 
 def say_tradeoff(
@@ -158,8 +157,8 @@ def say_tradeoff(
         rated, scores = (part.loc[part[c].idxmax()] for c in ('mean_interpretability', 'mean_performance'))
         text = lambda r: f"{condition_name(r.condition)} ({r.mean_interpretability:.2f} {within(r.low_interpretability, r.high_interpretability)}; {100 * r.mean_performance:.0f} % {within(100 * r.low_performance, 100 * r.high_performance, 0)} right)"
         where = ', '.join(filter(None, (dataset, model)))
-        said.append((f'{where}: ' if where else '') + (f'the kind rated most interpretable, {text(rated)}, also scores best.' if rated.condition == scores.condition else
-                    f'the kind rated most interpretable is {text(rated)}, the one that scores best is {text(scores)}.') + f' {len(part)} kinds have both numbers.')
+        said.append((f'{where}: ' if where else '') + (f'The kind rated most interpretable, {text(rated)}, also scores best.' if rated.condition == scores.condition else
+                    f'The kind rated most interpretable is {text(rated)}, the one that scores best is {text(scores)}.') + f' {len(part)} kinds have both numbers.')
     return said
 
 # %% ../nbs/18g_rating_page.ipynb #export-say-limits
@@ -208,11 +207,13 @@ def _folded(title, table, text=()): return f'<details><summary>{html.escape(titl
 def _figure(a, name, says):
     if name not in a.figures or a.figures[name][1].empty: return ''
     links = ', '.join(f'<a href="figures/{name}.{kind}">{name}.{kind}</a>' for kind in ('png', 'svg', 'csv'))
-    return f'<div class="figure">{figure_html(a.figures[name][0], says)}</div><p class="note">{links}</p>'
+    fig = a.figures[name][0]
+    image = figure_html(fig, says).replace('<img ', f'<img style="width:{100 * fig.get_size_inches()[0]:.0f}px" ', 1)
+    return f'<div class="figure">{image}</div><p class="note">{links}</p>'
 
 # %% ../nbs/18g_rating_page.ipynb #export-page
 _LOOK = """<style>.banner { background: #FFF1D6; border: 2px solid #B26B00; padding: .6rem 1rem; font-weight: 600; } .figure { overflow-x: auto; } a { color: #005a94; } li { margin: .3rem 0; }
-@media (max-width: 760px) { .figure img { max-width: none; width: 46rem; } body { margin: 1rem auto; } h1 { font-size: 1.6rem; } }</style>"""
+@media (max-width: 760px) { .figure img { max-width: none; } body { margin: 1rem auto; } h1 { font-size: 1.6rem; } }</style>"""
 
 def rating_page(
     a: Analysis
@@ -227,7 +228,7 @@ def rating_page(
                 ('Ratings', bullets(say_means(a)) + _figure(a, 'means', ' '.join(say_means(a))) + '<p>Means of all outcomes with 95 % intervals, bootstrapped over participants:</p>' + table_html(_means_table(a)) + _figure(a, 'likert', 'Share of each answer by scale and condition')),
                 ('Differences between conditions', bullets(tests) + '<p class="note">Tests are of the means of participants. Differences in points of the scale, intervals 95 %, not corrected for the number of pairs; Holm over the pairs of an outcome.</p>' + _folded('All pairs and outcomes', _pairs_table(a), ('note',))),
                 ('All ratings at once', says(say_ordinal(a)) + _folded('All terms of the models', _ordinal_table(a))),
-                ('What ratings go with', bullets(say_correlates(a))),
+                ('What ratings go with', ('<p>Mean rank correlations over a participant\'s own trials, so that person and condition are held constant; intervals draw participants. Whether other items would say the same is tested by shuffling which item has which value. Over pairs of item and condition, all that differs between conditions comes in.</p>' if 'correlates' in a.tables else '') + bullets(say_correlates(a))),
                 ('Interpretability and task performance', says(say_tradeoff(a)) + _figure(a, 'tradeoff', ' '.join(say_tradeoff(a)))),
                 ('Demographics of those analysed', _folded('Answers', a.tables['demographics'].drop(columns='simulated')) if len(a.tables.get('demographics', ())) else ''),
                 ('What cannot be said', bullets(say_limits(a))),

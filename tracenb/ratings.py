@@ -119,7 +119,7 @@ def compute(
     tables = dict(participants=people, flow=flow(people, rules), reliability=reliability(table, rules), means=found, tests=pd.DataFrame([omnibus(table, v, rules) for v in values]), pairs=pairwise(table, values, rules, draws, seed),
                   ordinal=pd.concat([ordinal(table, k, rules) for k in kinds], ignore_index=True), demographics=_demographics(rows, people))
     if known: tables['correlates'] = correlates(table, kinds, known, seed=seed)
-    figures = dict(flow=flow_figure(tables['flow']), likert=likert_figure(table, rules), means=means_figure(table, found, rules))
+    figures = dict(flow=flow_figure(tables['flow'], rules.given), likert=likert_figure(table, rules), means=means_figure(table, found, rules))
     if performance is not None and 'interpretability' in kinds:
         made_up = 'simulated' in performance and bool(performance.simulated.any())
         figures['tradeoff'] = tradeoff_figure(found, performance, 'interpretability', rules.points, bool(fake) or made_up)
