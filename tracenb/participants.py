@@ -200,7 +200,8 @@ async def load_test(
     kills: int = 0,      # How often the server is killed meanwhile
     pause: float = 0.,   # Mean seconds that each waits before an answer
     answer: Callable | None = None,  # As in `participate`; None = `attentive`
-    db: str | Path | None = None     # Where the answers go; None = nowhere that stays
+    db: str | Path | None = None,    # Where the answers go; None = nowhere that stays
+    seconds: Callable[[str, int], float] = lambda step, number: 12.  # As in `participate`
 ) -> dict:
     "Figures of one run: n, requests, per_second, milliseconds p50 p95 p99 slowest, `p99` by route, retries, kills, states, what `compare` says, and the machine's load before."
     study, load, heard = read_study(folder), os.getloadavg()[0], [0]
@@ -209,7 +210,7 @@ async def load_test(
         db = db or Path(tmp)/'study.sqlite'
         with LocalServer(folder, db) as server:
             began = time.monotonic()
-            people = [asyncio.create_task(participate(server.url, answer or attentive(study), number, pause, heard=hear)) for number in range(1, n + 1)]
+            people = [asyncio.create_task(participate(server.url, answer or attentive(study), number, pause, seconds, heard=hear)) for number in range(1, n + 1)]
             for k in range(1, kills + 1):
                 while heard[0] < k * n * study.trials / (kills + 1) and not all(p.done() for p in people): await asyncio.sleep(0.01)
                 await asyncio.to_thread(server.kill)
