@@ -63,6 +63,7 @@ def study_preregister(
     text = preregister(folder, out, pay, fee)
     print(f'{out}: written' if out else text)
 
+# %% ../nbs/19b_cli_study.ipynb #cst-serve-more
 @study.command('serve')
 def study_serve(
     folder: Folder,
