@@ -29,7 +29,8 @@ def show_condition(
     example: Example,  # What is asked
     trace: Trace,      # What is taught about it
     task: Task,        # Rule and wording
-    tokenizer          # Whose tokens are counted
+    tokenizer,         # Whose tokens are counted
+    mask: bool = True  # Is the loss mask unfolded?
 ) -> View:
     "Trace, token counts and loss mask."
     shown = show_trace(example, trace, task, context=False)
@@ -37,7 +38,7 @@ def show_condition(
     encoded = encode(render(example, trace, task), tokenizer)
     counts = dict(prompt=len(encoded.input_ids) - sum(encoded.loss_mask), trace=len(tokenizer(trace.text, add_special_tokens=False)['input_ids']), completion=sum(encoded.loss_mask))
     rows = table([['tokens', *map(str, counts.values())]], ('', *counts))
-    return View(shown.html + rows + folded('loss mask', show_mask(encoded, tokenizer)._html()), f'{shown.text}\ntokens: ' + ', '.join(f'{k} {v}' for k, v in counts.items()))
+    return View(shown.html + rows + folded('loss mask', show_mask(encoded, tokenizer)._html(), mask), f'{shown.text}\ntokens: ' + ', '.join(f'{k} {v}' for k, v in counts.items()))
 
 # %% ../nbs/15f_explore.ipynb #explore-tuned
 class Tuned:
@@ -144,13 +145,14 @@ class Explorer(widgets.VBox):
         self.dataset = one(widgets.Dropdown, 'data set', options=[dataset] if self.tuned or self.data.source != 'simulated' else list(TASKS), value=dataset)
         self.example, self.condition, self.other = one(widgets.Dropdown, 'example'), one(widgets.Dropdown, 'condition'), one(widgets.Dropdown, 'compared with')
         self.seed = one(widgets.BoundedIntText, 'seed', min=0, max=10**6, value=seed)
+        self.mask = widgets.Checkbox(description='loss mask', value=True, indent=False, layout=widgets.Layout(width='auto'))
         self.shown, self.left, self.right = widgets.HTML(layout=_wide()), widgets.HTML(layout=_wide()), widgets.HTML(layout=_wide())
-        choices = widgets.Box([self.dataset, self.example, self.condition, self.other, self.seed], layout=widgets.Layout(flex_flow='row wrap', width='100%'))
+        choices = widgets.Box([self.dataset, self.example, self.condition, self.other, self.seed, self.mask], layout=widgets.Layout(flex_flow='row wrap', width='100%'))
         self.sides = widgets.GridBox([self.left, self.right], layout=widgets.Layout(width='100%', grid_template_columns='repeat(auto-fit, minmax(min(22rem, 100%), 1fr))', grid_gap='1rem'))
         super().__init__([choices, self.shown, self.sides, *([Question(self.tuned)] if self.tuned else [])])
         self.load(wanted=(condition, other))
         self.dataset.observe(lambda _: self.load(), 'value')
-        for w in (self.example, self.condition, self.other, self.seed): w.observe(self.draw, 'value')
+        for w in (self.example, self.condition, self.other, self.seed, self.mask): w.observe(self.draw, 'value')
 
 # %% ../nbs/15f_explore.ipynb #explore-load
 @patch
@@ -175,7 +177,7 @@ def panel(self: Explorer, condition: str) -> View:
     count = lambda text: len(self.tokenizer(text, add_special_tokens=False)['input_ids'])
     try: trace = build_traces(self.examples, task, condition, self.seed.value, count=count)[self.example.value]
     except TracenbError as e: return View(f'<h4>{escaped(condition)}</h4><p>{escaped(e)}</p>', str(e))
-    return show_condition(example, trace, task, self.tokenizer)
+    return show_condition(example, trace, task, self.tokenizer, self.mask.value)
 
 @patch
 def draw(self: Explorer, *_):
