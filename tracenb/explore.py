@@ -79,7 +79,7 @@ class Question(widgets.VBox):
         tuned: Tuned  # The run
     ):
         self.tuned = tuned
-        self.example = widgets.Dropdown(description='test example', options=[(f'{i}: {e.question}', i) for i, e in enumerate(tuned.examples)], layout=_wide(), style=_LABEL)
+        self.example = widgets.Dropdown(description='test example', options=[(f'{i}: {e.question[:80]}', i) for i, e in enumerate(tuned.examples)], layout=_wide(), style=_LABEL)
         self.context = widgets.Textarea(description='context, one item a line', rows=6, layout=_wide(), style=_LABEL)
         self.question = widgets.Text(description='question', layout=_wide(), style=_LABEL, continuous_update=False)
         self.button = widgets.Button(description='Ask the model', button_style='primary', tooltip='Generate, parse and score')
@@ -163,7 +163,7 @@ def load(self: Explorer, wanted: tuple[str, str] = ()):
     self.loading = True
     try:
         self.examples = self.tuned.examples if self.tuned else load_examples(task, self.data, 'train')
-        self.example.options = [(f'{i}: {e.question}', i) for i, e in enumerate(self.examples)]
+        self.example.options = [(f'{i}: {e.question[:80]}', i) for i, e in enumerate(self.examples)]
         self.example.value = 0
         self.condition.options, self.other.options = fits, [NOTHING, *fits]
         self.condition.value, self.other.value = condition if condition in fits else 'correct', other if other in fits else NOTHING
