@@ -107,6 +107,19 @@ def test_committed_outputs_hold_no_errors_and_no_machine_paths():
                 assert not re.search(r'/(home|root|tmp|work|Users)/', text), f'{p.name}: {text[:200]}'
 
 
+def test_notebooks_are_stored_as_they_diff_best():
+    "Ids that stay, no counts of executions, no widgets without their kernel, no state of an editor."
+    for p in EVERY:
+        notebook = json.loads(p.read_text())
+        ids = [c['id'] for c in notebook['cells']]
+        assert len(set(ids)) == len(ids) and notebook['nbformat_minor'] >= 5 and set(notebook['metadata']) <= {'kernelspec'}, p.name
+        for c in notebook['cells']:
+            assert set(c['metadata']) <= {'tags'} and c.get('execution_count') is None, f"{p.name}: {c['id']}"
+            for o in c.get('outputs', ()):
+                assert o.get('execution_count') is None and not o.get('metadata'), f"{p.name}: {c['id']}"
+                assert not any('widget' in kind for kind in o.get('data', {})), f"{p.name}: {c['id']}: store it with tests/execute.py, which keeps the HTML"
+
+
 # --- the files around the library say the same thing
 
 def settings():

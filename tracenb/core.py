@@ -50,7 +50,7 @@ def lookup(
     raise TracenbError(f'unknown {kind} {name!r}', f"{hint}known: {', '.join(sorted(registry))}")
 
 # %% ../nbs/00_core.ipynb #5bae9792
-record = partial(dataclass, frozen=True, config=ConfigDict(extra='forbid', strict=True, arbitrary_types_allowed=True))
+record = partial(dataclass, frozen=True, repr=False, config=ConfigDict(extra='forbid', strict=True, arbitrary_types_allowed=True))
 
 class Record:
     "Base of all records: to and from a dictionary and one line of JSON."
@@ -63,6 +63,8 @@ class Record:
     def _html(self) -> str: return table((escaped(k), value(getattr(self, k))) for k in self.__dataclass_fields__)
 
     def _repr_html_(self) -> str: return block(f'<p class="tnb-note">{type(self).__name__}</p>', self._html())
+
+    def __repr__(self) -> str: return f"{type(self).__qualname__}({', '.join(f'{k}={getattr(self, k)!r}' for k in self.__dataclass_fields__)})"
 
     def __str__(self) -> str:
         return '\n'.join([f'--- {type(self).__name__}', *(wrapped(str(getattr(self, k)), f'{k}: ', 2) for k in self.__dataclass_fields__)])
@@ -120,7 +122,7 @@ class Example(Record):
         gold = gold_steps(self)
         context = [wrapped(c, f"{'*' if gold and i in gold.facts else ' '} {i:>3}  ", 7) for i, c in enumerate(self.context)]
         parts = dict(question=self.question, answers=', '.join(self.answers)) | (dict(label=gold.label) if gold else {})
-        return '\n'.join([f'--- {self.id} ({self.split})', *context, *(wrapped(v, f'{k}: ', 2) for k, v in parts.items())])
+        return '\n'.join([wrapped(f'--- {self.id} ({self.split})', '', 4), *context, *(wrapped(v, f'{k}: ', 2) for k, v in parts.items())])
 
 # %% ../nbs/00_core.ipynb #8b91fbd0
 @record
@@ -136,7 +138,7 @@ class Trace(Record):
         claims = [['label', escaped(self.steps.label)], ['facts', value(self.steps.facts)]] if self.steps else []
         return (spans(self.text, ()) if self.text else '<p>no trace</p>') + table(claims) + f'<p class="tnb-note">{escaped(self.condition)} trace of {escaped(self.id)}, written by {escaped(self.source)}</p>'
 
-    def __str__(self) -> str: return '\n'.join([f'--- {self.condition} trace of {self.id}, written by {self.source}', *(wrapped(x, '  ', 2) for x in self.text.splitlines() or ['none'])])
+    def __str__(self) -> str: return '\n'.join([wrapped(f'--- {self.condition} trace of {self.id}, written by {self.source}', '', 4), *(wrapped(x, '  ', 2) for x in self.text.splitlines() or ['none'])])
 
 @record
 class ChatExample(Record):
@@ -150,7 +152,7 @@ class ChatExample(Record):
         return ''.join([*(turn(m, '') for m in self.prompt), *(turn(m, tag('taught')) for m in self.completion)]) + f'<p class="tnb-note">{escaped(self.id)}</p>'
 
     def __str__(self) -> str:
-        return '\n'.join([f'--- {self.id}', *(wrapped(x, f'{m.get("role")}: ' if not k else '  ', 2) for m in self.prompt + self.completion for k, x in enumerate(m.get('content', '').splitlines()))])
+        return '\n'.join([wrapped(f'--- {self.id}', '', 4), *(wrapped(f'{m.get("role")}: {x}' if not k else x, '' if not k else '  ', 2) for m in self.prompt + self.completion for k, x in enumerate(m.get('content', '').splitlines()))])
 
 # %% ../nbs/00_core.ipynb #generation-record
 @record

@@ -109,7 +109,7 @@ def show_trace(
     head, note = f'{trace.condition} trace', f'{example.id}, trace written by {trace.source}'
     html = (_context(example, gold, quoted) + table(asked) if context else '') + f'<h4>{escaped(head)}</h4>' + (_coloured(trace.text, found) if trace.text else '<p>none</p>') + f'<p class="tnb-note">{escaped(note)}</p>'
     told = [wrapped(line, '  ', 2) for line in _signed(trace.text, found).splitlines()] or ['  none']
-    return View(html, '\n'.join([*([str(example)] if context else []), f'{head}:', *told]))
+    return View(html, '\n'.join([*([str(example)] if context else []), wrapped(f'{head}:', '', 2), *told]))
 
 # %% ../nbs/13d_display.ipynb #display-show-response
 def _verdict(right): return tag('right', 'right') if right == 1 else tag('wrong', 'wrong')

@@ -69,7 +69,7 @@ class Tuned:
         return generate(self.load(), self.tokenizer, [prompt], self.run.generate, seed=self.run.seed, watch=tell)[0]
 
 # %% ../nbs/15f_explore.ipynb #explore-question
-_WIDE = widgets.Layout(width='100%')
+def _wide(): return widgets.Layout(width='auto')  # one a widget: a layout that two share hides both
 _LABEL = {'description_width': 'initial'}
 
 class Question(widgets.VBox):
@@ -78,11 +78,11 @@ class Question(widgets.VBox):
         tuned: Tuned  # The run
     ):
         self.tuned = tuned
-        self.example = widgets.Dropdown(description='test example', options=[(f'{i}: {e.question}', i) for i, e in enumerate(tuned.examples)], layout=_WIDE, style=_LABEL)
-        self.context = widgets.Textarea(description='context, one item a line', rows=6, layout=_WIDE, style=_LABEL)
-        self.question = widgets.Text(description='question', layout=_WIDE, style=_LABEL, continuous_update=False)
+        self.example = widgets.Dropdown(description='test example', options=[(f'{i}: {e.question}', i) for i, e in enumerate(tuned.examples)], layout=_wide(), style=_LABEL)
+        self.context = widgets.Textarea(description='context, one item a line', rows=6, layout=_wide(), style=_LABEL)
+        self.question = widgets.Text(description='question', layout=_wide(), style=_LABEL, continuous_update=False)
         self.button = widgets.Button(description='Ask the model', button_style='primary', tooltip='Generate, parse and score')
-        self.status, self.said = widgets.HTML(), widgets.HTML(layout=_WIDE)
+        self.status, self.said = widgets.HTML(), widgets.HTML(layout=_wide())
         self.example.observe(self.fill, 'value')
         self.button.on_click(lambda _: self.ask())
         about = widgets.HTML(block(f'<h4>Ask the model of {escaped(tuned.run.name)}</h4>'))
@@ -112,7 +112,7 @@ def ask(self: Question, *_):
         made = tuned.ask(example, watch)
         response = parse(made, example, tuned.task, trace=tuned.condition.has_trace, steps=tuned.condition.has_steps)
         if known: self.said.value = show_response(response, example, tuned.task, steps=tuned.condition.has_steps)._repr_html_()
-        else: self.said.value = block('<p>A question of your own has no gold steps: the answer is read, not scored.</p>', response._html(), '<h4>what the model wrote</h4>', spans(made.text, ()))
+        else: self.said.value = block('<p>A question of your own has no gold steps: the answer is read, not scored.</p>', replace(response, text='')._html(), '<h4>what the model wrote</h4>', spans(made.text, ()))
         self.status.value = f'{made.n_tokens} tokens, ended by {made.finish_reason}; parsed{" and scored" if known else ""}'
     except TracenbError as e: self.status.value = escaped(e)
     except KeyboardInterrupt: self.status.value = 'interrupted'
@@ -144,7 +144,7 @@ class Explorer(widgets.VBox):
         self.dataset = one(widgets.Dropdown, 'data set', options=[dataset] if self.tuned or self.data.source != 'simulated' else list(TASKS), value=dataset)
         self.example, self.condition, self.other = one(widgets.Dropdown, 'example'), one(widgets.Dropdown, 'condition'), one(widgets.Dropdown, 'compared with')
         self.seed = one(widgets.BoundedIntText, 'seed', min=0, max=10**6, value=seed)
-        self.shown, self.left, self.right = widgets.HTML(layout=_WIDE), widgets.HTML(layout=_WIDE), widgets.HTML(layout=_WIDE)
+        self.shown, self.left, self.right = widgets.HTML(layout=_wide()), widgets.HTML(layout=_wide()), widgets.HTML(layout=_wide())
         choices = widgets.Box([self.dataset, self.example, self.condition, self.other, self.seed], layout=widgets.Layout(flex_flow='row wrap', width='100%'))
         self.sides = widgets.GridBox([self.left, self.right], layout=widgets.Layout(width='100%', grid_template_columns='repeat(auto-fit, minmax(min(22rem, 100%), 1fr))', grid_gap='1rem'))
         super().__init__([choices, self.shown, self.sides, *([Question(self.tuned)] if self.tuned else [])])

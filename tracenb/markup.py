@@ -95,18 +95,18 @@ def value(
     if isinstance(v, dict): return table((escaped(k), value(x)) for k, x in v.items())
     if isinstance(v, (tuple, list)):
         plain = all(isinstance(x, (int, float)) or isinstance(x, str) and len(x) < 30 for x in v)
-        return escaped(', '.join(map(str, v))) if plain else f'<ol start="0">{"".join(f"<li>{value(x)}</li>" for x in v)}</ol>'
+        return escaped(', '.join(map(str, v))) if plain else f'<ul>{"".join(f"<li>{value(x)}</li>" for x in v)}</ul>'
     return f'<span class="tnb-value">{escaped(v)}</span>'
 
 # %% ../nbs/00a_markup.ipynb #markup-block
 STYLE = """
-.tnb { line-height: 1.5; overflow-wrap: anywhere; max-width: 60rem; } .tnb p { margin: .25rem 0; } .tnb h4 { margin: .6rem 0 .2rem; font-size: 1em; } .tnb .tnb-note, .tnb summary { opacity: .8; font-size: .9em; } .tnb summary { cursor: pointer; }
+.tnb { line-height: 1.5; overflow-wrap: anywhere; max-width: 60rem; } .tnb p { margin: .25rem 0; } .tnb h4 { margin: .6rem 0 .2rem; font-size: 1em; font-weight: bold; } .tnb .tnb-note, .tnb summary { opacity: .8; font-size: .9em; } .tnb summary { cursor: pointer; }
 .tnb .tnb-text { white-space: pre-wrap; padding: .4rem .6rem; background: rgba(128, 128, 128, .1); line-height: 1.75; } .tnb .tnb-value { white-space: pre-wrap; }
 .tnb mark { color: inherit; background: none; padding: 0 .15rem; } .tnb mark small { font-weight: bold; margin-right: .15rem; }
 .tnb .tnb-right { background: rgba(0, 158, 115, .2); border-bottom: 2px solid #009e73; } .tnb .tnb-wrong { background: rgba(213, 94, 0, .2); border-bottom: 2px dashed #d55e00; } .tnb .tnb-other { background: rgba(170, 68, 153, .2); border-bottom: 2px dotted #cc6bb8; }
 .tnb .tnb-tag { border: 1px solid rgba(128, 128, 128, .6); border-radius: .6rem; padding: 0 .4rem; white-space: nowrap; } .tnb .tnb-tag.tnb-right { border-color: #009e73; } .tnb .tnb-tag.tnb-wrong { border: 1px dashed #d55e00; } .tnb .tnb-tag.tnb-other { border: 1px dotted #cc6bb8; }
 .tnb ol.tnb-items { margin: .2rem 0; padding-left: 2.6rem; max-height: 24rem; overflow-y: auto; } .tnb .tnb-items li { margin: .1rem 0; padding: .05rem .4rem; } .tnb .tnb-items li.tnb-right { border-bottom: 0; border-left: 4px solid #009e73; }
-.tnb table.tnb-table { display: table; border-collapse: collapse; margin: .2rem 0; table-layout: auto; width: auto; } .tnb .tnb-table tr { background: none; } .tnb .tnb-table td, .tnb .tnb-table th { text-align: left; vertical-align: top; white-space: normal; padding: .15rem .7rem .15rem 0; border: 0; border-bottom: 1px solid rgba(128, 128, 128, .3); background: none; color: inherit; max-width: none; } .tnb .tnb-table th { overflow-wrap: normal; white-space: nowrap; } .tnb td ol { margin: 0; padding-left: 1.6rem; }
+.tnb table.tnb-table { display: table; border-collapse: collapse; margin: .2rem 0; table-layout: auto; width: auto; font-size: inherit; } .tnb .tnb-table tr { background: none; } .tnb .tnb-table td, .tnb .tnb-table th { text-align: left; vertical-align: top; white-space: normal; padding: .15rem .7rem .15rem 0; border: 0; border-bottom: 1px solid rgba(128, 128, 128, .3); background: none; color: inherit; max-width: none; } .tnb .tnb-table th { overflow-wrap: normal; white-space: nowrap; } .tnb td ul { margin: 0; padding-left: 1.6rem; }
 .tnb .tnb-mask { font-family: monospace; white-space: pre-wrap; } .tnb .tnb-mask span { border-right: 1px solid rgba(128, 128, 128, .5); } .tnb .tnb-mask .tnb-unlearnt { opacity: .75; }
 """
 
