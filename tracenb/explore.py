@@ -29,7 +29,8 @@ def show_condition(
     example: Example,  # What is asked
     trace: Trace,      # What is taught about it
     task: Task,        # Rule and wording
-    tokenizer          # Whose tokens are counted
+    tokenizer,         # Whose tokens are counted
+    mask: bool = True  # Is the loss mask unfolded?
 ) -> View:
     "Trace, token counts and loss mask."
     shown = show_trace(example, trace, task, context=False)
@@ -37,7 +38,7 @@ def show_condition(
     encoded = encode(render(example, trace, task), tokenizer)
     counts = dict(prompt=len(encoded.input_ids) - sum(encoded.loss_mask), trace=len(tokenizer(trace.text, add_special_tokens=False)['input_ids']), completion=sum(encoded.loss_mask))
     rows = table([['tokens', *map(str, counts.values())]], ('', *counts))
-    return View(shown.html + rows + folded('loss mask', show_mask(encoded, tokenizer)._html()), f'{shown.text}\ntokens: ' + ', '.join(f'{k} {v}' for k, v in counts.items()))
+    return View(shown.html + rows + folded('loss mask', show_mask(encoded, tokenizer)._html(), mask), f'{shown.text}\ntokens: ' + ', '.join(f'{k} {v}' for k, v in counts.items()))
 
 # %% ../nbs/15f_explore.ipynb #explore-tuned
 class Tuned:
@@ -78,7 +79,7 @@ class Question(widgets.VBox):
         tuned: Tuned  # The run
     ):
         self.tuned = tuned
-        self.example = widgets.Dropdown(description='test example', options=[(f'{i}: {e.question}', i) for i, e in enumerate(tuned.examples)], layout=_wide(), style=_LABEL)
+        self.example = widgets.Dropdown(description='test example', options=[(f'{i}: {e.question[:80]}', i) for i, e in enumerate(tuned.examples)], layout=_wide(), style=_LABEL)
         self.context = widgets.Textarea(description='context, one item a line', rows=6, layout=_wide(), style=_LABEL)
         self.question = widgets.Text(description='question', layout=_wide(), style=_LABEL, continuous_update=False)
         self.button = widgets.Button(description='Ask the model', button_style='primary', tooltip='Generate, parse and score')
@@ -144,13 +145,14 @@ class Explorer(widgets.VBox):
         self.dataset = one(widgets.Dropdown, 'data set', options=[dataset] if self.tuned or self.data.source != 'simulated' else list(TASKS), value=dataset)
         self.example, self.condition, self.other = one(widgets.Dropdown, 'example'), one(widgets.Dropdown, 'condition'), one(widgets.Dropdown, 'compared with')
         self.seed = one(widgets.BoundedIntText, 'seed', min=0, max=10**6, value=seed)
+        self.mask = widgets.Checkbox(description='loss mask', value=True, indent=False, layout=widgets.Layout(width='auto'))
         self.shown, self.left, self.right = widgets.HTML(layout=_wide()), widgets.HTML(layout=_wide()), widgets.HTML(layout=_wide())
-        choices = widgets.Box([self.dataset, self.example, self.condition, self.other, self.seed], layout=widgets.Layout(flex_flow='row wrap', width='100%'))
+        choices = widgets.Box([self.dataset, self.example, self.condition, self.other, self.seed, self.mask], layout=widgets.Layout(flex_flow='row wrap', width='100%'))
         self.sides = widgets.GridBox([self.left, self.right], layout=widgets.Layout(width='100%', grid_template_columns='repeat(auto-fit, minmax(min(22rem, 100%), 1fr))', grid_gap='1rem'))
         super().__init__([choices, self.shown, self.sides, *([Question(self.tuned)] if self.tuned else [])])
         self.load(wanted=(condition, other))
         self.dataset.observe(lambda _: self.load(), 'value')
-        for w in (self.example, self.condition, self.other, self.seed): w.observe(self.draw, 'value')
+        for w in (self.example, self.condition, self.other, self.seed, self.mask): w.observe(self.draw, 'value')
 
 # %% ../nbs/15f_explore.ipynb #explore-load
 @patch
@@ -161,7 +163,7 @@ def load(self: Explorer, wanted: tuple[str, str] = ()):
     self.loading = True
     try:
         self.examples = self.tuned.examples if self.tuned else load_examples(task, self.data, 'train')
-        self.example.options = [(f'{i}: {e.question}', i) for i, e in enumerate(self.examples)]
+        self.example.options = [(f'{i}: {e.question[:80]}', i) for i, e in enumerate(self.examples)]
         self.example.value = 0
         self.condition.options, self.other.options = fits, [NOTHING, *fits]
         self.condition.value, self.other.value = condition if condition in fits else 'correct', other if other in fits else NOTHING
@@ -175,7 +177,7 @@ def panel(self: Explorer, condition: str) -> View:
     count = lambda text: len(self.tokenizer(text, add_special_tokens=False)['input_ids'])
     try: trace = build_traces(self.examples, task, condition, self.seed.value, count=count)[self.example.value]
     except TracenbError as e: return View(f'<h4>{escaped(condition)}</h4><p>{escaped(e)}</p>', str(e))
-    return show_condition(example, trace, task, self.tokenizer)
+    return show_condition(example, trace, task, self.tokenizer, self.mask.value)
 
 @patch
 def draw(self: Explorer, *_):

@@ -79,11 +79,12 @@ def table(
     return f'<table class="tnb-table">{top}<tbody>' + ''.join(f'\n<tr>{line(r)}</tr>' for r in rows) + '</tbody></table>'
 
 def folded(
-    title: str,  # What is inside
-    body: str    # HTML
+    title: str,          # What is inside
+    body: str,           # HTML
+    shown: bool = False  # Unfolded at first?
 ) -> str:
     "`body` behind a line that opens it."
-    return f'<details><summary>{escaped(title)}</summary>{body}</details>'
+    return f'<details{" open" if shown else ""}><summary>{escaped(title)}</summary>{body}</details>'
 
 # %% ../nbs/00a_markup.ipynb #markup-value
 def value(
