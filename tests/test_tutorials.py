@@ -45,7 +45,7 @@ def test_cells_hold_one_idea_and_what_they_show_is_read(path):
     for cell, after in zip(every, every[1:]):
         if cell['cell_type'] == 'markdown': continue
         lines = source(cell).splitlines()
-        assert len(lines) <= 18 and max(map(len, lines)) <= 120, f"{cell['id']}: to be read without scrolling"
+        assert len(lines) <= 18 and max(map(len, lines)) <= 110, f"{cell['id']}: to be read without scrolling"
         assert not cell['outputs'] or after['cell_type'] == 'markdown', f"{cell['id']}: nobody says what this output means"
     assert sum(bool(c['outputs']) for c in cells(path)) > len(cells(path)) / 2, 'kept as executed'
 
