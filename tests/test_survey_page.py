@@ -38,6 +38,7 @@ def study(files, tmp_path_factory):
     at = tmp_path_factory.mktemp('study')
     write_study(small(), at/'built', files=files)
     with LocalServer(at/'built', at/'answers.sqlite') as server:
+        server.built = at/'built'
         server.codes = json.loads((at/'built'/'private.json').read_text())['codes']
         server.answers = lambda: read_answers(at/'answers.sqlite')
         yield server
@@ -355,7 +356,7 @@ def test_markup_in_the_data_is_text(visit):
 
 
 def test_a_preview_says_so(study, files, tmp_path, tab):
-    copy = preview_copy(study.folder, tmp_path/'copy')
+    copy = preview_copy(study.built, tmp_path/'copy')
     with LocalServer(copy, tmp_path/'answers.sqlite') as server:
         page = tab()
         page.goto(server.url)
