@@ -22,7 +22,7 @@ from tracenb.choice import compile_study, read_config
 from tracenb.core import Example, Generation, Score, TracenbError, write_jsonl, write_text
 from tracenb.design import Study, demo_study, page_of, plan, problems, read_study, square, trials
 from tracenb.preregister import preregister, prolific_draft
-from tracenb.questionnaire import JSPSYCH, Pinned, build_study, fetch, page_files, script
+from tracenb.questionnaire import JSPSYCH, Pinned, build_study, fetch, npm_registry, page_files, script
 from tracenb.stages import make_run
 
 DEMO, WITHIN = demo_study(), demo_study(layout='within')
@@ -212,6 +212,12 @@ def test_a_package_is_fetched_from_the_users_registry_once_and_refused_if_it_is_
     assert fetch(pin, cache=tmp_path/'c') == data and len(registry.asked) == 2, 'from the cache, with nobody asked'
     (tmp_path/'c'/'thing-1.2.3.tgz').write_bytes(b'broken')
     with pytest.raises(TracenbError, match='404|Not Found'): fetch(pin, cache=tmp_path/'c')
+
+
+def test_without_node_and_settings_the_registry_is_the_public_one(monkeypatch):
+    for name in ('npm_config_registry', 'NPM_CONFIG_REGISTRY'): monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('PATH', '')
+    assert npm_registry() == 'https://registry.npmjs.org'
 
 
 def test_a_build_that_cannot_have_jspsych_writes_nothing(registry, tmp_path, monkeypatch):

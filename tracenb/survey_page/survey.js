@@ -127,6 +127,7 @@ let page = null;    // what the server told about the step
 let texts = {};     // of the study
 let note = '';      // shown above the step: why it is asked again
 let state = 'active';
+const done = new Set();  // steps that are stored
 
 function head(title) {
   const h = make('h1', {tabindex: '-1', id: 'heading'}, title);
@@ -317,7 +318,7 @@ function node(step) {  // Load, show, save; once more where the server asks for 
     try { said = await ask('PUT', `api/answers/${encodeURIComponent(step)}`, {values: draft.values, seconds: draft.seconds, attempt: draft.attempt}); }
     catch (e) {
       if (!(e instanceof Refused)) throw e;
-      if (e.status === 409 && e.body?.error === 'stored') said = await ask('GET', 'api/me');  // another tab was first
+      if (e.status === 409 && e.body?.error === 'stored') (said = await ask('GET', 'api/me')).done.forEach(s => done.add(s));  // another tab was first
       else if (e.status === 422) { note = SAY.notTaken + (e.body?.problems || [e.message]).join('; '); again = true; Object.assign(draft, {sent: false, attempt: uuid()}); shelf.save(); return; }
       else throw e;
     }
@@ -326,7 +327,7 @@ function node(step) {  // Load, show, save; once more where the server asks for 
     if (said.right === false && state === 'active') { note = SAY.wrong(said.left); again = true; }
   };
   return {timeline: [wait(load), {timeline: asked(step, kind, collect), conditional_function: () => !shelf.draft(step).sent}, wait(save)],
-          conditional_function: () => state === 'active', loop_function: () => again};
+          conditional_function: () => state === 'active' && !done.has(step), loop_function: () => again};
 }
 
 // --- the end
@@ -387,7 +388,8 @@ async function main() {
   texts = me.texts || {};
   state = me.state;
   if (state === 'full' && !shelf.held.token) return ending(me);
-  const left = (me.steps || []).filter(step => !me.done.includes(step));
+  me.done?.forEach(step => done.add(step));
+  const left = (me.steps || []).filter(step => !done.has(step));
   if (state === 'active' && left.length) await jsPsych.run(left.map(node));
   if (state === 'expired') return location.reload();
   ending(await ask('POST', 'api/finish', {}));
