@@ -281,7 +281,7 @@ def survey_app(
 # %% ../nbs/17_survey.ipynb #export-serve
 def _socket(host, port):
     "A socket that listens. Raises `TracenbError` if the port is taken."
-    sock = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET)
+    sock = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # said, so that asyncio sends small replies without delay
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try: sock.bind((host, port))
     except OSError as e:
