@@ -14,8 +14,10 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
+from scipy.special import expit
 from scipy.stats import chi2, friedmanchisquare, kruskal, mannwhitneyu, norm, rankdata, wilcoxon
 from statsmodels.miscmodels.ordinal_model import OrderedModel
+from statsmodels.tools.numdiff import approx_fprime
 
 from .intervals import draw, wilson
 from .scales import Rules, kinds_of, order_of, outcomes, person_means, widened
@@ -139,6 +141,29 @@ def pairwise(
     columns = ['outcome', 'a', 'b', 'test', 'n_a', 'n_b', 'mean_a', 'mean_b', 'difference', 'low', 'high', 'p', 'p_holm', 'delta', 'delta_low', 'delta_high', 'note']
     return pd.DataFrame(rows, columns=columns).astype(dict(p=float, p_holm=float))
 
+# %% ../nbs/18c_contrasts.ipynb #export-ordered
+class _Ordered(OrderedModel):
+    "statsmodels' proportional-odds model with its exact gradient: statsmodels differentiates numerically, which takes minutes with many items."
+    def loglikeobs(self, params):
+        low, high = self._bounds(params)
+        return np.log(expit(high) - expit(low) + 1e-20)
+
+    def score_obs(self, params, **kwds):
+        low, high = map(expit, self._bounds(params))
+        at = high - low + 1e-20
+        up, down, rows, k = high * (1 - high) / at, low * (1 - low) / at, np.arange(len(at)), self.k_levels - 1
+        cuts = np.zeros((len(at), k + 2))
+        cuts[rows, self.endog + 1] = up
+        cuts[rows, self.endog] -= down
+        steps = np.tril(np.ones((k, k))) * np.concatenate([[1.], np.exp(params[-k + 1:] if k > 1 else [])])  # cut-points are sums of exp(parameter)
+        return np.column_stack([(down - up)[:, None] * self.exog, cuts[:, 1:-1] @ steps])
+
+    def score(self, params): return self.score_obs(params).sum(axis=0)
+
+    def hessian(self, params):
+        found = approx_fprime(params, self.score, centered=True)
+        return (found + found.T) / 2
+
 # %% ../nbs/18c_contrasts.ipynb #export-design
 def _long(table, names, rules):
     "A row a rating, the design as columns of zeros and ones, what each column is."
@@ -167,7 +192,7 @@ def ordinal(
     with warnings.catch_warnings(), np.errstate(all='ignore'):
         warnings.simplefilter('ignore')
         named = design.set_axis([f'{term}: {level}' for term, level in design], axis=1)
-        fit = OrderedModel(long.value.astype(int), named, distr='logit').fit(method='bfgs', disp=0, maxiter=500, cov_type='cluster', cov_kwds=dict(groups=pd.factorize(long.participant)[0]))
+        fit = _Ordered(long.value.astype(int), named, distr='logit').fit(method='bfgs', disp=0, maxiter=500, cov_type='cluster', cov_kwds=dict(groups=pd.factorize(long.participant)[0]))
     k, cov = design.shape[1], np.asarray(fit.cov_params())
     beta, se = np.asarray(fit.params)[:k], np.sqrt(np.diag(cov)[:k])
     bad = not fit.mle_retvals['converged'] or not np.isfinite(se).all() or np.abs(beta).max() > 12

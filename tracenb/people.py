@@ -91,6 +91,7 @@ def wanted(
 # %% ../nbs/18a_people.ipynb #export-leaning
 def _rng(*parts): return np.random.default_rng([p if isinstance(p, int) else zlib.crc32(str(p).encode()) for p in parts])
 
+@lru_cache(8192)
 def leaning(
     effects: Effects,
     number: int,   # The participant's
@@ -116,6 +117,7 @@ def difficulty(
     return _item(effects.item_sd, tuple(effects.dimensions.values()), item, seed)
 
 # %% ../nbs/18a_people.ipynb #export-rate
+@lru_cache(256)
 def places(
     effects: Effects,
     condition: str  # One of `effects.means`
@@ -193,6 +195,7 @@ def item_effects(
     return rng.normal(0, effects.item_sd, (studies, 1, items, kinds.max() + 1))[..., kinds]
 
 # %% ../nbs/18a_people.ipynb #export-character
+@lru_cache(8192)
 def character(
     effects: Effects,
     number: int,   # The participant's

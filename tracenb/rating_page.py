@@ -169,7 +169,7 @@ def say_limits(
     n = a.facts['simulated']
     return list(filter(None, [
         f"{n} of {a.facts['entered']} participants are simulated. Nothing on this page is evidence about people or about traces." if n else '',
-        f"The intervals and tests are about other people who rate the same traces of the same {a.facts['items']} items. Other questions, other models' traces, other data sets are not covered, however many people rate.",
+        f"The intervals and tests are about other people who rate the same traces of the same {a.facts['items']} item{'' if a.facts['items'] == 1 else 's'}. Other questions, other models' traces, other data sets are not covered, however many people rate.",
         'Kinds of traces differ in length, wording and author at once. A difference between two kinds does not say which of these makes it.',
         'Faithfulness is rated, not measured: people say how a trace looks, not whether the model used it.' if 'faithfulness' in a.tables['means'].outcome.values else '',
         'Kinds that were not told apart may still differ; intervals say by how much at most.',
