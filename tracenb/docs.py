@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FLOORS', 'MATHJAX', 'parameters', 'call', 'Reference', 'page_of', 'relink', 'is_long', 'page_cells', 'relinked',
-           'title_of', 'imported', 'reference_index', 'write_page', 'write_sources', 'broken', 'build_docs']
+           'title_of', 'imported', 'reference_index', 'write_page', 'write_sources', 'broken', 'write_mathjax',
+           'build_docs']
 
 # %% ../nbs/21_docs.ipynb #docs-imports
 import ast
@@ -24,7 +25,7 @@ from fastcore.docments import DocmentTbl
 from nbdev.showdoc import BasicMarkdownRenderer
 
 from .core import TracenbError
-from .npm import Package, install
+from .npm import Pinned, fetch, unpack
 
 # %% ../nbs/21_docs.ipynb #docs-parameters
 def _code(text) -> str:
@@ -273,8 +274,15 @@ def broken(
     return found
 
 # %% ../nbs/21_docs.ipynb #docs-mathjax
-MATHJAX = Package(name='mathjax', version='3.2.2', files={'es5/tex-svg-full.js': '_static/mathjax/tex-svg-full.js', 'LICENSE': '_static/mathjax/LICENSE'},
-                  integrity='sha512-Bt+SSVU8eBG27zChVewOicYs7Xsdt40qm4+UpHyX7k0/O9NliPc+x77k1/FEsPsjKPZGJvtRZM1vO+geW0OhGw==')
+MATHJAX = Pinned('mathjax', '3.2.2', 'sha512-Bt+SSVU8eBG27zChVewOicYs7Xsdt40qm4+UpHyX7k0/O9NliPc+x77k1/FEsPsjKPZGJvtRZM1vO+geW0OhGw==')
+
+def write_mathjax(
+    to: Path  # Folder of the site's sources
+):
+    "Put the script, and its licence, where the site's pages look for it."
+    data = fetch(MATHJAX)
+    (to/'_static'/'mathjax').mkdir(parents=True, exist_ok=True)
+    for name in ('es5/tex-svg-full.js', 'LICENSE'): (to/'_static'/'mathjax'/Path(name).name).write_bytes(unpack(data, name))
 
 # %% ../nbs/21_docs.ipynb #docs-build
 def build_docs(
@@ -292,7 +300,7 @@ def build_docs(
         os.chdir(root)  # nbdev finds settings and notebooks from where it is called
         processed = Path(proc_nbs(force=True))  # what is kept from before may be of an older library
         write_sources(root, processed, root/'_proc'/'site-sources')
-        install([MATHJAX], root/'_proc'/'site-sources')
+        write_mathjax(root/'_proc'/'site-sources')
     finally: os.chdir(here)
     made = root/'_proc'/'site'/'html'  # built beside and moved: a build that fails leaves the site that was there
     shutil.rmtree(made, ignore_errors=True)
