@@ -110,8 +110,11 @@ def test_run_all_sees_an_error(lab, tab):
 @pytest.mark.parametrize('path', TUTORIALS, ids=lambda p: p.stem)
 def test_tutorial_runs(lab, tab, path):
     page = tab()
+    around = lambda: sorted(p.name for p in (lab.folder/'checkout'/'nbs'/path).parent.iterdir() if p.name != '.ipynb_checkpoints')
+    before = around()
     prompts, errors = lab.run_all(page, str(path), seconds=400)
     assert ran(prompts) and errors == [] and stays_at_home(page, lab)
+    assert around() == before, 'a tutorial leaves nothing in its folder'
 
 
 # --- displays and the explorer
