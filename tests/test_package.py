@@ -33,3 +33,16 @@ def test_the_unpacked_wheel_finds_its_own_experiments(wheel, tmp_path):
     package, notebook, git = done.stdout.strip().split('|')
     assert package.startswith(str(tmp_path)) and notebook == str(tmp_path/'site'/'tracenb'/'experiments'/'sft.ipynb')
     assert git == 'None', 'an installed package reports no revision of a checkout that happens to lie around it'
+
+
+@pytest.mark.parametrize('chosen', [None, '7'])
+def test_threads_do_not_spin_unless_the_user_says_so(chosen):
+    env = {k: v for k, v in os.environ.items() if k != 'GOMP_SPINCOUNT'} | ({'GOMP_SPINCOUNT': chosen} if chosen else {})
+    done = subprocess.run([sys.executable, '-c', "import os, sys, tracenb; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.stdout.split() == [chosen or '10000', 'False'], done.stderr
+
+
+@pytest.mark.parametrize('name', ['babi', 'cotempqa', 'msmarco'])
+def test_data_sets_that_ship_are_known_before_their_module_is_imported(name):
+    code = f"import sys; from tracenb.task import get_task; assert 'tracenb.{name}' not in sys.modules; print(get_task('{name}').name)"
+    assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == name
