@@ -134,6 +134,7 @@ def _faults(s):
         if set(i.shown) != set(s.conditions): yield f"items: {i.id} is shown under {', '.join(i.shown)}", f"every item needs {', '.join(s.conditions)}"
     for c in s.checks:
         if c.right >= len(c.options): yield f'checks: {c.name}: right is {c.right}', f'count from 0: at most {len(c.options) - 1}'
+    if len({x.points for x in s.scales}) > 1: yield f'scales: of {sorted({x.points for x in s.scales})} points', 'use one number of points: scales are averaged'
     attention = sum(c.kind == 'attention' for c in s.checks)
     if s.attention_allowed > attention: yield f'attention_allowed: {s.attention_allowed} of {attention} checks', 'allow fewer'
     for key in {*s.texts} ^ {*TEXTS}:

@@ -6,11 +6,12 @@
 __all__ = ['hypotheses', 'preregister', 'prolific_draft']
 
 # %% ../nbs/17f_preregister.ipynb #imports
+import hashlib
 import json
 from pathlib import Path
 
 from .choice import SECONDS, WORDS_PER_MINUTE, estimate
-from .core import TracenbError, digest, write_text
+from .core import TracenbError, write_text
 from .design import Study, read_study
 from .traces import count_words
 
@@ -58,13 +59,16 @@ def _exclusions(study):
     yield 'Nobody else, and no single ratings. Exclusions are made before any comparison of conditions, and are counted in a flow diagram.'
 
 # %% ../nbs/17f_preregister.ipynb #export-analysis
-_ANALYSIS = ('Unit of the confirmatory tests: the participant\'s mean. Two-sided, alpha = 0.05.',
-             'Means of each condition with 95 % bootstrap intervals that resample participants (10,000 draws, seeded).',
-             'Interpretability and load each: Kruskal-Wallis over the conditions; where conditions were seen within participants, Friedman in its place.',
-             'Pairwise: Mann-Whitney (within: Wilcoxon signed-rank), p-values after Holm over all pairs of a measure, with Cliff\'s delta and its interval.',
-             'Robustness: ordinal (cumulative logit) regression of each rating on condition and item.',
-             'Reliability of the scales of each kind: Cronbach\'s alpha with interval; below 0.7 the scales are reported one by one as well.',
-             'Exploratory, and named so: single scales; correlations of ratings with trace length, readability and correctness of the answer; ratings against task performance; the free text.')
+def _analysis(study):
+    omnibus, pair = ('Kruskal-Wallis', 'Mann-Whitney') if study.layout == 'between' else ('Friedman', 'Wilcoxon signed-rank')
+    yield "Unit of the confirmatory tests: the participant's mean. Two-sided, alpha = 0.05."
+    yield 'Means of each condition with 95 % bootstrap intervals that draw participants as wholes (2,000 draws, seeded).'
+    yield f"{' and '.join(dict.fromkeys(s.kind for s in study.scales))}, each: {omnibus} over the conditions."
+    yield f"Pairwise: {pair}, p-values after Holm over all pairs of a measure, with Cliff's delta and its interval."
+    yield 'Robustness: ordinal (cumulative logit) regression of the ratings on condition, scale and item, with standard errors clustered by participant.'
+    yield "Reliability of the scales of each kind: Cronbach's alpha with interval; below 0.7 the scales are reported one by one as well."
+    yield ('Exploratory, and named so: single scales; correlations of ratings with trace length, readability and correctness of the answer; '
+           'interpretability against the task performance of models trained on each kind (a point a kind: a figure, no test); the free text.')
 
 def _stopping(study):
     wanted = study.n_per_condition * len(study.groups)
@@ -73,9 +77,9 @@ def _stopping(study):
 
 def _reproduce(study, made_from):
     yield f'Seed of the study: {study.seed}. It draws questions, orders, and the order of ties in assignment.'
-    yield f'Digest of the design (sha256 over the record): {digest(study.to_dict(), 64)}.'
+    if 'study.json' in made_from: yield f"Design: study.json, sha256 {made_from['study.json']}."
     for condition, files in made_from.get('files', {}).items():
-        for name, value in files.items(): yield f'Source of {condition}: {name}, digest {value}.'
+        for name, value in files.items(): yield f'Source of {condition}: {name}, sha256 {value}.'
     if 'pool' in made_from: yield f"Questions to choose from: {made_from['pool']}."
     if 'jspsych' in made_from: yield 'Page: ' + ', '.join(f'{n} {v}' for n, v in made_from['jspsych'].items()) + '.'
 
@@ -90,10 +94,11 @@ def preregister(
     folder = None if isinstance(study, Study) else Path(study)
     study = read_study(folder) if folder else study
     made_from = json.loads((folder/'made_from.json').read_text(encoding='utf-8')) if folder and (folder/'made_from.json').is_file() else {}
+    if folder: made_from['study.json'] = hashlib.sha256((folder/'study.json').read_bytes()).hexdigest()
     costs = estimate(study, pay_per_hour, fee)
     trace_words = {c: round(sum(count_words(i.shown[c].trace) for i in study.items) / len(study.items)) for c in study.conditions}
     parts = {'Hypotheses': hypotheses(study), 'Design': [*_design(study, costs), f'Mean words of a trace: {json.dumps(trace_words)}.'], 'Sample size and stopping rule': list(_stopping(study)),
-             'Measures, as worded': list(_measures(study)), 'Exclusions': list(_exclusions(study)), 'Analysis plan': list(_ANALYSIS), 'Seeds and digests': list(_reproduce(study, made_from)),
+             'Measures, as worded': list(_measures(study)), 'Exclusions': list(_exclusions(study)), 'Analysis plan': list(_analysis(study)), 'Seeds and digests': list(_reproduce(study, made_from)),
              'Cost': [f"{costs['participants']} participants at {costs['pay_each']:.2f} each ({pay_per_hour:g} an hour): {costs['pay']:.2f}, with a fee of {fee:.1%} {costs['total']:.2f}. Those who are excluded are paid as well."]}
     text = f'# Preregistration: {study.title}\n\nStudy `{study.name}`.\n' + ''.join(f'\n## {title}\n\n' + ''.join(f'- {line}\n' for line in lines) for title, lines in parts.items())
     if out: write_text(out, text)

@@ -167,5 +167,7 @@ def preview(
     with tempfile.TemporaryDirectory(prefix='tracenb-preview-') as temporary:
         opening = threading.Timer(1., webbrowser.open, [f'http://127.0.0.1:{port}/'])
         if browser: opening.start()
-        try: serve(preview_copy(folder, Path(temporary)/'study'), Path(temporary)/'answers.sqlite', port=port)
+        print(f'preview of {read_study(folder).name} at http://127.0.0.1:{port}/: nothing is kept; stop with Ctrl-C')
+        try: serve(preview_copy(folder, Path(temporary)/'study'), Path(temporary)/'answers.sqlite', port=port, say=lambda text: None)
+        except KeyboardInterrupt: pass
         finally: opening.cancel()
