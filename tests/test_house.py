@@ -20,7 +20,7 @@ EXPERIMENTS = sorted((NBS/'experiments').glob('*.ipynb'))
 FLOORS = [{'core', 'rows', 'simulate', 'matched', 'provenance'}, {'task', 'traces', 'chat', 'models', 'sentences', 'paper', 'prose', 'score', 'intervals', 'association', 'stats', 'dates'},
           {'cotempqa_sim', 'cotempqa', 'msmarco_sim', 'msmarco', 'babi_sim', 'babi_solve', 'babi', 'teacher', 'data', 'endpoint', 'batches', 'train', 'serve', 'generate', 'page', 'canvas', 'figures', 'study_figures', 'collect', 'design', 'answers', 'store', 'guard', 'participants', 'survey',
            'people', 'scales', 'contrasts', 'power', 'rating_figures', 'foreign', 'rating_page'},
-          {'stages', 'grids', 'folders', 'kernels', 'runs', 'engine', 'results', 'tables', 'claims', 'viewer', 'report', 'trace_types', 'ladder', 'published', 'audit', 'bench', 'ratings'}, {'cli_teacher', 'cli'}]
+          {'stages', 'grids', 'folders', 'kernels', 'runs', 'engine', 'results', 'tables', 'claims', 'viewer', 'report', 'trace_types', 'ladder', 'published', 'audit', 'bench', 'choice', 'questionnaire', 'preregister', 'ratings'}, {'cli_teacher', 'cli'}]
 
 
 def cells(path, kind='code'): return [c for c in json.loads(path.read_text())['cells'] if c['cell_type'] == kind]

@@ -19,7 +19,7 @@ def wheel(tmp_path_factory):
 @pytest.mark.slow
 def test_the_wheel_holds_library_command_and_experiments_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {'tracenb/core.py', 'tracenb/cli.py', 'tracenb/experiments/sft.ipynb', 'tracenb/experiments/report.ipynb'} <= set(names)
+    assert {'tracenb/core.py', 'tracenb/cli.py', 'tracenb/experiments/sft.ipynb', 'tracenb/experiments/report.ipynb', *(f'tracenb/survey_page/{n}' for n in ('index.html', 'survey.js', 'survey.css', 'wording.yaml'))} <= set(names)
     assert {n.split('/')[0].split('-')[0] for n in names} == {'tracenb'}
     entry = next(n for n in names if n.endswith('entry_points.txt'))
     assert 'tracenb = tracenb.cli:main' in zipfile.ZipFile(wheel).read(entry).decode()

@@ -120,8 +120,8 @@ class _Line:
 def csv_lines(
     rows: Iterable[dict]  # Of `answer_rows`
 ) -> Iterator[str]:
-    "The lines of a CSV file, header first."
-    write = csv.writer(_Line(), lineterminator='\n').writerow
+    "The lines of a CSV file (RFC 4180), header first."
+    write = csv.writer(_Line(), lineterminator='\r\n').writerow
     yield write(COLUMNS)
     for row in rows: yield write([guard(row[c]) for c in COLUMNS])
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
 from .core import Record, TracenbError, record, seeded
 from .provenance import PACKAGE
@@ -134,6 +134,7 @@ def _faults(s):
         if set(i.shown) != set(s.conditions): yield f"items: {i.id} is shown under {', '.join(i.shown)}", f"every item needs {', '.join(s.conditions)}"
     for c in s.checks:
         if c.right >= len(c.options): yield f'checks: {c.name}: right is {c.right}', f'count from 0: at most {len(c.options) - 1}'
+    if len({x.points for x in s.scales}) > 1: yield f'scales: of {sorted({x.points for x in s.scales})} points', 'use one number of points: scales are averaged'
     attention = sum(c.kind == 'attention' for c in s.checks)
     if s.attention_allowed > attention: yield f'attention_allowed: {s.attention_allowed} of {attention} checks', 'allow fewer'
     for key in {*s.texts} ^ {*TEXTS}:
@@ -164,7 +165,7 @@ def _demo_item(k):
     question = f'Where is the {thing}?' if asks_place else f'Who has the {thing}?'
     gold, wrong = (place, before) if asks_place else (who, other)
     answer, fact = (gold, context[2 if asks_place else 1]) if right else (wrong, context[1 if asks_place else 0])
-    long = (f'Okay, so I need to find out: {question.lower()} Let me read the text again. First, {context[0][0].lower()}{context[0][1:]} Hmm, that may or may not matter. Then {context[1]} '
+    long = (f'Okay, so I need to find out: {question.lower()} Let me read the text again. First: {context[0]} Hmm, that may or may not matter. Then {context[1]} '
             f'Wait, is that the last thing that happens to the {thing}? After that, {context[2]} And {context[3]} Let me double-check. I keep coming back to: {fact} '
             f'Hmm, but could it be otherwise? I do not see how. So the answer should be {answer}. Yes, I am fairly sure that it is {answer}.')
     traces = dict(decomposition=f'The question asks for {"a place" if asks_place else "a person"}.\nI need this sentence: "{fact}"', r1=long,
@@ -200,8 +201,11 @@ def as_record(
     row: dict,          # As YAML gives it: lists, no tuples
     where: str = ''     # Place named in errors
 ) -> Record:
-    "The record that a mapping describes. Raises `TracenbError`."
-    return cls.from_json(json.dumps(row, default=str), where)
+    "The record that a mapping describes. Raises `TracenbError` that names place and value."
+    try: return TypeAdapter(cls).validate_json(json.dumps(row, default=str))
+    except ValidationError as e:
+        bad = e.errors()[0]
+        raise TracenbError(f"{where}: {'.'.join(map(str, bad['loc']))}: {bad['msg']}, this is {str(bad['input'])[:60]!r}", 'mend this value') from None
 
 # %% ../nbs/17a_design.ipynb #export-trials
 def _chosen(study, number):

@@ -14,6 +14,7 @@ import math
 import time
 import traceback
 
+from fastapi import HTTPException
 from limits import parse
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
@@ -85,7 +86,9 @@ def _hasty(receive):
     async def hasty():
         nonlocal whole
         if whole: return await receive()
-        async with asyncio.timeout_at(until): message = await receive()
+        try:
+            async with asyncio.timeout_at(until): message = await receive()
+        except TimeoutError: raise HTTPException(408, 'the request took too long to arrive') from None
         whole = not message.get('more_body', False)
         return message
     return hasty

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CODES', 'PanelId', 'Text', 'State', 'WHY', 'Said', 'Token', 'SHORTEST', 'TYPES', 'read_private', 'read_page',
            'Closed', 'PanelIds', 'Entry', 'Answer', 'Here', 'Entered', 'Stored', 'Finished', 'Failure', 'failures',
-           'return_url', 'export_token', 'survey_app', 'serve']
+           'return_url', 'Form', 'export_token', 'survey_app', 'serve']
 
 # %% ../nbs/17_survey.ipynb #imports
 import hashlib
@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 from urllib.parse import quote
 
 import uvicorn
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Query
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -94,7 +94,7 @@ class PanelIds(Closed):
 class Entry(Closed): panel: PanelIds = PanelIds()
 
 class Answer(Closed):
-    values: Annotated[dict[Annotated[str, Field(pattern='^[a-z][a-z0-9_]{0,39}$')], StrictBool | StrictInt | StrictFloat | Text], Field(max_length=100)]
+    values: Annotated[dict[Annotated[str, Field(pattern='^[a-z][a-z0-9_]{0,39}$')], StrictBool | StrictInt | StrictFloat | Text], Field(max_length=100, json_schema_extra={'additionalProperties': False})]
     seconds: Annotated[float, Field(ge=0, le=10_000_000, allow_inf_nan=False)]
     attempt: Annotated[str, Field(pattern='^[A-Za-z0-9-]{8,64}$')]
 
@@ -132,7 +132,7 @@ class Failure(BaseModel):
     message: str
     problems: list[str] = []
 
-WHY = {400: 'The body cannot be read', 401: 'No token, or one that is not known', 403: 'The export is off', 404: 'No such step', 409: 'Not now: not due, stored already, or ended', 413: 'The body is too large',
+WHY = {400: 'The body cannot be read', 401: 'No token, or one that is not known', 403: 'The export is off', 404: 'No such step', 408: 'The body did not arrive in time', 409: 'Not now: not due, stored already, or ended', 413: 'The body is too large',
        422: 'Not valid', 429: 'Too many requests; see Retry-After', 503: 'Nothing was stored: send it again; see Retry-After'}
 
 def failures(*statuses: int) -> dict:
@@ -143,7 +143,7 @@ def _failure(status, error, message, headers=None, **more): return JSONResponse(
 
 def _handle(app):
     "Every error as JSON, in words that hold nothing of what was sent."
-    names = {400: 'unreadable', 404: 'unknown', 405: 'method', 413: 'large'}
+    names = {400: 'unreadable', 404: 'unknown', 405: 'method', 408: 'slow', 413: 'large'}
     @app.exception_handler(Refused)
     async def refused(request, e): return JSONResponse(e.body, e.status, {'WWW-Authenticate': 'Bearer'} if e.status == 401 else None)
     @app.exception_handler(Unavailable)
@@ -189,7 +189,7 @@ def _participants(app, store, codes):
     "The routes that participants use."
     study, ask = store.study, lambda work, *args: wrap_future(store.submit(work, store, *args))
 
-    @app.post('/api/enter', response_model_exclude_unset=True, responses=failures(400, 413, 422))
+    @app.post('/api/enter', response_model_exclude_unset=True, responses=failures(400, 408, 413, 422))
     async def enter_study(entry: Entry) -> Entered:
         "Take part, or come back: with a PROLIFIC_PID that was here before, where that person was. If there is no place, `state` is 'full', and there is no token."
         panel = entry.panel.model_dump(exclude_none=True)
@@ -206,7 +206,7 @@ def _participants(app, store, codes):
         "What the page shows at a step that is done or next."
         return await ask(page, token, step)
 
-    @app.put('/api/answers/{step}', response_model_exclude_unset=True, responses=failures(400, 401, 404, 409, 413, 422))
+    @app.put('/api/answers/{step}', response_model_exclude_unset=True, responses=failures(400, 401, 404, 408, 409, 413, 422))
     async def store_answer(step: str, given: Answer, token: Token) -> Stored:
         "Store the values of one step. It is on disk when this answers; the same request again gets the same answer."
         return await ask(answer, token, step, given.values, given.seconds, given.attempt)
@@ -219,18 +219,20 @@ def _participants(app, store, codes):
 # %% ../nbs/17_survey.ipynb #export-lab
 SHORTEST = 32  # Characters of an export token
 
+class Form(Closed): form: Literal['csv', 'jsonl'] = 'csv'
+
 def _researchers(app, store, secret):
     "The export, and a sign of life."
     @app.get('/api/export', response_class=StreamingResponse, responses=failures(401, 403, 422) | {200: {'description': 'One row for each stored value', 'content': {'text/csv': {'schema': {'type': 'string'}}, 'application/x-ndjson': {'schema': {'type': 'string'}}}}})
-    async def export_answers(said: Annotated[Said, Depends(_lab)], form: Literal['csv', 'jsonl'] = 'csv'):
+    async def export_answers(said: Annotated[Said, Depends(_lab)], asked: Annotated[Form, Query()]):
         "All answers, as `read_answers` reads them."
         if not secret: raise Refused(403, 'off', 'the export is off: the server was started without TRACENB_STUDY_TOKEN')
         if not said or not hmac.compare_digest(*(hashlib.sha256(t.encode()).digest() for t in (said.credentials, secret))): raise Refused(401, 'token', 'this is not the token of the export')
         await wrap_future(store.submit(store.sweep))
-        lines, kind = (csv_lines, 'text/csv') if form == 'csv' else (json_lines, 'application/x-ndjson')
+        lines, kind = (csv_lines, 'text/csv') if asked.form == 'csv' else (json_lines, 'application/x-ndjson')
         def whole():
             with closing(open_answers(store.path)) as db: yield from lines(answer_rows(db))
-        return StreamingResponse(whole(), media_type=kind, headers={'Content-Disposition': f'attachment; filename="{store.study.name}.{form}"'})
+        return StreamingResponse(whole(), media_type=kind, headers={'Content-Disposition': f'attachment; filename="{store.study.name}.{asked.form}"'})
 
     @app.get('/healthz', responses=failures())
     async def healthy() -> dict[str, str]:
@@ -268,7 +270,7 @@ def survey_app(
         yield
         store.close()
     quiet = dict.fromkeys(('tracing', 'metrics', 'logs', 'operation_spans', 'auto_configure'), False)  # nobody watches participants
-    app = FastAPI(title=f'Study {store.study.name}', version=str(store.study.version), lifespan=life, docs_url=None, redoc_url=None, max_body_size=LARGEST, telemetry=quiet)
+    app = FastAPI(title=f'Study {store.study.name}', version=str(store.study.version), lifespan=life, docs_url=None, redoc_url=None, redirect_slashes=False, max_body_size=LARGEST, telemetry=quiet)
     _handle(app)
     _participants(app, store, codes)
     _researchers(app, store, secret)

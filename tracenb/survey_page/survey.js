@@ -7,6 +7,7 @@ const SAY = {
   context: 'Show the text that the model was given', again: 'Read the instructions again', back: 'Return to the panel', reload: 'Load the page again', copy: 'Copy',
   saving: 'Saving…', loading: 'Loading…', unsaved: 'Not saved yet: no connection. Your answer is kept in this browser and is sent again by itself.',
   offline: 'No connection. The page goes on by itself as soon as there is one.', noBack: 'Pages that were sent cannot be changed. You are where you were, and nothing is lost.',
+  idle: 'You can wait here, or close this page and open it again later from the same link: it goes on where you were.',
   missing: n => n === 1 ? 'One answer is missing.' : `${n} answers are missing.`, missingHere: 'Please choose an option.', missingText: 'Please write an answer.',
   wrong: left => `Not every answer was right. Please read the instructions again and correct your answers. You have ${left === 1 ? 'one more try' : `${left} more tries`}.`,
   notTaken: 'The answer could not be taken: ', code: 'Your completion code', optional: '(optional)',
@@ -76,6 +77,11 @@ const pause = seconds => new Promise(done => { const timer = setTimeout(done, 10
 
 function say(text, retry = false) { if ($('said').textContent !== text) $('said').textContent = text; $('status').hidden = !text; $('retry').hidden = !retry; }
 
+function idle() {  // No blank page while waiting
+  const content = $('jspsych-content');
+  if (content && !content.hasChildNodes()) content.append(make('p', {class: 'idle'}, SAY.idle));
+}
+
 async function ask(method, path, body) {  // Until the server has answered; `Refused` where it says no
   const busy = setTimeout(() => say(body ? SAY.saving : SAY.loading), 700);
   try {
@@ -90,6 +96,7 @@ async function ask(method, path, body) {  // Until the server has answered; `Ref
       if (response?.ok && said) { say(''); return said; }
       if (response && response.status < 500 && response.status !== 429 && !response.ok) { say(''); throw new Refused(response.status, said); }
       say(method === 'PUT' ? SAY.unsaved : SAY.offline, true);
+      idle();
       await pause(Number(response?.headers.get('Retry-After')) || Math.min(30, 2 ** tries) * (.5 + Math.random()));
     }
   } finally { clearTimeout(busy); }
@@ -120,6 +127,7 @@ let page = null;    // what the server told about the step
 let texts = {};     // of the study
 let note = '';      // shown above the step: why it is asked again
 let state = 'active';
+const done = new Set();  // steps that are stored
 
 function head(title) {
   const h = make('h1', {tabindex: '-1', id: 'heading'}, title);
@@ -241,8 +249,8 @@ function show(step, part, dress) {  // What every step does once its plug-in has
   clock.start(shelf.draft(step).seconds);
   if (form) watchForm(form, step, part);
   const buttons = content.querySelectorAll('.jspsych-btn');
-  for (const b of buttons) b.disabled = true;  // the second half of a double click on the page before
-  setTimeout(() => { for (const b of buttons) b.disabled = false; }, 350);
+  for (const b of buttons) b.disabled = true;  // a second tap may be meant for the page before
+  setTimeout(() => { for (const b of buttons) b.disabled = false; }, 200);
   $('survey').removeAttribute('tabindex');
   scrollTo(0, 0);
   $('heading').focus({preventScroll: true});
@@ -310,8 +318,8 @@ function node(step) {  // Load, show, save; once more where the server asks for 
     try { said = await ask('PUT', `api/answers/${encodeURIComponent(step)}`, {values: draft.values, seconds: draft.seconds, attempt: draft.attempt}); }
     catch (e) {
       if (!(e instanceof Refused)) throw e;
-      if (e.status === 409 && e.body?.error === 'stored') said = await ask('GET', 'api/me');  // another tab was first
-      else if (e.status === 422) { note = SAY.notTaken + e.message; again = true; Object.assign(draft, {sent: false, attempt: uuid()}); shelf.save(); return; }
+      if (e.status === 409 && e.body?.error === 'stored') (said = await ask('GET', 'api/me')).done.forEach(s => done.add(s));  // another tab was first
+      else if (e.status === 422) { note = SAY.notTaken + (e.body?.problems || [e.message]).join('; '); again = true; Object.assign(draft, {sent: false, attempt: uuid()}); shelf.save(); return; }
       else throw e;
     }
     state = said.state;
@@ -319,7 +327,7 @@ function node(step) {  // Load, show, save; once more where the server asks for 
     if (said.right === false && state === 'active') { note = SAY.wrong(said.left); again = true; }
   };
   return {timeline: [wait(load), {timeline: asked(step, kind, collect), conditional_function: () => !shelf.draft(step).sent}, wait(save)],
-          conditional_function: () => state === 'active', loop_function: () => again};
+          conditional_function: () => state === 'active' && !done.has(step), loop_function: () => again};
 }
 
 // --- the end
@@ -354,7 +362,7 @@ function trouble(error) {
   console.warn(error);
   const reload = make('button', {type: 'button', class: 'jspsych-btn'}, SAY.reload);
   reload.addEventListener('click', () => location.reload());
-  closing(document.title, make('p', {}, error?.status === 409 ? SAY.stale : SAY.trouble), make('p', {}, reload));
+  closing(document.title, make('p', {}, error?.status === 409 ? SAY.stale : error?.body?.error === 'panel' ? error.message : SAY.trouble), make('p', {}, reload));
 }
 
 // --- reload, back, tabs, network
@@ -362,6 +370,9 @@ function trouble(error) {
 history.pushState({survey: true}, '');
 addEventListener('popstate', () => { history.pushState({survey: true}, ''); say(SAY.noBack); });
 addEventListener('online', () => wake());
+addEventListener('click', event => {  // the second half of a double click
+  if (event.detail > 1 && event.target.closest?.('.jspsych-btn')) { event.preventDefault(); event.stopImmediatePropagation(); }
+}, true);
 $('retry').addEventListener('click', () => wake());
 $('again').addEventListener('click', () => { shelf.forget(); location.reload(); });
 document.addEventListener('visibilitychange', () => clock.turn());
@@ -377,7 +388,8 @@ async function main() {
   texts = me.texts || {};
   state = me.state;
   if (state === 'full' && !shelf.held.token) return ending(me);
-  const left = (me.steps || []).filter(step => !me.done.includes(step));
+  me.done?.forEach(step => done.add(step));
+  const left = (me.steps || []).filter(step => !done.has(step));
   if (state === 'active' && left.length) await jsPsych.run(left.map(node));
   if (state === 'expired') return location.reload();
   ending(await ask('POST', 'api/finish', {}));
