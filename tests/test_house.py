@@ -17,10 +17,11 @@ EVERY = sorted(p for p in NBS.rglob('*.ipynb') if '.ipynb_checkpoints' not in p.
 EXPERIMENTS = sorted((NBS/'experiments').glob('*.ipynb'))
 
 # Floors of the house, lowest first; a room imports rooms of lower floors, or of its own floor if they come before it in the notebooks' order.
-FLOORS = [{'core', 'rows', 'simulate', 'matched', 'provenance'}, {'task', 'traces', 'chat', 'models', 'sentences', 'paper', 'prose', 'score', 'intervals', 'association', 'stats', 'dates'},
-          {'cotempqa_sim', 'cotempqa', 'msmarco_sim', 'msmarco', 'babi_sim', 'babi_solve', 'babi', 'teacher', 'data', 'endpoint', 'batches', 'train', 'serve', 'generate', 'page', 'canvas', 'figures', 'study_figures', 'collect', 'design', 'answers', 'store', 'guard', 'participants', 'survey',
-           'people', 'scales', 'contrasts', 'power', 'rating_figures', 'foreign', 'rating_page'},
-          {'stages', 'grids', 'folders', 'kernels', 'runs', 'engine', 'results', 'tables', 'claims', 'viewer', 'report', 'trace_types', 'ladder', 'published', 'audit', 'bench', 'choice', 'questionnaire', 'preregister', 'ratings'}, {'cli_teacher', 'cli'}]
+FLOORS = [{'core', 'rows', 'simulate', 'matched', 'provenance', 'markup', 'npm'},
+          {'task', 'traces', 'chat', 'models', 'sentences', 'paper', 'prose', 'score', 'intervals', 'association', 'stats', 'dates'},
+          {'cotempqa_sim', 'cotempqa', 'msmarco_sim', 'msmarco', 'babi_sim', 'babi_solve', 'babi', 'teacher', 'data', 'endpoint', 'batches', 'train', 'serve', 'generate', 'page', 'canvas', 'figures', 'study_figures', 'collect', 'design', 'answers', 'store', 'guard', 'participants', 'survey', 'people', 'scales', 'contrasts', 'power', 'rating_figures', 'foreign', 'rating_page', 'rehearsal', 'display'},
+          {'stages', 'grids', 'folders', 'kernels', 'runs', 'engine', 'results', 'tables', 'claims', 'viewer', 'report', 'trace_types', 'ladder', 'published', 'audit', 'bench', 'ratings', 'choice', 'questionnaire', 'preregister', 'explore'},
+          {'cli_teacher', 'cli_study', 'cli', 'docs'}]
 
 
 def cells(path, kind='code'): return [c for c in json.loads(path.read_text())['cells'] if c['cell_type'] == kind]
@@ -106,6 +107,19 @@ def test_committed_outputs_hold_no_errors_and_no_machine_paths():
                 assert o['output_type'] != 'error', p.name
                 text = ''.join(o.get('text', '')) + json.dumps(o.get('data', {}).get('text/plain', ''))
                 assert not re.search(r'/(home|root|tmp|work|Users)/', text), f'{p.name}: {text[:200]}'
+
+
+def test_notebooks_are_stored_as_they_diff_best():
+    "Ids that stay, no counts of executions, no widgets without their kernel, no state of an editor."
+    for p in EVERY:
+        notebook = json.loads(p.read_text())
+        ids = [c['id'] for c in notebook['cells']]
+        assert len(set(ids)) == len(ids) and notebook['nbformat_minor'] >= 5 and set(notebook['metadata']) <= {'kernelspec'}, p.name
+        for c in notebook['cells']:
+            assert set(c['metadata']) <= {'tags'} and c.get('execution_count') is None, f"{p.name}: {c['id']}"
+            for o in c.get('outputs', ()):
+                assert o.get('execution_count') is None and not o.get('metadata'), f"{p.name}: {c['id']}"
+                assert not any('widget' in kind for kind in o.get('data', {})), f"{p.name}: {c['id']}: store it with tests/execute.py, which keeps the HTML"
 
 
 # --- the files around the library say the same thing

@@ -3,7 +3,7 @@ import pytest
 from conftest import ROOT
 from execute import run
 
-NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts and p.parent.name != 'experiments')
+NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts and p.parent.name not in ('experiments', 'tutorials'))  # these have tests of their own
 
 
 @pytest.mark.slow

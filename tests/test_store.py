@@ -273,10 +273,15 @@ def test_a_file_belongs_to_one_study_one_key_one_process(path, tmp_path):
     with pytest.raises(TracenbError, match='another key'): Store(path, STUDY, b'l' * 32)
     with opened(path): pass
     with closing(sqlite3.connect(tmp_path/'other.db')) as db: db.execute('CREATE TABLE notes (x)')
+    before = (tmp_path/'other.db').read_bytes()
     with pytest.raises(TracenbError, match='something else'): Store(tmp_path/'other.db', STUDY, KEY)
+    assert (tmp_path/'other.db').read_bytes() == before
     (tmp_path/'text').write_text('These are notes. ' * 99)
     with pytest.raises(TracenbError, match='not a database'): Store(tmp_path/'text', STUDY, KEY)
     assert (tmp_path/'text').read_text() == 'These are notes. ' * 99
+    with pytest.raises(TracenbError, match='name a file with --db|name another file'): Store(tmp_path/'text'/'a.sqlite', STUDY, KEY)
+    with pytest.raises(TracenbError, match='name another file'): Store(tmp_path, STUDY, KEY)
+    with opened(path): pass  # every refusal gave the lock back
 
 
 def test_a_copy_is_made_while_answers_come_and_can_be_served(path, tmp_path):

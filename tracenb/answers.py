@@ -28,6 +28,7 @@ SCHEMA = f'''
 PRAGMA application_id = {APPLICATION};
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE participants (number INTEGER PRIMARY KEY, person TEXT UNIQUE, panel TEXT NOT NULL, condition TEXT NOT NULL, state TEXT NOT NULL, simulated INTEGER NOT NULL, entered REAL NOT NULL, seen REAL NOT NULL);
+CREATE INDEX places ON participants (state, seen);
 CREATE TABLE tokens (hash TEXT PRIMARY KEY, number INTEGER NOT NULL REFERENCES participants) WITHOUT ROWID;
 CREATE TABLE answers (number INTEGER NOT NULL REFERENCES participants, step TEXT NOT NULL, nth INTEGER NOT NULL, attempt TEXT NOT NULL, sent TEXT NOT NULL, passed INTEGER NOT NULL, stored REAL NOT NULL, reply TEXT NOT NULL,
     PRIMARY KEY (number, step, nth)) WITHOUT ROWID;

@@ -7,11 +7,11 @@ __all__ = ['SYSTEM', 'TEMPLATES', 'TURN_ENDS', 'completion_text', 'render', 'Enc
            'show_mask', 'split_text', 'read_label', 'read_facts', 'parse']
 
 # %% ../nbs/07_chat.ipynb #9a727679
-import html
 import re
 from dataclasses import dataclass
 
 from .core import ChatExample, Example, Generation, Response, Trace, TracenbError, normalise
+from .markup import block, escaped
 from .task import Task, read_list
 
 # %% ../nbs/07_chat.ipynb #2d549e1d
@@ -91,9 +91,11 @@ class MaskView:
     loss_mask: tuple[bool, ...]   # True where the loss is computed
 
     def _repr_html_(self) -> str:
-        styles = {True: 'background:#b7e1cd;color:#111;', False: 'opacity:.65;'}
-        spans = (f'<span style="{styles[m]}border-right:1px solid #8886">{html.escape(t)}</span>' for t, m in zip(self.tokens, self.loss_mask))
-        return f'<div style="font-family:monospace;white-space:pre-wrap">{"".join(spans)}</div>'
+        return block(self._html())
+
+    def _html(self) -> str:
+        spans = (f'<span class="{"tnb-right" if m else "tnb-unlearnt"}">{escaped(t)}</span>' for t, m in zip(self.tokens, self.loss_mask))
+        return f'<p class="tnb-note">{sum(self.loss_mask)} of {len(self.tokens)} tokens are trained on: underlined</p><div class="tnb-mask">{"".join(spans)}</div>'
 
     def __repr__(self) -> str:
         text = ''.join(('[' if m else '') + t if m != before else t for t, m, before in zip(self.tokens, self.loss_mask, (False, *self.loss_mask)))

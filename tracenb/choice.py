@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field
 
+from . import babi, cotempqa, msmarco  # each registers its task
 from .chat import split_text
 from .core import Example, Generation, Record, Score, TracenbError, lookup, read_jsonl, record, seeded
 from .design import Check, Free, Item, Name, Panel, Question, Scale, Shown, Study, as_record, demo_study, fill, wording

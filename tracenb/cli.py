@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
+from .cli_study import study
 from .cli_teacher import Source, teacher
 from .core import TracenbError
 
@@ -86,6 +87,7 @@ def verify(
 _data = typer.Typer(no_args_is_help=True, help='Show and export examples, decompositions and fine-tuning rows.')
 app.add_typer(_data, name='data')
 app.add_typer(teacher)
+app.add_typer(study)
 
 Dataset = Annotated[str, typer.Argument(help="'cotempqa', 'msmarco', 'babi', or the dotted module of your own.")]
 Seed = Annotated[int, typer.Option(help='Draws what a condition draws.')]

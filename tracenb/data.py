@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import tempfile
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ import pandas as pd
 from . import __version__
 from .chat import render
 from .core import Example, Trace, TracenbError, atomic_path, lookup, write_jsonl, write_text
+from .markup import wrapped
 from .rows import Sieve, read_rows
 from .task import Task, check_examples
 from .traces import build_traces, count_words, get_condition, shortfall
@@ -67,11 +67,6 @@ def describe(
     return pd.DataFrame([_summary(g, len(rows)) for g in groups], index=pd.Index([*labels, 'all'], name='label'))
 
 # %% ../nbs/08a_data.ipynb #c9cac3c2
-def _wrapped(text, first, rest):
-    "`text` in lines, the first after `first`, the others after `rest` spaces."
-    text = ''.join(c if c.isprintable() else ' ' for c in text)
-    return textwrap.fill(text, 110, initial_indent=first, subsequent_indent=' ' * rest, break_long_words=False, break_on_hyphens=False) or first.rstrip()
-
 def show_example(
     task: Task,        # Wording
     example: Example,  # What to show
@@ -79,10 +74,10 @@ def show_example(
 ) -> str:
     "One example as readable text: numbered context with gold facts marked `*`, question, answers, label, trace."
     steps = task.decompose(example)
-    context = [_wrapped(c, f"{'*' if i in steps.facts else ' '} {i:>3}  ", 7) for i, c in enumerate(example.context)]
+    context = [wrapped(c, f"{'*' if i in steps.facts else ' '} {i:>3}  ", 7) for i, c in enumerate(example.context)]
     parts = dict(question=example.question, answers=task.write_answers(example.answers), label=steps.label)
-    told = [_wrapped(line, '  ', 2) for line in trace.text.splitlines()] or ['  none']
-    asked = [_wrapped(v, f'{k}: ', 2) for k, v in parts.items()]
+    told = [wrapped(line, '  ', 2) for line in trace.text.splitlines()] or ['  none']
+    asked = [wrapped(v, f'{k}: ', 2) for k, v in parts.items()]
     return '\n'.join([f'--- {example.id} ({example.split})', *context, *asked, f'trace, {trace.condition}:', *told])
 
 # %% ../nbs/08a_data.ipynb #6da0f5a1

@@ -8,7 +8,8 @@ __all__ = ['GenerateConfig', 'plan_prompts', 'stop_ids', 'pad_left', 'pick', 'de
 
 # %% ../nbs/10_generate.ipynb #78ac872c
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -87,7 +88,8 @@ def decode(
     ids: torch.Tensor,    # (rows, tokens), padded on the left
     mask: torch.Tensor,   # Same shape, 0 on padding
     stops: list[int],     # Tokens that end an answer
-    config: GenerateConfig
+    config: GenerateConfig,
+    watch: Callable | None = None  # Called after every step with the new tokens of each row so far
 ) -> list[list[int]]:
     "The new tokens of each row, its end token included."
     from transformers import DynamicCache
@@ -97,6 +99,7 @@ def decode(
         out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
         new = pick(out.logits[:, -1], config)
         for row, token in zip(live.tolist(), new.tolist()): rows[row].append(token)
+        if watch: watch(rows)
         on = (~torch.isin(new, ends)).nonzero()[:, 0]
         if len(on) == 0: break
         if len(on) < len(new): cache.batch_select_indices(on)
@@ -108,13 +111,14 @@ def generate_batch(
     model, tokenizer,
     prompts: list[Encoded],  # That all fit
     config: GenerateConfig,  # How
-    seed: int                # Of the sampling, together with the prompts' ids
+    seed: int,               # Of the sampling, together with the prompts' ids
+    watch: Callable | None = None  # As in `decode`
 ) -> list[Generation]:
     "One `Generation` a prompt."
     stops, batch = stop_ids(model, tokenizer), pad_left(prompts, tokenizer.pad_token_id)
     with torch.random.fork_rng():
         torch.manual_seed(seeded(seed, 'generate', *(p.id for p in prompts)).getrandbits(63))
-        rows = decode(model, batch['input_ids'].to(model.device), batch['attention_mask'].to(model.device), stops, config)
+        rows = decode(model, batch['input_ids'].to(model.device), batch['attention_mask'].to(model.device), stops, config, watch)
     return [Generation(id=p.id, text=tokenizer.decode(row, skip_special_tokens=True), n_tokens=len(row),
                        finish_reason='stop' if row[-1] in stops else 'length') for p, row in zip(prompts, rows)]
 
@@ -134,10 +138,10 @@ def resume_point(
     write_jsonl(path, rows[:kept])
     return rows[:kept], n
 
-def _batches(model, tokenizer, batches, config, seed) -> Iterator[list[Generation]]:
+def _batches(model, tokenizer, batches, config, seed, watch=None) -> Iterator[list[Generation]]:
     "Generate batch after batch."
     with dequantised(model, unpacking_pays(model)), memory_errors('generating', 'lower batch_size or max_new_tokens'):
-        for batch in batches: yield generate_batch(model.eval(), tokenizer, batch, config, seed)
+        for batch in batches: yield generate_batch(model.eval(), tokenizer, batch, config, seed, watch)
 
 # %% ../nbs/10_generate.ipynb #44190eed
 def generate(
@@ -145,7 +149,8 @@ def generate(
     prompts: list[Encoded],    # Prompts with the generation prompt added
     config: GenerateConfig,    # How
     seed: int = 0,             # Of sampling
-    path: str | Path | None = None  # JSON lines, appended batch by batch; an existing file is continued. None = keep in memory
+    path: str | Path | None = None,  # JSON lines, appended batch by batch; an existing file is continued. None = keep in memory
+    watch: Callable | None = None   # As in `decode`
 ) -> list[Generation]:
     "What the model writes for each prompt, in the order of `prompts`. Prompts that do not fit get the finish reason 'too_long'."
     limit = min(config.check().max_length or 10**9, getattr(model.config, 'max_position_embeddings', None) or 10**9)
@@ -160,7 +165,8 @@ def generate(
 
     if long and n == 0: keep([Generation(id=p.id, text='', n_tokens=0, finish_reason='too_long') for p in long])
     with progress(len(prompts), 'generate', len(done)) as bar:
-        for new in _batches(model, tokenizer, batches[first:], config, seed):
-            keep(new)
-            bar.update(len(new))
+        with closing(_batches(model, tokenizer, batches[first:], config, seed, watch)) as made:  # interrupted, it puts the model right at once
+            for new in made:
+                keep(new)
+                bar.update(len(new))
     return [done[p.id] for p in prompts]

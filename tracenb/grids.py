@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from .core import Record, TracenbError, lookup, record
+from .markup import escaped, folded, table, value, wrapped
 from .stages import Run, make_run
 
 # %% ../nbs/14b_grids.ipynb #60ae3b26
@@ -25,6 +26,13 @@ class Grid(Record):
     runs: tuple[Run, ...]    # In the order of the file: seed by seed, so that a stopped grid has whole seeds
     retries: int = 0         # How often a failing run is tried again
     about: str = ''          # The question, for readers
+
+    def _html(self) -> str:
+        axes = ((plural, dict.fromkeys(getattr(r, field) for r in self.runs)) for plural, field in AXES.items())
+        return (f'<p><b>{escaped(self.name)}</b>: {escaped(self.about)}</p>' + table([plural, value(tuple(values))] for plural, values in axes)
+                + folded(f'{len(self.runs)} runs', table(([str(k), escaped(r.name)] for k, r in enumerate(self.runs, 1)))))
+
+    def __str__(self) -> str: return '\n'.join([f'--- {self.name}: {len(self.runs)} runs', wrapped(self.about, '', 0), *(r.name for r in self.runs)])
 
 AXES = {'datasets': 'dataset', 'models': 'model', 'conditions': 'condition', 'seeds': 'seed'}  # Key of the file -> field of `Run`
 KEYS = {'about': str, **dict.fromkeys(AXES, list), 'settings': dict, 'overrides': dict, 'exclude': list, 'retries': int}

@@ -94,7 +94,7 @@ async def participate(
     url: str,                # Of the server
     answer: Callable[[str, dict, int], dict | None],  # (step, page, number) -> values; None = drops out here
     number: int = 1,         # Tells simulated people apart
-    pause: float = 0.,       # Mean seconds spent on a step, really waited, exponentially distributed
+    pause: float = 0.,       # Mean seconds before entering and on each step, really waited, exponentially distributed
     seconds: Callable[[str, int], float] = lambda step, number: 12.,  # (step, number) -> seconds that are reported
     patience: float = 60.,   # Seconds for which a request is tried again
     heard: Callable[[], None] = lambda: None  # Called at each acknowledged answer
@@ -102,6 +102,7 @@ async def participate(
     "Walk through a study as a simulated participant. Raises `TracenbError` if the server refuses what it asked for, or does not answer."
     async with httpx.AsyncClient(base_url=url, verify=_tls(), trust_env=False, timeout=20) as client:
         talk, stored, code = _Talk(client, patience), [], None
+        if pause: await asyncio.sleep(random.expovariate(1 / pause))
         here = await talk.ask('POST', '/api/enter', json={'panel': {'PROLIFIC_PID': f'simulated-{number}', 'simulated': True}})
         done = lambda state: Walk(number=number, token=here.get('token', ''), state=state, code=code, stored=tuple(stored), times=tuple(talk.times), retries=talk.retries)
         if not here.get('token'): return done(here['state'])
@@ -198,9 +199,10 @@ async def load_test(
     folder: str | Path,  # Of a built study with room for `n` participants
     n: int = 200,        # Participants at once
     kills: int = 0,      # How often the server is killed meanwhile
-    pause: float = 0.,   # Mean seconds that each waits before an answer
+    pause: float = 0.,   # Mean seconds that each waits before entering and before each answer
     answer: Callable | None = None,  # As in `participate`; None = `attentive`
-    db: str | Path | None = None     # Where the answers go; None = nowhere that stays
+    db: str | Path | None = None,    # Where the answers go; None = nowhere that stays
+    seconds: Callable[[str, int], float] = lambda step, number: 12.  # As in `participate`
 ) -> dict:
     "Figures of one run: n, requests, per_second, milliseconds p50 p95 p99 slowest, `p99` by route, retries, kills, states, what `compare` says, and the machine's load before."
     study, load, heard = read_study(folder), os.getloadavg()[0], [0]
@@ -209,7 +211,7 @@ async def load_test(
         db = db or Path(tmp)/'study.sqlite'
         with LocalServer(folder, db) as server:
             began = time.monotonic()
-            people = [asyncio.create_task(participate(server.url, answer or attentive(study), number, pause, heard=hear)) for number in range(1, n + 1)]
+            people = [asyncio.create_task(participate(server.url, answer or attentive(study), number, pause, seconds, heard=hear)) for number in range(1, n + 1)]
             for k in range(1, kills + 1):
                 while heard[0] < k * n * study.trials / (kills + 1) and not all(p.done() for p in people): await asyncio.sleep(0.01)
                 await asyncio.to_thread(server.kill)

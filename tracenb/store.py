@@ -135,19 +135,26 @@ def next_number(
     return min(free, key=lambda n: (by_hand[n % hands], by_row[n % period], n))
 
 # %% ../nbs/17c_store.ipynb #export-open
-def _connect(path):
-    "The file, made where it is not there, for its owner alone."
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    db = sqlite3.connect(path, timeout=2, isolation_level=None, check_same_thread=False)
-    for setting in ('journal_mode = WAL', 'synchronous = FULL', 'foreign_keys = ON', 'trusted_schema = OFF'): db.execute(f'PRAGMA {setting}')
-    return db
+def _connect(path, study, key):
+    "The file of this study, made where it is not there, for its owner alone."
+    db = None
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        db = sqlite3.connect(path, timeout=2, isolation_level=None, check_same_thread=False)
+        new, whose = not db.execute('SELECT 1 FROM sqlite_schema').fetchone(), db.execute('PRAGMA application_id').fetchone()[0]
+        if not new and whose != APPLICATION: raise TracenbError(f'{path}: a database of something else', 'name another file with --db')
+        for setting in ('journal_mode = WAL', 'synchronous = FULL', 'foreign_keys = ON', 'trusted_schema = OFF'): db.execute(f'PRAGMA {setting}')
+        _claim(db, path, study, key)
+        return db
+    except (OSError, sqlite3.Error, TracenbError) as e:
+        if db: db.close()
+        raise e if isinstance(e, TracenbError) else TracenbError(f'{path}: {e}', 'name another file with --db') from None
 
 def _claim(db, path, study, key):
     "Make an empty file this study's, or see that it is."
     if not db.execute('SELECT 1 FROM sqlite_schema').fetchone():
         rows = f"INSERT INTO meta VALUES ('study', {_quoted(study.to_json())}), ('key', '{hashed(key, 'key', '')}');"
         db.executescript(f'BEGIN; {SCHEMA} {rows} COMMIT;')
-    if db.execute('PRAGMA application_id').fetchone()[0] != APPLICATION: raise TracenbError(f'{path}: a database of something else', 'name another file with --db')
     meta = dict(db.execute('SELECT name, value FROM meta'))
     if Study.from_json(meta['study']) != study: raise TracenbError(f'{path}: holds answers to another study than {study.name} as it stands here', 'name another file with --db, or put the study folder back as it was')
     if meta['key'] != hashed(key, 'key', ''): raise TracenbError(f'{path}: the ids of its participants were hashed with another key', "put the study's private.json back as it was when the file was made; its key is part of it")
@@ -167,12 +174,11 @@ class Store:
         self.lock = FileLock(f'{path}.lock', timeout=0, mode=0o600)
         try: self.lock.acquire()
         except Timeout: raise TracenbError(f'{path}: is being served by another process', 'end that one first, or name another file with --db') from None
-        try:
-            self.db = _connect(self.path)
-            _claim(self.db, path, study, key)
-        except (sqlite3.Error, TracenbError) as e:
+        except OSError as e: raise TracenbError(f'{path}: {e.strerror or e}', 'name a file with --db in a folder that is there and can be written') from None
+        try: self.db = _connect(self.path, study, key)
+        except BaseException:
             self.lock.release()
-            raise e if isinstance(e, TracenbError) else TracenbError(f'{path}: {e}', 'name another file with --db') from None
+            raise
         self.plan = lru_cache(4096)(lambda number, group: plan(study, number, group))
         self.writer = Writer(self.db)
         self.submit = self.writer.submit

@@ -34,7 +34,7 @@ from starlette.exceptions import HTTPException
 from .answers import answer_rows, csv_lines, json_lines, open_answers, private_path
 from .core import TracenbError, lookup
 from .design import Study, read_study
-from .guard import LARGEST, Guard, Rates
+from .guard import LARGEST, Guard, Rates, log
 from .store import Refused, Store, Unavailable, answer, enter, finish, me, page
 
 # %% ../nbs/17_survey.ipynb #export-private
@@ -147,7 +147,9 @@ def _handle(app):
     @app.exception_handler(Refused)
     async def refused(request, e): return JSONResponse(e.body, e.status, {'WWW-Authenticate': 'Bearer'} if e.status == 401 else None)
     @app.exception_handler(Unavailable)
-    async def unavailable(request, e): return _failure(503, 'busy', 'nothing was stored; please try again', {'Retry-After': '2'})
+    async def unavailable(request, e):
+        log.error('not stored: %s', e)  # in SQLite's words: the disk is full, the file is locked
+        return _failure(503, 'busy', 'nothing was stored; please try again', {'Retry-After': '2'})
     @app.exception_handler(HTTPException)
     async def http(request, e): return _failure(e.status_code, names.get(e.status_code, 'http'), e.detail, e.headers)
     @app.exception_handler(RequestValidationError)
@@ -281,7 +283,7 @@ def survey_app(
 # %% ../nbs/17_survey.ipynb #export-serve
 def _socket(host, port):
     "A socket that listens. Raises `TracenbError` if the port is taken."
-    sock = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET)
+    sock = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # said, so that asyncio sends small replies without delay
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try: sock.bind((host, port))
     except OSError as e:
@@ -311,6 +313,6 @@ def serve(
     say(f'export: {address}api/export with your TRACENB_STUDY_TOKEN' if secret else 'no export over HTTP: TRACENB_STUDY_TOKEN is not set')
     if host not in ('127.0.0.1', '::1', 'localhost') and not proxy: say('this is plain HTTP: on the open internet put a proxy with TLS in front and name its address as `proxy`')
     logging.basicConfig(format='%(asctime)s %(levelname)s %(message)s')
-    logging.getLogger('tracenb.survey').setLevel(logging.INFO)
+    log.setLevel(logging.INFO)
     uvicorn.Server(uvicorn.Config(app, log_config=None, log_level='warning', access_log=False, server_header=False, ws='none', proxy_headers=bool(proxy), forwarded_allow_ips=proxy or None,
                                   timeout_graceful_shutdown=10, timeout_keep_alive=30)).run(sockets=[sock])

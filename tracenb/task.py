@@ -12,7 +12,8 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from .core import Example, Record, Steps, TracenbError, lookup, record, seeded
+from .core import RULES, Example, Record, Steps, TracenbError, lookup, record, seeded
+from .markup import block, escaped, table, value
 from .matched import match, read_traces
 from .paper import PaperRules
 
@@ -59,6 +60,10 @@ class Task:
     paper: PaperRules | None = None          # What the paper does its own way
     licence: str = ''                        # What is known of the terms of its official files
 
+    def _repr_html_(self) -> str:
+        parts = dict(labels=self.labels, prompt=self.prompt_text, label_sentence=self.label_sentence, facts_sentence=self.facts_sentence, scorers=self.scorers, licence=self.licence)
+        return block(f'<p>data set <b>{escaped(self.name)}</b></p>', table([escaped(k), value(v)] for k, v in parts.items()))
+
     def prompt(self, example: Example) -> str:
         "The user turn for `example`."
         return self.prompt_text.format(context=self.write_context(example.context), question=example.question)
@@ -74,8 +79,8 @@ TASKS: dict[str, Task] = {}
 def register_task(
     task: Task  # To be known by its name
 ) -> Task:
-    "Make `task` known to `get_task`."
-    TASKS[task.name] = task
+    "Make `task` known to `get_task`, and its rule to the examples that show themselves."
+    TASKS[task.name], RULES[task.name] = task, task.decompose
     return task
 
 def get_task(

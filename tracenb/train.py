@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from .batches import TrainConfig, collate, completion_loss, fit_rows, n_learnt, plan_batches
 from .chat import Encoded
@@ -132,7 +132,7 @@ def progress(
     doing: str,      # Stands before the bar
     done: int = 0    # Units found done
 ):
-    "A text progress bar, quiet where the environment sets `CI`."
+    "A progress bar, of widgets in a notebook and of text in a terminal; quiet where the environment sets `CI`."
     return tqdm(total=total, initial=done, desc=doing, mininterval=1, disable=bool(os.environ.get('CI')))
 
 # %% ../nbs/09_train.ipynb #56cf9053
