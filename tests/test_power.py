@@ -135,7 +135,7 @@ def test_holm_by_hand():
 # --- coverage
 
 def test_intervals_hold_the_truth_at_the_nominal_rate():
-    found = coverage(studies=30, n=16, draws=600, seed=100, progress=False)
+    found = coverage(studies=25, n=16, draws=600, seed=100, progress=False)
     held = found.groupby('estimate')[['held', 'studies']].sum()
     for estimate in ('mean', 'difference', "Cliff's delta"):
         k, n = held.loc[estimate]

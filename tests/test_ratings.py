@@ -24,7 +24,7 @@ from tracenb.ratings import analyse, compute, read_performance, read_source
 from tracenb.runs import execute, experiment, printed
 from tracenb.scales import Rules, alpha, checked, flow, mean_of, means, outcomes, participants, reliability, rules_of, scored, widened
 
-STUDY = demo_study()
+STUDY = demo_study(trials=4, n_per_condition=14)
 RULES = rules_of(STUDY)
 KINDS = ['interpretability', 'load']
 
@@ -244,7 +244,7 @@ def test_correlations_hold_person_and_condition_constant():
 
 def test_known_effects_are_recovered():
     effects = Effects(careless=0.)
-    found = compute(simulate(STUDY, effects, 60, seed=7), RULES, STUDY)
+    found = compute(simulate(STUDY, effects, 70, seed=7), RULES, STUDY)
     true = truth(effects, STUDY.conditions, [i.id for i in STUDY.items], 7).rename(columns=dict(dimension='outcome', mean='true'))
     both = found.tables['means'].merge(true)
     assert len(both) == 32 and (both['mean'] - both.true).abs().max() < .25
@@ -328,8 +328,9 @@ def test_a_database_and_its_export_are_analysed_alike(tmp_path):
     finally: people.close()
     table, own, entered = read_source(tmp_path/'study.sqlite')
     assert own == study and len(entered) == 12
-    one = analyse(tmp_path/'study.sqlite', tmp_path/'one')
-    other = analyse(save_answers(table, tmp_path/'responses.csv'), tmp_path/'other', study)
+    one = compute(table, rules_of(own), own, entered=entered)
+    exported, design, _ = read_source(save_answers(table, tmp_path/'responses.csv'), study)
+    other = compute(exported, rules_of(design), design)
     for name in one.tables: pd.testing.assert_frame_equal(one.tables[name], other.tables[name])
     assert one.facts['simulated'] == 12 and one.facts['analysed'] == 12
 
@@ -363,7 +364,7 @@ def test_real_answers_are_not_called_simulated(answers):
     assert 'simulated' not in rating_page(found).lower().replace('<a href', '')
     assert not any(fig.get_suptitle().startswith('SIMULATED') for fig, _ in found.figures.values())
     mixed = answers.assign(simulated=answers.participant == 'p0001')
-    assert '1 of 109 participants are simulated' in rating_page(compute(mixed, RULES, STUDY))
+    assert f'1 of {answers.participant.nunique()} participants are simulated' in rating_page(compute(mixed, RULES, STUDY))
 
 
 def test_sentences_carry_the_numbers_of_the_tables(written):

@@ -217,10 +217,10 @@ def person_rho(
 
 def _rhos(table, outcome, column, shuffles, seed):
     "Participants' correlations, a row a participant, a column a shuffle of the items (the first: as it is); with gaps in the items there is only the first."
-    known = table[[outcome, column]].notna().all(axis=1)
-    rows = table[known]
+    rows = table[table[[outcome, column]].notna().all(axis=1)]
+    if is_within(table): rows = rows.assign(**{c: rows[c] - rows.groupby('condition')[c].transform('mean') for c in (outcome, column)})
     grid = rows.pivot_table(index='condition', columns='id', values=column)
-    if grid.isna().any(axis=None): return np.array([person_rho(part[[column]].to_numpy(float).T, part[outcome].to_numpy(float)) for _, part in rows.groupby('participant', sort=False)]).reshape(-1, 1)
+    if grid.empty or grid.isna().any(axis=None): return np.array([person_rho(part[[column]].to_numpy(float).T, part[outcome].to_numpy(float)) for _, part in rows.groupby('participant', sort=False)]).reshape(-1, 1)
     rng = np.random.default_rng(seed)
     orders = np.array([np.arange(grid.shape[1])] + [rng.permutation(grid.shape[1]) for _ in range(shuffles)])
     c, i = grid.index.get_indexer(rows.condition), grid.columns.get_indexer(rows.id)
@@ -243,7 +243,7 @@ def correlates(
             own = rhos[np.isfinite(rhos[:, 0]), 0] if len(rhos) else np.array([])
             cells = table.assign(x=table[column].astype(float), y=table[outcome])[['x', 'y', 'id', 'condition']].dropna().groupby(['id', 'condition']).mean()
             row = dict(outcome=outcome, feature=name, rho=math.nan, low=math.nan, high=math.nan, p_items=math.nan, participants=len(own), undefined=table.participant.nunique() - len(own), cells=len(cells),
-                       rho_cells=float(person_rho(cells[['x']].to_numpy().T, cells.y.to_numpy())[0]), note='conditions differ within a participant' if within else '')
+                       rho_cells=float(person_rho(cells[['x']].to_numpy().T, cells.y.to_numpy())[0]), note="the conditions' means are taken out" if within else '')
             if not len(own): made.append(row | dict(note='the same for all trials of a participant, or not known')); continue
             row |= dict(zip(('rho', 'low', 'high'), difference(own, np.zeros(len(own)), True, seed=seed)))
             with warnings.catch_warnings():

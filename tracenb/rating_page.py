@@ -45,10 +45,11 @@ def within(
     return '' if low != low or high != high else f'[{low:.{digits}f}, {high:.{digits}f}]'
 
 def listed(
-    words: list[str]  # In order
+    words: list[str],   # In order
+    last: str = 'and'   # Before the last
 ) -> str:
     "`a, b and c`."
-    return ' and '.join(filter(None, [', '.join(words[:-1]), *words[-1:]]))
+    return f' {last} '.join(filter(None, [', '.join(words[:-1]), *words[-1:]]))
 
 def _named(outcome): return outcome.replace('_', ' ')
 
@@ -71,7 +72,8 @@ def say_people(
     if people.asked.any(): limits.append(f'missed more than {r.attention_allowed} attention check{"" if r.attention_allowed == 1 else "s"}')
     if people.seconds.notna().any(): limits.append(f'took a median of less than {r.min_seconds:g} seconds a trial')
     lacking = [*([] if people.asked.any() else ['There were no attention checks.']), *([] if people.seconds.notna().any() else ['No times were stored, so nobody could be left out for speed.'])]
-    said.append(f"Who did not consent, failed the comprehension check, did not finish (with {r.trials or 'all'} trials rated in full){''.join(f', {x}' for x in limits)} is left out. " + ('These are the rules of the design.' if r.given else 'These rules were chosen for this analysis: no design was given that fixes them beforehand.') + ''.join(f' {x}' for x in lacking))
+    reasons = ['did not consent', 'failed the comprehension check', f"did not finish (with {r.trials or 'all'} trials rated in full)", *limits]
+    said.append(f"Left out is who {listed(reasons, 'or')}. " + ('These are the rules of the design.' if r.given else 'These rules were chosen for this analysis: no design was given that fixes them beforehand.') + ''.join(f' {x}' for x in lacking))
     return said
 
 def say_reliability(
@@ -80,10 +82,10 @@ def say_reliability(
     "Alpha of each kind."
     said = []
     for kind, part in a.tables['reliability'].groupby('kind', sort=False):
-        whole, inside = (part[part.of == of].iloc[0] for of in ('all participants', 'within conditions'))
+        whole, inside = part.iloc[0], part.iloc[-1]
         if whole.note: said.append(f'{_named(kind).capitalize()}: {whole.note}.'); continue
         said.append(f"The {whole.scales} scales of {_named(kind)} have a Cronbach's alpha of {whole.alpha:.2f} {within(whole.low, whole.high)} over {whole.n} participants"
-                    + (f'; with the differences between conditions taken out, {inside.alpha:.2f} {within(inside.low, inside.high)}.' if not inside.note else '.') + (' Below .70 their mean is a doubtful measure.' if inside.alpha < .7 else ''))
+                    + (f'; with the differences between conditions taken out, {inside.alpha:.2f} {within(inside.low, inside.high)}.' if len(part) > 1 and not inside.note else '.') + (' Below .70 their mean is a doubtful measure.' if inside.alpha < .7 else ''))
     return said
 
 # %% ../nbs/18g_rating_page.ipynb #export-say-means
@@ -117,7 +119,7 @@ def say_tests(
         pairs = a.tables['pairs'][a.tables['pairs'].outcome == kind]
         tested = pairs[pairs.p.notna()]
         differ, same = tested[tested.p_holm < .05], tested[tested.p_holm >= .05]
-        if len(differ): said.append(f"Of {len(tested)} pairs, {len(differ)} differ after Holm's correction ({tested.test.iloc[0]}): {'; '.join(_pair_text(r, kind) for r in differ.itertuples())}.")
+        if len(differ): said.append(f"{'All' if len(differ) == len(tested) else f'{len(differ)} of'} {len(tested)} pairs differ after Holm's correction ({tested.test.iloc[0]}): {'; '.join(_pair_text(r, kind) for r in differ.itertuples())}.")
         if len(same): said.append(f"Not told apart: {'; '.join(f'{condition_name(r.a)} and {condition_name(r.b)} (difference {r.difference:.2f} {within(r.low, r.high)}, {p_text(r.p_holm)})' for r in same.itertuples())}. That does not show that they are equal.")
     return said
 
@@ -228,8 +230,8 @@ def rating_page(
                 ('Ratings', bullets(say_means(a)) + _figure(a, 'means', ' '.join(say_means(a))) + '<p>Means of all outcomes with 95 % intervals, bootstrapped over participants:</p>' + table_html(_means_table(a)) + _figure(a, 'likert', 'Share of each answer by scale and condition')),
                 ('Differences between conditions', bullets(tests) + '<p class="note">Tests are of the means of participants. Differences in points of the scale, intervals 95 %, not corrected for the number of pairs; Holm over the pairs of an outcome.</p>' + _folded('All pairs and outcomes', _pairs_table(a), ('note',))),
                 ('All ratings at once', says(say_ordinal(a)) + _folded('All terms of the models', _ordinal_table(a))),
-                ('What ratings go with', ('<p>Mean rank correlations over a participant\'s own trials, so that person and condition are held constant; intervals draw participants. Whether other items would say the same is tested by shuffling which item has which value. Over pairs of item and condition, all that differs between conditions comes in.</p>' if 'correlates' in a.tables else '') + bullets(say_correlates(a))),
-                ('Interpretability and task performance', says(say_tradeoff(a)) + _figure(a, 'tradeoff', ' '.join(say_tradeoff(a)))),
+                ('What ratings go with (exploratory)', ('<p>Mean rank correlations over a participant\'s own trials, so that person and condition are held constant; intervals draw participants. Whether other items would say the same is tested by shuffling which item has which value. Over pairs of item and condition, all that differs between conditions comes in.</p>' if 'correlates' in a.tables else '') + bullets(say_correlates(a))),
+                ('Interpretability and task performance (exploratory)', says(say_tradeoff(a)) + _figure(a, 'tradeoff', ' '.join(say_tradeoff(a)))),
                 ('Demographics of those analysed', _folded('Answers', a.tables['demographics'].drop(columns='simulated')) if len(a.tables.get('demographics', ())) else ''),
                 ('What cannot be said', bullets(say_limits(a))),
                 ('Files', '<ul><li><a href="analysis.json">analysis.json</a>: all tables and sentences</li>' + ''.join(f'<li><a href="tables/{n}.csv">tables/{n}.csv</a></li>' for n in a.tables) + '</ul>')]

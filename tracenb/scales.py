@@ -194,12 +194,13 @@ def reliability(
     table: pd.DataFrame,    # Of `scored`
     rules: Rules = Rules()  # Of `rules_of`
 ) -> pd.DataFrame:
-    "Alpha of each kind over all participants, and with the conditions' means taken out: `kind`, `of`, `alpha`, `low`, `high`, `n`, `scales`, `note`."
+    "Alpha of each kind over all participants, and with the conditions' means taken out (between subjects): `kind`, `of`, `alpha`, `low`, `high`, `n`, `scales`, `note`."
     rows = []
     for kind, names in kinds_of(rules.dimensions, table.columns).items():
         means = person_means(table, names)
         centred = means[names] - means.groupby('condition')[names].transform('mean')
         for of, part in (('all participants', means[names]), ('within conditions', centred)):
+            if of == 'within conditions' and means.participant.duplicated().any(): continue  # everybody saw all conditions: nothing to take out
             rows.append(dict(kind=kind, of=of) | alpha(part.groupby(means.participant).mean()))
     return pd.DataFrame(rows)
 
