@@ -87,6 +87,18 @@ def test_rooms_and_cells_are_small():
         assert max(len(c.splitlines()) for c in code) <= 36, p.name
 
 
+def test_imports_stand_alone():
+    "The site's builder runs exported cells and cells with imports, and nothing else: what else stands in such a cell would not find its names."
+    mixed = []
+    for p in LIBRARY:
+        for c in cells(p):
+            if source(c).startswith('#| export'): continue
+            kinds = {isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(source(c)).body}
+            inner = any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.walk(ast.parse(source(c)))) and kinds == {False}
+            if len(kinds) == 2 or inner: mixed.append(f"{p.name}: {c['id']}")
+    assert mixed == []
+
+
 def test_experiments_are_prose_and_calls():
     assert {p.stem for p in EXPERIMENTS} >= {'sft', 'report'}
     for p in EXPERIMENTS:

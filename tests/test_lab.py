@@ -149,8 +149,11 @@ def look(page, folder, name):
 @pytest.mark.parametrize('path', TUTORIALS, ids=lambda p: p.stem)
 def test_tutorial_runs(lab, tab, path, tmp_path):
     page = tab()
+    around = lambda: sorted(p.name for p in (lab.folder/'checkout'/'nbs'/path).parent.iterdir() if p.name != '.ipynb_checkpoints')
+    before = around()
     prompts, errors = lab.run_all(page, str(path), seconds=400)
     assert ran(prompts) and errors == [] and stays_at_home(page, lab)
+    assert around() == before, 'a tutorial leaves nothing in its folder'
     assert not (low := [x for x in look(page, tmp_path, path.stem) if x[0] < 4.5]), low[:3]
 
 
