@@ -337,4 +337,12 @@ def test_each_kind_of_file_is_the_same_table(path, tmp_path):
             with open(tmp_path/name, 'w', encoding='utf-8', newline='') as f: f.writelines(lines(answer_rows(db)))
             pd.testing.assert_frame_equal(read_answers(tmp_path/name), table)
     (tmp_path/'other.csv').write_text('a,b\n1,2\n')
-    with pytest.raises(TracenbError, match='other.csv:2: not a row of answers'): read_answers(tmp_path/'other.csv')
+    (tmp_path/'other.jsonl').write_text('{"a": 1}\n')
+    for name in ('other.csv:2', 'other.jsonl:1'):
+        with pytest.raises(TracenbError, match=f'{name}: not a row of answers'): read_answers(tmp_path/name.partition(':')[0])
+
+
+def test_a_study_nobody_came_to_is_an_empty_table(path):
+    with opened(path): pass
+    assert read_answers(path).empty and list(read_answers(path).columns) == list(COLUMNS)
+    assert read_participants(path).empty and 'status' in read_participants(path)

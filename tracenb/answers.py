@@ -144,6 +144,14 @@ def _parsed(row, where):
         return row | dict(value=row['value'] if row['kind'] in ('free', 'demographics') else int(row['value']))
     except (KeyError, ValueError, TypeError) as e: raise TracenbError(f'{where}: not a row of answers: {type(e).__name__}: {e}', f"a row has the columns {', '.join(COLUMNS)}") from None
 
+def _whole(line, where):
+    "The row of a JSON line."
+    try:
+        row = json.loads(line)
+        if set(row) == set(COLUMNS): return row
+    except (ValueError, TypeError): pass
+    raise TracenbError(f'{where}: not a row of answers', f"a row has the columns {', '.join(COLUMNS)}")
+
 def read_answers(
     path: str | Path  # study.sqlite (it may be served meanwhile), or an export of it as CSV or JSON lines
 ) -> pd.DataFrame:
@@ -151,7 +159,7 @@ def read_answers(
     path = Path(path)
     if path.is_file() and path.read_bytes()[:16] != b'SQLite format 3\0':
         text = path.read_text(encoding='utf-8-sig')
-        if text.startswith('{'): rows = [json.loads(line) for line in text.split('\n') if line]
+        if text.startswith('{'): rows = [_whole(line, f'{path}:{n}') for n, line in enumerate(text.split('\n'), 1) if line]
         else:
             with open(path, encoding='utf-8-sig', newline='') as f: rows = [_parsed(row, f'{path}:{n}') for n, row in enumerate(csv.DictReader(f), 2)]
     else:
@@ -166,7 +174,8 @@ def read_participants(
     "One row a participant: participant, status, condition, simulated, steps (stored), entered_at, last_at, and the panel's ids as stored."
     with closing(open_answers(path)) as db:
         rows = db.execute('SELECT number, state, condition, simulated, (SELECT count(*) FROM answers a WHERE a.number = p.number AND passed), entered, seen, panel FROM participants p ORDER BY number').fetchall()
-    return pd.DataFrame([dict(participant=f'p{n:04}', status=state, condition=c, simulated=bool(s), steps=k, entered_at=iso(entered), last_at=iso(seen)) | json.loads(panel) for n, state, c, s, k, entered, seen, panel in rows])
+    people = [dict(participant=f'p{n:04}', status=state, condition=c, simulated=bool(s), steps=k, entered_at=iso(entered), last_at=iso(seen)) | json.loads(panel) for n, state, c, s, k, entered, seen, panel in rows]
+    return pd.DataFrame(people, columns=None if people else ['participant', 'status', 'condition', 'simulated', 'steps', 'entered_at', 'last_at'])
 
 # %% ../nbs/17c_answers.ipynb #export-copies
 def backup(
