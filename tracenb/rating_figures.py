@@ -176,30 +176,31 @@ def tradeoff_figure(
     note = ('Across: mean rating, 95 % interval over participants. Upward: exactly right answers of models tuned on such traces, 95 % interval over test questions (and seeds). '
             'The two are measured on different things; four points do not make a law.' + (f" Without performance: {', '.join(missing)}." if missing else ''))
     parts = [part for _, part in data.groupby(['dataset', 'model'], sort=False)]
-    return rated(title, note, parts, lambda part: 3.9, lambda ax, part: _tradeoff_panel(ax, part, look, points, outcome), simulated=simulated), data
+    return rated(title, note, parts, lambda part: 3.9, lambda ax, part: _tradeoff_panel(ax, part, look, points, outcome, 340 if len(parts) > 1 else 490), simulated=simulated), data
 
 # %% ../nbs/18e_rating_figures.ipynb #export-tradeoff-panel
-_CORNERS = [(9, 8, 'left', 'bottom'), (-9, 8, 'right', 'bottom'), (9, -8, 'left', 'top'), (-9, -8, 'right', 'top')]
-
-def _free_corner(x, y, text, taken, scale):
-    "The corner of a point where its label meets least of what is taken: boxes (x0, x1, y0, y1) in typographic points."
+def _free_place(r, text, taken, scale, right):
+    "Where a label meets least of what is taken, boxes (x0, x1, y0, y1) in typographic points: beside its point, or above or below its upright bar. Returns offset, alignment and box."
+    high, low = ((end - r['y']) * scale[1] if end == end else 0 for end in r['up'][::-1])
+    places = [(dx, dy, side, up) for up, dy in (('bottom', 8), ('top', -8)) for side, dx in (('left', 9), ('right', -9))]
+    places += [(dx, dy, side, up) for up, dy in (('bottom', high + 4), ('top', low - 4)) for side, dx in (('left', -8), ('right', 8))]
     def box(dx, dy, side, up):
-        left, low = x * scale[0] + dx - (5.6 * len(text) if side == 'right' else 0), y * scale[1] + dy - (10 if up == 'top' else 0)
-        return left, left + 5.6 * len(text), low, low + 10
+        left, bottom = r['x'] * scale[0] + dx - (5.4 * len(text) if side == 'right' else 0), r['y'] * scale[1] + dy - (10 if up == 'top' else 0)
+        return left, left + 5.4 * len(text), bottom, bottom + 10
     meets = lambda a, b: max(0, min(a[1], b[1]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[2], b[2]))
-    best = min(_CORNERS, key=lambda c: sum(meets(box(*c), t) for t in taken) + 1e3 * (box(*c)[1] > 5.2 * scale[0]))
+    best = min(places, key=lambda p: sum(meets(box(*p), t) for t in taken) + 1e4 * (box(*p)[1] > right) + places.index(p) / 10)
     return best, box(*best)
 
-def _tradeoff_panel(ax, part, look, points, outcome):
+def _tradeoff_panel(ax, part, look, points, outcome, width):
     "One data set and model."
-    scale, rows = (470 / points, 2.3), [dict(c=r['condition'], x=r[f'mean_{outcome}'], y=100 * r['mean_performance'], across=(r[f'low_{outcome}'], r[f'high_{outcome}']), up=(100 * r['low_performance'], 100 * r['high_performance'])) for r in part.to_dict('records')]
+    scale, rows = (width / (points - .95), 2.65), [dict(c=r['condition'], x=r[f'mean_{outcome}'], y=100 * r['mean_performance'], across=(r[f'low_{outcome}'], r[f'high_{outcome}']), up=(100 * r['low_performance'], 100 * r['high_performance'])) for r in part.to_dict('records')]
     taken = [(a * scale[0], b * scale[0], r['y'] * scale[1] - 3, r['y'] * scale[1] + 3) for r in rows for a, b in [r['across']]] + [(r['x'] * scale[0] - 3, r['x'] * scale[0] + 3, a * scale[1], b * scale[1]) for r in rows for a, b in [r['up']]]
     for r in rows:
         colour, marker = look[r['c']]
         ax.plot(r['across'], [r['y']] * 2, color=colour, lw=1.8, alpha=.8)
         ax.plot([r['x']] * 2, r['up'], color=colour, lw=1.8, alpha=.8)
         ax.plot(r['x'], r['y'], marker, ms=9, color=colour, mec='white', mew=.9, zorder=3)
-        (dx, dy, side, up), box = _free_corner(r['x'], r['y'], condition_name(r['c']), taken, scale)
+        (dx, dy, side, up), box = _free_place(r, condition_name(r['c']), taken, scale, (points + .05) * scale[0])
         ax.annotate(condition_name(r['c']), (r['x'], r['y']), xytext=(dx, dy), textcoords='offset points', fontsize=9, color=colour, ha=side, va=up)
         taken.append(box)
     ax.set(xlim=(1, points + .05), ylim=(-2, 102), xticks=range(1, points + 1), xlabel=f'{outcome}, mean rating (1 to {points})', ylabel='right answers, % of test questions')

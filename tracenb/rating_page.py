@@ -73,7 +73,7 @@ def say_people(
     if people.seconds.notna().any(): limits.append(f'took a median of less than {r.min_seconds:g} seconds a trial')
     lacking = [*([] if people.asked.any() else ['There were no attention checks.']), *([] if people.seconds.notna().any() else ['No times were stored, so nobody could be left out for speed.'])]
     reasons = ['did not consent', 'failed the comprehension check', f"did not finish (with {r.trials or 'all'} trials rated in full)", *limits]
-    said.append(f"Left out is who {listed(reasons, 'or')}. " + ('These are the rules of the design.' if r.given else 'These rules were chosen for this analysis: no design was given that fixes them beforehand.') + ''.join(f' {x}' for x in lacking))
+    said.append(f"Left out are those who {listed(reasons, 'or')}. " + ('These are the rules of the design.' if r.given else 'These rules were chosen for this analysis: no design was given that fixes them beforehand.') + ''.join(f' {x}' for x in lacking))
     return said
 
 def say_reliability(
@@ -159,8 +159,9 @@ def say_tradeoff(
         rated, scores = (part.loc[part[c].idxmax()] for c in ('mean_interpretability', 'mean_performance'))
         text = lambda r: f"{condition_name(r.condition)} ({r.mean_interpretability:.2f} {within(r.low_interpretability, r.high_interpretability)}; {100 * r.mean_performance:.0f} % {within(100 * r.low_performance, 100 * r.high_performance, 0)} right)"
         where = ', '.join(filter(None, (dataset, model)))
+        unclear = '' if rated.condition == scores.condition or not rated.high_performance >= scores.low_performance else ' The intervals of the two scores overlap, so which scores better is not settled.'
         said.append((f'{where}: ' if where else '') + (f'The kind rated most interpretable, {text(rated)}, also scores best.' if rated.condition == scores.condition else
-                    f'The kind rated most interpretable is {text(rated)}, the one that scores best is {text(scores)}.') + f' {len(part)} kinds have both numbers.')
+                    f'The kind rated most interpretable is {text(rated)}, the one that scores best is {text(scores)}.') + f'{unclear} {len(part)} kinds have both numbers.')
     return said
 
 # %% ../nbs/18g_rating_page.ipynb #export-say-limits
