@@ -72,9 +72,10 @@ class Reference(BasicMarkdownRenderer):
     def _repr_markdown_(self):
         source = re.search(r'\[source\]\(([^)]*)\)', super()._repr_markdown_())
         link = f'<a class="source-link" href="{source[1]}">source</a>' if source else ''
+        docs = inspect.cleandoc(vars(self.sym).get('__doc__') or '') if isinstance(self.sym, type) else self.docs or ''  # not what a class inherits
         name = self.nm.lower()  # a heading of one word is its own anchor
         title = ('' if name.isidentifier() else f'<span id="{name}"></span>\n\n') + f'{"#" * self.title_level} {self.nm}\n\n{link}\n\n'
-        return title + '\n\n'.join(x for x in (f'```python\n{call(self.nm, self.sym)}\n```', html.escape(self.docs or '', quote=False), parameters(self.sym)) if x)
+        return title + '\n\n'.join(x for x in (f'```python\n{call(self.nm, self.sym)}\n```', html.escape(docs, quote=False), parameters(self.sym)) if x)
 
 # %% ../nbs/21_docs.ipynb #docs-page-of
 def page_of(
@@ -84,7 +85,7 @@ def page_of(
     stem = str(Path(path).with_suffix(''))
     if stem in ('index', 'start'): return {'index': 'start/story', 'start': 'start/jupyterlab'}[stem]
     if stem.startswith('site/'): return stem.removeprefix('site/')
-    return stem if '/' in stem else f'reference/{re.sub(r"^[0-9]+[a-z]?_", "", stem)}'
+    return stem if '/' in stem else f'reference/{re.sub(r"^[0-9]+[a-z]*_", "", stem)}'
 
 # %% ../nbs/21_docs.ipynb #docs-relink
 def relink(
