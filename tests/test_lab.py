@@ -106,17 +106,6 @@ def test_run_all_sees_an_error(lab, tab):
     assert not ran(prompts) and 'ValueError: no' in errors[0]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('path', TUTORIALS, ids=lambda p: p.stem)
-def test_tutorial_runs(lab, tab, path):
-    page = tab()
-    around = lambda: sorted(p.name for p in (lab.folder/'checkout'/'nbs'/path).parent.iterdir() if p.name != '.ipynb_checkpoints')
-    before = around()
-    prompts, errors = lab.run_all(page, str(path), seconds=400)
-    assert ran(prompts) and errors == [] and stays_at_home(page, lab)
-    assert around() == before, 'a tutorial leaves nothing in its folder'
-
-
 # --- displays and the explorer
 
 HOSTILE = """
@@ -142,18 +131,40 @@ LOWEST = """() => {
 }"""
 
 
-@pytest.mark.parametrize('dark', [False, True], ids=['light', 'dark'])
-def test_records_are_legible_and_harmless(lab, tab, dark, tmp_path):
-    page = tab(width=900, height=1800, dark=dark)
+def look(page, folder, name):
+    "Both themes: a picture of the whole notebook, and the contrasts of what records show, lowest first."
+    tall = page.evaluate("Math.max(...[...document.querySelectorAll('.jp-WindowedPanel-outer')].map(e => e.scrollHeight))")
+    page.set_viewport_size(dict(width=page.viewport_size['width'], height=min(tall + 200, 12_000)))
+    found = []
+    for scheme in ('dark', 'light'):
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_function('light => document.body.dataset.jpThemeLight === light', arg=str(scheme == 'light').lower())
+        page.wait_for_timeout(500)  # colours fade
+        page.screenshot(path=folder/f'{name}-{scheme}.png')
+        found += page.evaluate(LOWEST)
+    return sorted(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', TUTORIALS, ids=lambda p: p.stem)
+def test_tutorial_runs(lab, tab, path, tmp_path):
+    page, folder = tab(), (lab.folder/'checkout'/'nbs'/path).parent
+    before = {p.name for p in folder.iterdir()} | {'.ipynb_checkpoints'}
+    prompts, errors = lab.run_all(page, str(path), seconds=400)
+    assert ran(prompts) and errors == [] and stays_at_home(page, lab)
+    assert {p.name for p in folder.iterdir()} <= before, 'a tutorial leaves nothing in its folder'
+    assert not (low := [x for x in look(page, tmp_path, path.stem) if x[0] < 4.5]), low[:3]
+
+
+def test_records_are_legible_and_harmless(lab, tab, tmp_path):
+    page = tab(width=900, height=1000)
     shown = ['show_trace(e, build_traces([e], toy, "incorrect")[0])', 'build_traces([e], toy, "correct")[0]', 'r = Response(id=e.id, label="<u>", facts=e.context[:1], answers=("b",), error="<s>", text="<think><script>hacked = 1</script></think> <answer>b</answer>")\nr', 'show_response(r, e)',
              'from tracenb.grids import get_grid\nget_grid("demo")', 'from tracenb.chat import encode, render, show_mask\nfrom tracenb.models import load_tokenizer\ntok = load_tokenizer("tiny-random")\nc = render(e, build_traces([e], toy, "correct")[0], toy)\nc', 'show_mask(encode(c, tok), tok)']
-    prompts, errors = lab.run_all(page, lab.write(f'records-{dark}.ipynb', HOSTILE, *shown))
-    page.screenshot(path=tmp_path/'records.png')
+    prompts, errors = lab.run_all(page, lab.write('records.ipynb', HOSTILE, *shown))
     assert ran(prompts) and errors == [] and page.locator('.tnb').count() >= 8
     assert page.evaluate('typeof hacked') == 'undefined' and page.locator('.tnb script, .tnb img').count() == 0 and stays_at_home(page, lab)
-    assert page.evaluate("document.body.dataset.jpThemeLight") == str(not dark).lower()
-    ratios = page.evaluate(LOWEST)
-    assert len(ratios) > 40 and ratios[0][0] >= 4.5, ratios[:3]
+    ratios = look(page, tmp_path, 'records')
+    assert len(ratios) > 80 and ratios[0][0] >= 4.5, ratios[:3]
 
 
 RUN = """

@@ -149,8 +149,10 @@ class Explorer(widgets.VBox):
         self.shown, self.left, self.right = widgets.HTML(layout=_wide()), widgets.HTML(layout=_wide()), widgets.HTML(layout=_wide())
         choices = widgets.Box([self.dataset, self.example, self.condition, self.other, self.seed, self.mask], layout=widgets.Layout(flex_flow='row wrap', width='100%'))
         self.sides = widgets.GridBox([self.left, self.right], layout=widgets.Layout(width='100%', grid_template_columns='repeat(auto-fit, minmax(min(22rem, 100%), 1fr))', grid_gap='1rem'))
-        super().__init__([choices, self.shown, self.sides, *([Question(self.tuned)] if self.tuned else [])])
+        self.questions = [Question(self.tuned)] if self.tuned else []
+        super().__init__([choices, self.shown, self.sides, *self.questions])
         self.load(wanted=(condition, other))
+        for q in self.questions: widgets.link((self.example, 'value'), (q.example, 'value'))
         self.dataset.observe(lambda _: self.load(), 'value')
         for w in (self.example, self.condition, self.other, self.seed, self.mask): w.observe(self.draw, 'value')
 
