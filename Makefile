@@ -51,7 +51,7 @@ browser:  ## install Chromium for the tests that look at pages, where that is po
 		echo "no Chromium, and it cannot be installed here: browser tests will be skipped"
 
 lab: setup  ## open JupyterLab on its start page
-	$(BIN)/jupyter lab --notebook-dir=nbs start.ipynb
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/start.ipynb
 
 $(VENV)/bench: $(VENV)/installed
 	$(PIP) install --constraint constraints.txt --editable '.[bench]'

@@ -2,7 +2,9 @@
 import ast
 import json
 import re
+import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from conftest import ROOT
 from execute import run
 from test_house import NBS, cells, source
+from test_lab import environment
 
 TUTORIALS = sorted((NBS/'tutorials').glob('*.ipynb'))
 START = NBS/'start.ipynb'
@@ -20,9 +23,21 @@ BROWSER = shutil.which('chromium') or shutil.which('chromium-browser') or shutil
 def prose(path): return '\n'.join(source(c) for c in cells(path, 'markdown'))
 
 
-def test_the_start_page_leads_to_every_tutorial_and_make_lab_to_the_start_page():
+def test_the_start_page_leads_to_every_tutorial():
     assert TUTORIALS and all(f'](tutorials/{p.name})' in prose(START) for p in TUTORIALS)
-    assert '--notebook-dir=nbs start.ipynb' in (ROOT/'Makefile').read_text()
+
+
+def test_make_lab_opens_the_start_page(tmp_path):
+    recipe = re.search(r'^lab:.*\n\t.*/jupyter lab (.*)$', (ROOT/'Makefile').read_text(), re.M)[1]
+    command = [sys.executable, '-m', 'jupyterlab', *shlex.split(recipe), '--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1']
+    server = subprocess.Popen(command, cwd=ROOT, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        said = ''
+        while 'token=' not in said and (line := server.stdout.readline()): said += line
+        assert '/lab/tree/nbs/start.ipynb' in said, said
+    finally:
+        server.terminate()
+        server.communicate()
 
 
 @EACH
