@@ -65,6 +65,8 @@ def test_each_participant_is_counted_once_at_the_first_reason_that_holds():
     counted = flow(people.reset_index()).set_index('stage')
     assert counted.n.to_dict() == {'entered': 8, 'was a preview': 1, 'did not consent': 1, 'failed the comprehension check': 0, 'did not finish': 3, 'missed attention checks': 1, 'answered too fast': 1, 'analysed': 1}
     assert (counted.r1 + counted.post_hoc == counted.n).all()
+    twice = participants(checked(answers.assign(panel_id=answers.participant.map(dict(fine='pid', fast='pid', gone='other'))))).set_index('participant')
+    assert (twice.reason['fine'], twice.reason['fast'], twice.also['fast'], twice.reason['gone']) == ('', 'repeated', 'speed', 'unfinished')
     allowed = participants(checked(answers), Rules(attention_allowed=1)).set_index('participant')
     assert allowed.reason['asleep'] == 'speed'
 
@@ -192,6 +194,8 @@ def test_within_subjects_the_tests_are_friedmans_and_wilcoxons():
     pairs = pairwise(table, ['load'], rules)
     assert pairs.test.unique().tolist() == ['Wilcoxon'] and pairs.p[0] == pytest.approx(wilcoxon(wide.iloc[:, 0], wide.iloc[:, 1], method='asymptotic').pvalue)
     assert pairs.delta[0] == pytest.approx(np.sign(wide.iloc[:, 0] - wide.iloc[:, 1]).mean())
+    going = correlates(trials_of(simulate(study, Effects(means={c: dict(interpretability=2. + k / 2, load=3.) for k, c in enumerate(PAPER)}), 30, 5), rules).astype(dict(trace_words=float)), ['interpretability'], dict(trace_words='words')).iloc[0]
+    assert going.rho_cells > .4 and abs(going.rho) < .3 and going.note == "the conditions' means are taken out"
     paired, apart = (difference(wide.iloc[:, 0].to_numpy(), wide.iloc[:, 1].to_numpy(), p) for p in (True, False))
     assert paired[0] == pytest.approx(apart[0]) and paired[2] - paired[1] < apart[2] - apart[1]
     assert any('saw several kinds' in s for s in sentences(compute(simulate(study, seed=1, n_per_condition=12), rules, study)))
@@ -378,14 +382,15 @@ def test_sentences_carry_the_numbers_of_the_tables(written):
 
 @pytest.mark.slow
 def test_the_page_stands_alone_and_runs_nothing(tmp_path, tab, answers):
-    hostile = '<img src=http://127.0.0.1:9/x onerror="window.hit=1">'
-    bad = answers.assign(condition=answers.condition.replace('r1', hostile), id=answers.id.replace('demo-1', hostile))
+    hostile = '=<img src=http://127.0.0.1:9/x onerror="window.hit=1"> $x$ $'
+    bad = answers.assign(condition=answers.condition.replace('r1', hostile), id=answers.id.replace('demo-1', hostile), value=answers.value.mask(answers.id == 'age', '=1+1'))
     analyse(bad, tmp_path, rules=Rules(dimensions=RULES.dimensions))
     page = tab(width=390)
     page.goto((tmp_path/'analysis.html').as_uri())
     assert page.evaluate('window.hit') is None and page.errors == [] and all(u.startswith(('file:', 'data:')) for u in page.asked)
     assert page.evaluate('document.documentElement.scrollWidth') <= 390
     assert page.evaluate('[...document.images].every(i => i.naturalWidth > 0 && i.alt.length > 10)')
+    for name in ('flow', 'means', 'demographics', 'pairs'): assert not any(cell.startswith('=') for row in csv.reader((tmp_path/'tables'/f'{name}.csv').open()) for cell in row), name
     assert 'were chosen for this analysis' in page.inner_text('body') and 'SIMULATED' in page.title()
 
 

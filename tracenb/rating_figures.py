@@ -11,6 +11,7 @@ import textwrap
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -21,7 +22,7 @@ from .scales import Rules, kinds_of, order_of, person_means
 
 # %% ../nbs/18e_rating_figures.ipynb #export-looks
 MARKERS = 'osD^vPX*<>'
-SIMULATED = 'All of it is computed from simulated participants: it is no evidence about people.'
+SIMULATED = 'Simulated, in part or whole: no evidence about people.'
 
 def looks(
     conditions: list[str]  # In order
@@ -49,7 +50,8 @@ def rated(
     def labelled(ax, part):
         panel(ax, part)
         if simulated: ax.set_title('SIMULATED', loc='right', fontsize=8.5, color='#A3002B', fontweight='bold')
-    return draw(f'SIMULATED: {title}' if simulated else title, f'{SIMULATED} {note}' if simulated else note, parts, height, labelled, handles)
+    with rc_context({'text.parse_math': False}):  # a dollar sign in a condition's name is a dollar sign
+        return draw(f'SIMULATED: {title}' if simulated else title, f'{SIMULATED} {note}' if simulated else note, parts, height, labelled, handles)
 
 # %% ../nbs/18e_rating_figures.ipynb #export-flow
 def _box(ax, x, y, text, width, face='white', **kwargs):
@@ -174,7 +176,7 @@ def tradeoff_figure(
     look = looks(list(own.condition))
     missing = [condition_name(c) for c in own.condition if c not in set(data.condition)]
     note = ('Across: mean rating, 95 % interval over participants. Upward: exactly right answers of models tuned on such traces, 95 % interval over test questions (and seeds). '
-            'The two are measured on different things; four points do not make a law.' + (f" Without performance: {', '.join(missing)}." if missing else ''))
+            'The two are measured on different things; four points do not make a law.' + (f" Without performance: {', '.join(missing)}." if missing else '') + (' The performance is made up.' if 'simulated' in performance and performance.simulated.any() else ''))
     parts = [part for _, part in data.groupby(['dataset', 'model'], sort=False)]
     return rated(title, note, parts, lambda part: 3.9, lambda ax, part: _tradeoff_panel(ax, part, look, points, outcome, 340 if len(parts) > 1 else 490), simulated=simulated), data
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .answers import open_answers, read_answers, read_participants, stored_study
+from .answers import guard, open_answers, read_answers, read_participants, stored_study
 from .canvas import KEYS, over_seeds, save_figure
 from .contrasts import correlates, omnibus, ordinal, pairwise
 from .core import TracenbError, atomic_path, write_text
@@ -135,9 +135,11 @@ def _plain(value):
     if value is None or value is pd.NA or isinstance(value, float) and not math.isfinite(value): return None
     return value.item() if hasattr(value, 'item') else value
 
+def _guarded(t): return t.assign(**{c: t[c].map(guard) for c in t if not pd.api.types.is_numeric_dtype(t[c])}).rename(columns=guard)  # no cell runs in a spreadsheet
+
 def _write_tables(out, tables):
     for name, t in tables.items():
-        with atomic_path(out/'tables'/f'{name}.csv') as tmp: t.to_csv(tmp, index=False, lineterminator='\n', float_format='%.6g')
+        with atomic_path(out/'tables'/f'{name}.csv') as tmp: _guarded(t).to_csv(tmp, index=False, lineterminator='\n', float_format='%.6g')
 
 def write_analysis(
     a: Analysis,      # Of `compute`
@@ -146,7 +148,7 @@ def write_analysis(
     "Write tables, figures, analysis.json and, last, analysis.html; returns the page."
     out = Path(out)
     _write_tables(out, a.tables)
-    for name, (fig, data) in a.figures.items(): save_figure(fig, data, out/'figures'/name)
+    for name, (fig, data) in a.figures.items(): save_figure(fig, _guarded(data), out/'figures'/name)
     record = dict(simulated=a.facts['simulated'] > 0, facts=a.facts, rules=a.rules.to_dict(), sentences=sentences(a), tables={n: t.to_dict('records') for n, t in a.tables.items()},
                   versions={n: version(n) for n in ('numpy', 'pandas', 'scipy', 'statsmodels', 'pingouin')})
     write_text(out/'analysis.json', json.dumps(_plain(record), indent=1, ensure_ascii=False, allow_nan=False) + '\n')

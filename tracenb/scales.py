@@ -79,12 +79,12 @@ def checked(
 def _layout(rated): return 'within' if rated.groupby('participant').condition.nunique().max() > 1 else 'between'
 
 # %% ../nbs/18b_scales.ipynb #export-participants
-REASONS = dict(preview='was a preview', declined='did not consent', screened_out='failed the comprehension check', unfinished='did not finish', attention='missed attention checks', speed='answered too fast')
+REASONS = dict(preview='was a preview', repeated='took part before', declined='did not consent', screened_out='failed the comprehension check', unfinished='did not finish', attention='missed attention checks', speed='answered too fast')
 
 def _reasons(row, rules, trials):
     "All reasons that hold for a participant, in order."
-    found = [row.status] if row.status in ('preview', 'declined', 'screened_out') else []
-    if row.status != 'complete' and not found or row.status == 'complete' and row.rated < trials: found.append('unfinished')
+    found = ['repeated'] * row.repeated + [row.status] * (row.status in ('preview', 'declined', 'screened_out'))
+    if row.status not in ('complete', *found) or row.status == 'complete' and row.rated < trials: found.append('unfinished')
     if row.missed > rules.attention_allowed: found.append('attention')
     if row.seconds < rules.min_seconds: found.append('speed')
     return found
@@ -104,10 +104,12 @@ def participants(
     people['rated'] = whole.groupby('participant').sum().reindex(people.index).fillna(0).astype(int)
     people['asked'] = attention.groupby('participant').size().reindex(people.index).fillna(0).astype(int)
     people['missed'] = (~is_true(attention.right)).groupby(attention.participant).sum().reindex(people.index).fillna(0).astype(int)
+    ids = by.panel_id.first().reindex(people.index).fillna('') if 'panel_id' in answers else pd.Series('', people.index)
+    people['repeated'] = (ids != '') & ids.duplicated()
     people['seconds'] = rated.drop_duplicates(['participant', 'step']).groupby('participant').seconds.median().reindex(people.index).astype(float)
     trials = rules.trials or int(people.rated.max())
     found = [_reasons(row, rules, trials) for row in people.itertuples()]
-    return people.assign(reason=[f[0] if f else '' for f in found], also=[', '.join(f[1:]) for f in found]).reset_index()
+    return people.drop(columns='repeated').assign(reason=[f[0] if f else '' for f in found], also=[', '.join(f[1:]) for f in found]).reset_index()
 
 # %% ../nbs/18b_scales.ipynb #export-flow
 def order_of(
@@ -123,7 +125,7 @@ def flow(
     rules: Rules = Rules()  # For the order of conditions
 ) -> pd.DataFrame:
     "The flow of participants: `stage`, `n` in all and a column a condition, from all who entered, by reason, to those analysed; `simulated` participants among them."
-    stages, rows = {'entered': people} | {text: people[people.reason == r] for r, text in REASONS.items() if r != 'preview' or (people.reason == r).any()} | {'analysed': people[people.reason == '']}, []
+    stages, rows = {'entered': people} | {text: people[people.reason == r] for r, text in REASONS.items() if r not in ('preview', 'repeated') or (people.reason == r).any()} | {'analysed': people[people.reason == '']}, []
     for stage, part in stages.items():
         counts = part.condition.value_counts()
         rows.append(dict(stage=stage, n=len(part)) | {c: int(counts.get(c, 0)) for c in order_of(people.condition, rules)} | dict(simulated=int(part.simulated.sum())))
