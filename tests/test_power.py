@@ -158,3 +158,9 @@ def test_intervals_that_take_ratings_for_people_do_not():
 
 def test_coverage_wants_a_study_whose_truth_is_known():
     with pytest.raises(TracenbError, match='between subjects'): coverage(1, study=demo_study(layout='within'), progress=False)
+
+
+def test_the_figure_says_what_n_counts():
+    from tracenb.rating_figures import power_figure
+    label = lambda layout: power_figure(power_table(Plan(layout=layout), (5, 10), sims=100, progress=False))[0].subfigs[0].axes[0].get_xlabel()
+    assert [label('between'), label('within')] == ['participants analysed, a condition', 'participants analysed, in all']

@@ -2,27 +2,25 @@
 import csv
 import json
 import math
-import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pingouin
 import pytest
 from hypothesis import given, settings, strategies as st
-from scipy.stats import friedmanchisquare, kruskal, mannwhitneyu, norm, wilcoxon
+from scipy.stats import friedmanchisquare, kruskal, mannwhitneyu, wilcoxon
 
 from tracenb import store
 from tracenb.contrasts import Z, cliff, cliff_paired, correlates, difference, omnibus, ordinal, pairwise, wide_of
 from tracenb.core import TracenbError
-from tracenb.design import Scale, demo_study, page_of
+from tracenb.design import demo_study
 from tracenb.foreign import join_prolific, read_jspsych, read_mapping, read_qualtrics
 from tracenb.people import PAPER, Effects, answers_of, save_answers, seconds_of, simulate, truth
-from tracenb.rating_figures import likert_figure, power_figure, shares, tradeoff_figure
+from tracenb.rating_figures import likert_figure, shares, tradeoff_figure
 from tracenb.rating_page import rating_page, sentences
 from tracenb.ratings import analyse, compute, read_performance, read_source
 from tracenb.runs import execute, experiment, printed
-from tracenb.scales import Rules, alpha, checked, flow, mean_of, means, outcomes, participants, reliability, rules_of, scored, widened
+from tracenb.scales import Rules, alpha, checked, flow, mean_of, means, participants, reliability, rules_of, scored, widened
 
 STUDY = demo_study(trials=4, n_per_condition=14)
 RULES = rules_of(STUDY)

@@ -20,7 +20,7 @@ from statsmodels.miscmodels.ordinal_model import OrderedModel
 from statsmodels.tools.numdiff import approx_fprime
 
 from .intervals import draw, wilson
-from .scales import Rules, kinds_of, order_of, outcomes, person_means, widened
+from .scales import Rules, kinds_of, order_of, person_means, widened
 
 # %% ../nbs/18c_contrasts.ipynb #export-cliff
 Z = norm.ppf(.975)

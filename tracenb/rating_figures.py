@@ -7,8 +7,6 @@ __all__ = ['MARKERS', 'SIMULATED', 'LIKERT', 'looks', 'rated', 'flow_figure', 's
            'means_figure', 'tradeoff_figure', 'power_figure']
 
 # %% ../nbs/18e_rating_figures.ipynb #imports
-import textwrap
-
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
@@ -17,7 +15,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from .canvas import FAINT, INK, colour_of, condition_name, draw, nothing, plain
-from .core import TracenbError
 from .scales import Rules, kinds_of, order_of, person_means
 
 # %% ../nbs/18e_rating_figures.ipynb #export-looks
@@ -215,6 +212,7 @@ def power_figure(
     powers: pd.DataFrame  # Of `power.power_table`
 ) -> tuple[Figure, pd.DataFrame]:
     "Power by n, a panel an outcome, a line a test; and the table that is drawn."
+    within = powers.test.str.startswith(('Friedman', 'Wilcoxon')).any()
     colours, marks = ('#0072B2', '#D55E00', '#009E73', '#AA3377', '#332288', '#8C3B00', '#7A7A00', '#3399CC'), 'osD^vPX<'
     names = {key: f'{condition_name(a)} / {condition_name(b)}' if a else test for test, a, b in dict.fromkeys(zip(powers.test, powers.a, powers.b)) for key in [(test, a, b)]}
     style = {key: (colours[k % 8], marks[k % 8]) for k, key in enumerate(names)}
@@ -226,10 +224,10 @@ def power_figure(
             ax.fill_between(line.n, 100 * line.low, 100 * line.high, color=colour, alpha=.15, lw=0)
             ax.plot(line.n, 100 * line.power, color=colour, marker=marker, ms=4.5, lw=1.5, ls='-' if key[1] else (0, (5, 1.5)))
         for level in (80, 90): ax.axhline(level, color=FAINT, ls=(0, (4, 3)), lw=1, zorder=1)
-        if powers.n.min() < 25 < powers.n.max():
+        if not within and powers.n.min() < 25 < powers.n.max():
             ax.axvline(25, color=FAINT, lw=1, zorder=1)
             ax.text(25.6, 3, '25, as in the paper', fontsize=8, color='#555555')
-        ax.set(ylim=(0, 102), xlabel='participants analysed, a condition', ylabel='power, %', title=part.outcome.iloc[0])
+        ax.set(ylim=(0, 102), xlabel=f"participants analysed, {'in all' if within else 'a condition'}", ylabel='power, %', title=part.outcome.iloc[0])
         plain(ax)
     note = (f'Share of {powers.sims.iloc[0]:,} simulated studies in which the test is significant, with its Monte-Carlo interval (shaded, 95 %). Pairs are tested by ranks and corrected by Holm; '
             '"all pairs" is every pair at once. True of the stated effects alone.')

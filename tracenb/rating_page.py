@@ -8,7 +8,6 @@ __all__ = ['Analysis', 'p_text', 'within', 'listed', 'say_people', 'say_reliabil
 
 # %% ../nbs/18g_rating_page.ipynb #imports
 import html
-import math
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -16,8 +15,7 @@ from matplotlib.figure import Figure
 
 from .canvas import condition_name
 from .page import figure_html, html_page, table_html
-from .people import DIMENSIONS
-from .scales import REASONS, Rules
+from .scales import Rules
 
 # %% ../nbs/18g_rating_page.ipynb #export-analysis
 @dataclass(frozen=True)

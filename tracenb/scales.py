@@ -8,7 +8,6 @@ __all__ = ['NEEDED', 'REASONS', 'Rules', 'rules_of', 'is_true', 'checked', 'part
 
 # %% ../nbs/18b_scales.ipynb #imports
 import math
-import warnings
 from collections.abc import Iterable
 from dataclasses import field
 
