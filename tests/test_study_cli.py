@@ -27,7 +27,8 @@ def said(*args):
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     at = tmp_path_factory.mktemp('study')
-    assert 'decomposition, r1, r1_summary, post_hoc' in said('build', ROOT/'nbs'/'data'/'study_demo.yaml', '--out', at/'survey')
+    built = said('build', ROOT/'nbs'/'data'/'study_demo.yaml', '--out', at/'survey')
+    assert 'decomposition, r1, r1_summary, post_hoc' in built and re.search(r'about \d+ minutes a participant; .* 100 participants cost', built)
     assert '0 answers lost, 0 doubled' in said('simulate', at/'survey', '--db', at/'study.sqlite', '--n', 24, '--seed', 3)
     return at
 
@@ -82,3 +83,9 @@ def test_errors_say_what_to_do_without_a_traceback(folder, args, what):
     (folder/'wrong.yaml').write_text('name: x\ncontact: a@b.example\ntracs: {r1: r1.jsonl}\n')
     ran = subprocess.run([Path(sys.executable).parent/'tracenb', 'study', *(a.format(folder) for a in args)], capture_output=True, text=True)
     assert ran.returncode != 0 and what in ran.stderr and 'Traceback' not in ran.stderr, ran.stderr
+
+
+def test_the_load_test_says_what_became_of_every_answer():
+    text = said('load', '--n', 8, '--trials', 2, '--pause', 0, '--kills', 1)
+    found = dict(line.split(None, 1) for line in text.splitlines())
+    assert [found[k] for k in ('n', 'kills', 'lost', 'doubled')] == ['8', '1', '0', '0'] and float(found['p99']) > 0

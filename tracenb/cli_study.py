@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['study', 'Folder', 'Db', 'Port', 'Pay', 'Seed', 'study_build', 'study_preview', 'study_preregister', 'study_serve',
-           'study_simulate', 'study_backup', 'study_restore', 'study_analyse', 'study_power']
+           'study_simulate', 'study_backup', 'study_restore', 'study_analyse', 'study_power', 'study_load']
 
 # %% ../nbs/19b_cli_study.ipynb #cst-imports
 import json
@@ -30,10 +30,13 @@ def study_build(
     out: Annotated[Path, typer.Option(help='Folder for the study.')],
 ):
     "Choose the questions and write the survey: a folder that `serve` serves."
+    from tracenb.choice import estimate
     from tracenb.design import read_study
     from tracenb.questionnaire import build_study
     made = read_study(build_study(config, out))
     print(f"{out}: {len(made.items)} questions under {', '.join(made.conditions)}; {made.trials} a participant, {made.layout} subjects, {made.n_per_condition} participants {'a condition' if made.layout == 'between' else 'in all'}")
+    e = estimate(made)
+    print(f"about {e['minutes_stated']} minutes a participant; at 9 an hour and a fee of a third, {e['participants']} participants cost {e['total']:,.0f} (`preregister --pay --fee` for other rates)")
     print(f'look at it: tracenb study preview {out}')
 
 @study.command('preview')
@@ -139,3 +142,21 @@ def study_power(
     enough.to_csv(out/'needed.csv', index=False)
     save_figure(*power_figure(table), out/'power')
     print('SIMULATED people throughout.', enough.drop(columns=['simulated', 'sims']).to_string(index=False), f'{out}: power.csv, needed.csv, power.png', sep='\n')
+
+# %% ../nbs/19b_cli_study.ipynb #cst-load
+@study.command('load')
+def study_load(
+    n: Annotated[int, typer.Option('--n', help='Simulated participants at once.')] = 200,
+    trials: Annotated[int, typer.Option(help='Of each.')] = 20,
+    pause: Annotated[float, typer.Option(help='Mean seconds that each waits before a step; 0: everybody asks all the time.')] = 2.,
+    kills: Annotated[int, typer.Option(help='How often the server is killed (SIGKILL) and started again meanwhile.')] = 0,
+):
+    "Measure the server on this machine: a made-up study, many participants, and what became of every answer."
+    import asyncio
+    from tempfile import TemporaryDirectory
+    from tracenb.design import demo_study
+    from tracenb.participants import bare_study, load_test
+    with TemporaryDirectory() as folder:
+        bare_study(demo_study(trials=trials, n_per_condition=-(-n // 4)), Path(folder, 'study'))
+        said = asyncio.run(load_test(Path(folder, 'study'), n, kills, pause))
+    for name, value in said.items(): print(f'{name:14}{value}')
