@@ -136,7 +136,7 @@ def test_two_workers_one_of_them_killed(tmp_path):
     assert start('run', file, '--out', 'whole', '--workers', 2, cwd=tmp_path).wait() == 0
     process = start('run', file, '--out', 'killed', '--workers', 2, cwd=tmp_path)
     training = lambda: [r for r in runs if state(tmp_path/'killed'/r.name).startswith('training')]
-    assert until(lambda: len(training()) == 2, process)
+    assert until(training, process)
     workers = [p for p in psutil.Process(process.pid).children() if len(p.children()) > 0]  # each has a nursery below it
     assert len(workers) == 2
     workers[0].kill()
