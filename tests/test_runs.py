@@ -145,29 +145,6 @@ def test_a_failing_run_is_reported_and_the_others_go_on(tmp_path):
     assert 'nowhere' in (tmp_path/bad.name/'run.ipynb').read_text(), 'the executed notebook holds the traceback'
 
 
-RUN = "import sys; from tracenb.stages import *; o = open_run(make_run(**{settings!r}), sys.argv[1]); tune(o, build(o)); finish(o, score(o, answer(o)))"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('when, settings', [('train_log.jsonl', SMALL), ('generations.jsonl', SMALL | dict(generate={'max_new_tokens': 200, 'batch_size': 1}, data={'n_train': 8, 'n_test': 8}))])
-def test_killed_and_continued_ends_as_if_never_killed(tmp_path, when, settings):
-    "SIGKILL while training, then while generating; the same command ends with the same bytes."
-    run, killed = make_run(**settings), 0
-    at = tmp_path/'killed'/run.name
-    process = subprocess.Popen([sys.executable, '-c', RUN.format(settings=settings), str(tmp_path/'killed')])
-    for _ in range(6000):
-        if process.poll() is not None: break
-        if (at/when).exists() and (at/when).read_bytes().count(b'\n') >= 2:
-            process.send_signal(signal.SIGKILL)
-            killed = 1
-            break
-        time.sleep(0.01)
-    process.wait()
-    assert killed and not (at/'metrics.json').exists()
-    assert results(go(run, tmp_path/'killed')) == results(go(run, tmp_path/'whole'))
-    assert not [p for p in at.rglob('*') if p.suffix == '.tmp' and p.stat().st_mtime > time.time() - 0.1]
-
-
 # --- Grids
 
 SPEC = dict(datasets=['toy', 'babi'], models=['tiny-random'], conditions=['vanilla', 'correct'], seeds=[1, 2], settings=dict(data=dict(n_train=4, n_test=2)))
