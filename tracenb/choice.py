@@ -15,12 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field
 
-from . import babi, cotempqa, msmarco  # each registers its task
 from .chat import split_text
-from .core import Example, Generation, Record, Score, TracenbError, lookup, read_jsonl, record, seeded
+from .core import Example, Generation, Record, Score, TracenbError, lookup, read_jsonl, read_yaml, record, seeded
 from .design import Check, Free, Item, Name, Panel, Question, Scale, Shown, Study, as_record, demo_study, fill, wording
 from .matched import read_traces
 from .task import DataConfig, get_task, load_examples
@@ -82,9 +80,7 @@ def read_config(
 ) -> StudyConfig:
     "The config of a file. Raises `TracenbError` with the place of what is wrong and what may be meant."
     path = Path(path)
-    try: spec = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except OSError as e: raise TracenbError(f'{path}: cannot be read: {e.strerror}', 'check the path') from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e: raise TracenbError(f"{path}: not YAML: {' '.join(str(e).split())}", 'mend the file') from None
+    spec = read_yaml(path)
     _check_keys(spec, StudyConfig, str(path))
     config = as_record(StudyConfig, spec, str(path))
     if bool(config.runs) == bool(config.traces): raise TracenbError(f"{path}: {'both `runs` and `traces`' if config.runs else 'neither `runs` nor `traces`'}", 'name one of them: runs: {decomposition: FOLDER, ...}')

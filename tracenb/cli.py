@@ -96,7 +96,6 @@ Balanced = Annotated[bool, typer.Option('--balanced', help='The same number of e
 
 def _load(dataset, source, split, n, balanced):
     "(task, examples): of a source, or 20 a label of a simulation."
-    from tracenb import babi, cotempqa, msmarco
     from tracenb.task import DataConfig, get_task, load_examples
     task = get_task(dataset)
     n = 20 * len(task.labels) if n is None and source == 'simulated' else n
@@ -220,7 +219,6 @@ def main(
 ):
     "Entry point of the `tracenb` command: exit code 1 for an error the user can mend."
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')  # forked workers would warn on every run
-    os.environ.setdefault('GOMP_SPINCOUNT', '10000')  # threads that spin for long slow training down several times when another program wants a core
     warnings.showwarning = lambda message, *where, **more: print(f'warning: {message}', file=sys.stderr)  # what it says, without a line of source
     try: app(args=args)
     except TracenbError as e:

@@ -24,7 +24,6 @@ Labels = Annotated[str, typer.Option(help='Only these labels, with commas betwee
 Size = Annotated[int | None, typer.Option('--n', help='So many examples; all of a source if not given.')]
 
 def _data(source, n, labels, max_words=None):
-    from tracenb import babi, cotempqa, msmarco
     from tracenb.task import DataConfig
     return DataConfig(source=source, labels=tuple(x.strip() for x in labels.split(',') if x.strip()), n_train=n, max_words=max_words)
 

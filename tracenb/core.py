@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['record', 'RULES', 'TracenbError', 'lookup', 'Record', 'Steps', 'gold_steps', 'Example', 'Trace', 'ChatExample',
-           'Generation', 'Response', 'Score', 'Rating', 'atomic_path', 'write_text', 'write_jsonl', 'read_jsonl',
-           'seeded', 'digest', 'normalise']
+           'Generation', 'Response', 'Score', 'Rating', 'atomic_path', 'write_text', 'cache_folder', 'read_yaml',
+           'write_jsonl', 'read_jsonl', 'seeded', 'digest', 'normalise']
 
 # %% ../nbs/00_core.ipynb #79ba6a9a
 import difflib
@@ -22,6 +22,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -205,7 +206,8 @@ class Rating(Record):
 # %% ../nbs/00_core.ipynb #4ae576f8
 @contextmanager
 def atomic_path(
-    path: str | Path  # The final place
+    path: str | Path,      # The final place
+    private: bool = False  # Readable for its owner alone, from the first byte on
 ) -> Iterator[Path]:
     "A temporary path beside `path`, renamed to it when the block ends well and removed when it fails."
     path = Path(path)
@@ -216,7 +218,7 @@ def atomic_path(
     try:
         yield tmp
         with open(tmp, 'rb') as f: os.fsync(f.fileno())
-        tmp.chmod(0o644)
+        tmp.chmod(0o600 if private else 0o644)
         tmp.replace(path)
     finally: tmp.unlink(missing_ok=True)
 
@@ -227,6 +229,23 @@ def write_text(
     "Write `text` to `path` in one step that cannot leave half a file."
     with atomic_path(path) as tmp: tmp.write_text(text, encoding='utf-8')
     return Path(path)
+
+# %% ../nbs/00_core.ipynb #folder-yaml
+def cache_folder() -> Path:
+    "`TRACENB_CACHE`, else `~/.cache/tracenb`; made where missing."
+    folder = Path(os.environ.get('TRACENB_CACHE') or '~/.cache/tracenb').expanduser()
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise TracenbError(f'the cache folder {folder} cannot be made: {e.strerror}', 'set TRACENB_CACHE to a folder you may write') from None
+    return folder
+
+def read_yaml(
+    path: str | Path  # A YAML file
+):
+    "What the file holds. Raises `TracenbError` if it cannot be read or is not YAML."
+    try: return yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+    except OSError as e: raise TracenbError(f'{path}: cannot be read: {e.strerror}', 'check the path') from None
+    except (yaml.YAMLError, UnicodeDecodeError) as e: raise TracenbError(f"{path}: not YAML: {' '.join(str(e).split())}", 'mend the file') from None
 
 # %% ../nbs/00_core.ipynb #2c4132e3
 def write_jsonl(

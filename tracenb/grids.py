@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from .core import Record, TracenbError, lookup, record
+from .core import Record, TracenbError, lookup, read_yaml, record
 from .markup import escaped, folded, table, value, wrapped
 from .stages import Run, make_run
 
@@ -107,10 +107,7 @@ def read_grid(
 ) -> Grid:
     "The grid of a file. Raises `TracenbError` with the place of what is wrong."
     path = Path(path)
-    try: spec = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except OSError as e: raise TracenbError(f'{path}: cannot be read: {e.strerror}', 'check the path') from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e: raise TracenbError(f"{path}: not YAML: {' '.join(str(e).split())}", 'mend the file') from None
-    return expand(spec, path.stem, str(path))
+    return expand(read_yaml(path), path.stem, str(path))
 
 # %% ../nbs/14b_grids.ipynb #434c1a50
 _LAPTOP = '''

@@ -26,8 +26,8 @@ from tempfile import TemporaryDirectory
 import httpx
 import numpy as np
 
-from .answers import open_answers, private_path
-from .core import Record, TracenbError, record, write_text
+from .answers import open_answers
+from .core import Record, TracenbError, atomic_path, record, write_text
 from .design import Study, problems, read_study
 from .store import token_hash
 
@@ -136,7 +136,7 @@ def bare_study(
     out, page = Path(out), f'<!doctype html><title>{study.name}</title>'
     write_text(out/'page'/'index.html', page)
     write_text(out/'page'/'manifest.json', json.dumps({'index.html': hashlib.sha256(page.encode()).hexdigest()}))
-    with private_path(out/'private.json') as tmp: tmp.write_text(json.dumps({'codes': codes}))
+    with atomic_path(out/'private.json', private=True) as tmp: tmp.write_text(json.dumps({'codes': codes}))
     write_text(out/'study.json', study.to_json())
     return out
 

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 from scipy.stats import friedmanchisquare, kruskal, mannwhitneyu, wilcoxon
 from tqdm.auto import tqdm
 
 from .contrasts import holm_rows, pairwise
-from .core import Record, TracenbError, record
+from .core import Record, TracenbError, read_yaml, record
 from .design import Study, as_record, demo_study, read_study
 from .intervals import wilson
 from .people import PAPER, Effects, difficulty, item_effects, leanings, ratings_of, simulate, truth, wanted
@@ -51,8 +50,7 @@ def read_plan(
     "The plan of a study that is being prepared. Raises `TracenbError` for a file that is none, and for conditions without a stated mean."
     stated = {}
     if effects:
-        try: stated = yaml.safe_load(Path(effects).read_text(encoding='utf-8'))
-        except (OSError, yaml.YAMLError) as e: raise TracenbError(f"{effects}: cannot be read: {' '.join(str(e).split())}", 'name a YAML file with fields of Effects: means, person_sd, ...') from None
+        stated = read_yaml(effects)
         if not isinstance(stated, dict): raise TracenbError(f'{effects}: a mapping is expected', 'write for example `means: {decomposition: {interpretability: 4.5, load: 2}, ...}`')
     study = read_study(folder) if folder else None
     if study and 'dimensions' not in stated: stated = stated | dict(dimensions={s.name: s.kind for s in study.scales})

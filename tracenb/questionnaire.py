@@ -8,7 +8,6 @@ __all__ = ['JSPSYCH', 'OWN', 'script', 'page_files', 'write_study', 'build_study
 # %% ../nbs/17b_questionnaire.ipynb #imports
 import hashlib
 import json
-import os
 import re
 import secrets
 import tempfile
@@ -19,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .choice import Codes, StudyConfig, compile_study, read_config
-from .core import TracenbError, write_text
+from .core import TracenbError, atomic_path, write_text
 from .design import Panel, Study, read_study
 from .npm import Pinned, fetch, npm_registry, unpack
 from .provenance import PACKAGE
@@ -60,10 +59,7 @@ def _write_private(path, codes):
     before = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
     if before.get('codes') and not codes: return path.chmod(0o600)
     codes = codes or Codes(*(secrets.token_hex(4).upper() for _ in range(3)))
-    tmp = path.with_name('.private.tmp')
-    tmp.unlink(missing_ok=True)
-    with open(os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), 'w', encoding='utf-8') as f: f.write(json.dumps(before | dict(codes=codes.to_dict()), indent=1) + '\n')
-    tmp.replace(path)
+    with atomic_path(path, private=True) as tmp: tmp.write_text(json.dumps(before | dict(codes=codes.to_dict()), indent=1) + '\n', encoding='utf-8')
 
 def write_study(
     study: Study,

@@ -31,8 +31,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 from starlette.exceptions import HTTPException
 
-from .answers import answer_rows, csv_lines, json_lines, open_answers, private_path
-from .core import TracenbError, lookup
+from .answers import answer_rows, csv_lines, json_lines, open_answers
+from .core import TracenbError, atomic_path
 from .design import Study, read_study
 from .guard import LARGEST, Guard, Rates, log
 from .store import Refused, Store, Unavailable, answer, enter, finish, me, page
@@ -55,7 +55,7 @@ def read_private(
         if len(key) < 32: raise ValueError('the key is too short')
     except (ValueError, KeyError, TypeError) as e: raise TracenbError(f'{path}: {type(e).__name__}: {e}', f"it holds the codes {', '.join(CODES)} and a key of 64 hexadecimal digits: put back a copy") from None
     if json.loads(path.read_text(encoding='utf-8')) != private:
-        with private_path(path) as tmp: tmp.write_text(json.dumps(private, indent=1) + '\n', encoding='utf-8')
+        with atomic_path(path, private=True) as tmp: tmp.write_text(json.dumps(private, indent=1) + '\n', encoding='utf-8')
     return codes, key
 
 # %% ../nbs/17_survey.ipynb #export-page
