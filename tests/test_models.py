@@ -1,5 +1,6 @@
 """Presets, the cache, quantised loading, and the gradient that an evaluation must not cut."""
 import multiprocessing
+import os
 import shutil
 import time
 from types import SimpleNamespace
@@ -130,7 +131,7 @@ def _build_slowly(cache, log):
         with open(log, 'a') as f: f.write('built\n')
         time.sleep(0.5)
         (folder / 'a').write_text('done')
-    models.os.environ['TRACENB_CACHE'] = cache
+    os.environ['TRACENB_CACHE'] = cache
     assert (cached('x', build) / 'a').read_text() == 'done'
 
 
