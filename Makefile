@@ -42,8 +42,9 @@ study-demo: setup  ## a human study from design to figure, with simulated people
 	$(BIN)/tracenb study analyse $(STUDY)/study.sqlite --performance nbs/data/study_demo_performance.csv --out $(STUDY)/analysis
 	$(BIN)/tracenb study power --study $(STUDY)/survey --sims 200 --out $(STUDY)/power
 
-test: setup  ## run all tests
-	$(BIN)/python -m pytest
+PROCESSES ?= 2
+test: setup  ## run all tests, in PROCESSES=2 processes
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --no-loadscope-reorder
 
 browser:  ## install Chromium for the tests that look at pages, where that is possible (Debian packages, as root); without it they skip
 	@command -v chromium chromium-browser google-chrome >/dev/null 2>&1 || \

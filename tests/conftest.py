@@ -12,6 +12,21 @@ os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 os.environ.setdefault('GOMP_SPINCOUNT', '10000')  # before torch is loaded: as the command sets it
 os.environ.setdefault('HF_HUB_OFFLINE', '1')  # nothing here may wait for a hub
 
+LONGEST = ('test_engine.py', 'test_lab.py', 'test_docs.py', 'test_notebooks.py', 'test_runs.py', 'test_cli.py')  # begun first, so that no process waits for another at the end
+APART = ('test_engine.py', 'test_notebooks.py')  # their tests share nothing
+
+
+def pytest_collection_modifyitems(items): items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "For several processes (`make test`): a file is the work of one, for the sake of what its tests share, but for those in `APART`."
+    from xdist.scheduler import LoadScopeScheduling
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid): return nodeid if nodeid.partition('::')[0].rpartition('/')[2] in APART else nodeid.partition('::')[0]
+    return ByFile(config, log)
+
 
 @pytest.fixture
 def shared() -> Path:
