@@ -1,4 +1,5 @@
-"""Run notebooks in place and keep their outputs: `python tests/execute.py [NOTEBOOK...]`, all library notebooks if none is named."""
+"""Run notebooks in place and keep their outputs: `python tests/execute.py [NOTEBOOK...]`, all library notebooks if none is named.
+Show on the site what papermill executed: `python tests/execute.py --show outputs/.../run.ipynb nbs/site/experiments/NAME.ipynb "# Title"`, where the text replaces the template's first cell."""
 import os
 import subprocess
 import sys
@@ -30,7 +31,19 @@ def without_widgets(notebook):
     return notebook
 
 
+def show(executed: str, page: str, text: str):
+    "Keep a notebook that papermill executed: without bars, without times, and with paths as seen from the checkout."
+    notebook = without_widgets(nbformat.reads(Path(executed).read_text().replace(f'{NBS.parent}/', ''), as_version=4))
+    notebook.metadata.pop('papermill', None)
+    notebook.cells[0].source = text
+    for cell in notebook.cells:
+        cell.metadata = {'tags': cell.metadata.tags} if cell.metadata.get('tags') else {}
+        if cell.cell_type == 'code': cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr' and o.get('text', '-').strip()]
+    nbformat.write(notebook, page)
+
+
 if __name__ == '__main__':
+    if sys.argv[1:2] == ['--show']: sys.exit(show(*sys.argv[2:]))
     os.environ.setdefault('CI', '1')  # no bars: they would be other ones every time
     for path in tqdm([Path(a) for a in sys.argv[1:]] or sorted(NBS.glob('*.ipynb'))): nbformat.write(without_widgets(run(path)), path)
     subprocess.run([Path(sys.executable).parent/'nbdev_clean'], cwd=NBS.parent, check=True)
