@@ -68,6 +68,7 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, fault, question, body):
         wait = {'429 with Retry-After': {'retry_after': '0.2'}, '429 with a date': {'retry_after': formatdate(time.time() + 2, usegmt=True)}}
         echo = json.dumps({'error': {'message': f"not now, {self.headers['authorization']}"}}).encode()
+        if isinstance(fault, int): return self.say(429, echo, retry_after=str(fault))  # come back in so many seconds
         if fault is None:
             self.say(200, body)
             with self.server.lock: self.server.answered[question] += 1

@@ -73,6 +73,18 @@ def test_retry_after_is_honoured(after, least, tmp_path):
         assert put(1, server, tmp_path)[0].state == 'ok' and time.monotonic() - began >= least
 
 
+def test_a_server_that_asks_for_a_day_is_not_waited_for(tmp_path):
+    with FaultyServer(lambda question, attempt: 86400 if attempt == 1 else None) as server:
+        [reply] = put(1, server, tmp_path)
+        assert reply.state == 'failed' and reply.error.endswith('the server asks to wait 86400 s') and reply.attempts == 1 and reply.cost is None
+        assert put(1, server, tmp_path)[0].state == 'ok', 'the same call asks again'
+
+
+@pytest.mark.parametrize('message', [{'role': 'user'}, {'role': 'user', 'content': ['parts']}])
+def test_a_message_that_is_none_is_said(message):
+    with pytest.raises(ValueError, match='request q7, message 2: .*'): Request(id='q7', messages=({'role': 'user', 'content': 'x'}, message))
+
+
 @pytest.mark.parametrize('answer, state', [({'choices': [{'finish_reason': 'length', 'message': {'content': 'cut'}}]}, 'length'), ({'choices': [{'finish_reason': 'content_filter', 'message': {'content': None}}]}, 'refusal'),
                                            ({'choices': [{'finish_reason': 'stop', 'message': {'content': None, 'refusal': 'no'}}]}, 'refusal'), ({'usage': None}, 'ok')])
 def test_other_answers_are_states_and_are_kept(answer, state, tmp_path):
