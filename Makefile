@@ -52,6 +52,7 @@ browser:  ## install Chromium for the tests that look at pages, where that is po
 		echo "no Chromium, and it cannot be installed here: browser tests will be skipped"
 
 lab: setup  ## open JupyterLab on its start page
+	@$(BIN)/jupyter trust nbs/*.ipynb nbs/*/*.ipynb nbs/site/*/*.ipynb >/dev/null  # or stored outputs would show without their colours
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/start.ipynb
 
 $(VENV)/bench: $(VENV)/installed

@@ -157,6 +157,16 @@ def test_tutorial_runs(lab, tab, path, tmp_path):
     assert not (low := [x for x in look(page, tmp_path, path.stem) if x[0] < 4.5]), low[:3]
 
 
+def test_stored_outputs_have_their_colours_once_make_lab_has_trusted_them(lab, tab):
+    page, name = tab(), 'stored.ipynb'
+    shutil.copy(ROOT/'nbs'/'tutorials'/'explore.ipynb', lab.folder/'checkout'/'nbs'/name)
+    coloured = lambda: lab.open(page, name).evaluate("[...document.querySelectorAll('.jp-OutputArea-output .tnb :is(span, mark, li, td)')].filter(e => getComputedStyle(e).backgroundColor !== 'rgba(0, 0, 0, 0)').length")
+    before = coloured()  # the stripes of tables
+    patterns = re.search(r'jupyter trust (.*) >/dev/null', (ROOT/'Makefile').read_text())[1]
+    subprocess.run(['sh', '-c', f'"$0" -m jupyter trust {patterns}', sys.executable], cwd=lab.folder/'checkout', env=environment(lab.folder), check=True, capture_output=True)
+    assert coloured() > 5 * before
+
+
 def test_records_are_legible_and_harmless(lab, tab, tmp_path):
     page = tab(width=900, height=1000)
     shown = ['show_trace(e, build_traces([e], toy, "incorrect")[0])', 'build_traces([e], toy, "correct")[0]', 'r = Response(id=e.id, label="<u>", facts=e.context[:1], answers=("b",), error="<s>", text="<think><script>hacked = 1</script></think> <answer>b</answer>")\nr', 'show_response(r, e)',
