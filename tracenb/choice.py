@@ -19,7 +19,7 @@ from pydantic import Field
 
 from .chat import split_text
 from .core import Example, Generation, Record, Score, TracenbError, lookup, read_jsonl, read_yaml, record, seeded
-from .design import Check, Free, Item, Name, Panel, Question, Scale, Shown, Study, as_record, demo_study, fill, wording
+from .design import Check, Free, Item, Language, Name, Panel, Question, Scale, Shown, Study, as_record, demo_study, fill, word_faults, wording
 from .matched import read_traces
 from .task import DataConfig, get_task, load_examples
 from .traces import build_traces, count_words
@@ -56,6 +56,8 @@ class StudyConfig(Record):
     minutes_timeout: int = 60
     title: str = ''
     texts: dict[str, str] = field(default_factory=dict, hash=False)  # Those that replace shipped ones
+    words: dict[str, str] = field(default_factory=dict, hash=False)  # The same for buttons, headings and status
+    language: Language = 'en'   # Of texts and words
     scales: tuple[Scale, ...] | None = None
     checks: tuple[Check, ...] | None = None
     free: tuple[Free, ...] | None = None
@@ -87,6 +89,7 @@ def read_config(
     for key in config.texts:
         try: lookup(wording()['texts'], key, 'text')
         except TracenbError as e: raise TracenbError(f'{path}: texts: {e.what}', e.remedy) from None
+    for wrong, remedy in word_faults(wording()['words'] | config.words): raise TracenbError(f'{path}: {wrong}', remedy)
     at = lambda p: p if p == 'rule' else str(path.parent/p)
     return replace(config, runs={c: at(p) for c, p in config.runs.items()}, traces={c: at(p) for c, p in config.traces.items()})
 
@@ -237,7 +240,7 @@ def compile_study(
     asked = {key: getattr(config, key) if getattr(config, key) is not None else tuple(as_record(cls, row) for row in words[key]) for key, cls in _PARTS.items() if key in words}
     panel = config.panel if config.panel.name == 'none' or config.panel.complete_url else replace(config.panel, complete_url='https://app.prolific.com/submissions/complete?cc=')
     same = {k: getattr(config, k) for k in ('name', 'n_per_condition', 'layout', 'seed', 'attempts', 'attention_allowed', 'min_seconds', 'minutes_timeout')}
-    try: study = Study(**same, title=config.title or words['title'], conditions=tuple(sources), trials=config.trials or len(items), items=items, texts=words['texts'] | config.texts, panel=panel, **asked)
+    try: study = Study(**same, title=config.title or words['title'], conditions=tuple(sources), trials=config.trials or len(items), items=items, texts=words['texts'] | config.texts, words=words['words'] | config.words, language=config.language, panel=panel, **asked)
     except ValueError as e: raise TracenbError(f"{config.name}: {e.errors()[0]['msg'] if hasattr(e, 'errors') else e}", 'mend the config') from None
     known = dict(minutes=estimate(study)['minutes_stated'], trials=study.trials, contact=config.contact, ids=_ids(panel), pay='You are paid through Prolific.' if panel.name == 'prolific' else '')
     made_from = dict(pool=str(found), files={c: s.hashes for c, s in sources.items()}, unusable={c: s.unusable for c, s in sources.items()}, answers=Counter('right' if all(s.right for s in i.shown.values()) else 'not right' for i in items),
