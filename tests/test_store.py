@@ -56,7 +56,7 @@ def walk(store, who, until=None, told=None):
     for step in here['steps'][len(here['done']):]:
         if step == until: break
         values = says(step, store.do(page, who['token'], step), 1)
-        store.do(answer, who['token'], step, values, 9.5, 'attempt-1')
+        store.do(answer, who['token'], step, values, 9.5, 'attempt-1', *([step == 'trial:1'] if step.startswith('trial') and step != 'trial:2' else []))
         told.append((step, values))
     return told
 
@@ -191,9 +191,10 @@ def test_what_was_stored_is_in_the_table(path):
         for dimension, value in values.items():
             row = rated[step, dimension]
             assert (row.value, row.id, row.label, row.condition, row.seconds) == (value, item.id, item.label, group, 9.5)
+            assert str(row.context_opened) == {'trial:1': 'True', 'trial:2': '<NA>'}.get(step, 'False'), 'the page of trial 2 was silent'
             assert (row.answer_right, row.trace_words) == (item.shown[group].right, len(item.shown[group].trace.split()))
     assert len(rated) == 4 * len(STUDY.scales)
-    assert table.query("kind == 'attention'").right.all()
+    assert table.query("kind == 'attention'").right.all() and table.query("kind != 'trial'").context_opened.isna().all()
     assert table.position.is_monotonic_increasing
 
 
@@ -315,7 +316,7 @@ def test_a_copy_is_made_while_answers_come_and_can_be_served(path, tmp_path):
 @settings(max_examples=150, deadline=None)
 @given(st.text(st.characters(exclude_categories=['Cs'], exclude_characters='\0'), max_size=30) | st.sampled_from(['=1+1', "'=1", '@SUM(A1)', '+1', '-1', '\t=1', '\r=1', '\n=1', "''''-x", '＝1', '=cmd|\' /C calc\'!A0']))
 def test_text_goes_through_csv_and_json_and_cannot_run(text):
-    row = dict.fromkeys(COLUMNS, '') | dict(position=1, kind='free', value=text, right=None, answer_right=None, trace_words=None, seconds=1.5, simulated=False)
+    row = dict.fromkeys(COLUMNS, '') | dict(position=1, kind='free', value=text, right=None, answer_right=None, trace_words=None, context_opened=None, seconds=1.5, simulated=False)
     lines = ''.join(csv_lines([row]))
     cell = list(csv.DictReader(lines.splitlines(keepends=True)))[0]['value'] if not set(text) & set('\r\n\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029') else None
     assert cell is None or not cell or cell[0] not in '=+-@\t\r\n＝＋－＠'

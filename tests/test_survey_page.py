@@ -3,6 +3,7 @@ import json
 import re
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from tracenb.answers import read_answers
@@ -214,6 +215,18 @@ def test_a_reload_in_the_middle_keeps_what_was_chosen(visit, before):
     choose(page, 0)  # the first tab is behind now: its answer is not taken, and it goes on from where the other one is
     assert send(page) == 'Question 2 of 2'
     assert set(mine(page, before).query("step == 'trial:0'").value.astype(int)) == {4}, 'as sent by the tab that was first'
+
+
+def test_whether_the_context_was_opened_is_stored(visit, before):
+    "Opened and closed again, before a reload, in the first of two trials."
+    page = walk(visit('opens'), until='.kind-trial')
+    for _ in range(2): page.click('.context summary')
+    page.wait_for_function('() => Object.values(JSON.parse(localStorage.getItem("tracenb-survey")).drafts).some(d => d.opened)')
+    page.reload()
+    ready(page)
+    walk(page)
+    rows = mine(page, before)
+    assert dict(zip(rows.step, rows.context_opened)) == {s: {'trial:0': True, 'trial:1': False}.get(s, pd.NA) for s in rows.step}
 
 
 def test_text_that_was_typed_is_there_after_a_reload(visit):

@@ -54,7 +54,7 @@ def stored_study(
     return Study.from_json(db.execute("SELECT value FROM meta WHERE name = 'study'").fetchone()[0], 'the design stored with the answers')
 
 # %% ../nbs/17c_answers.ipynb #export-rows
-COLUMNS = ('participant', 'status', 'layout', 'condition', 'position', 'step', 'kind', 'id', 'dimension', 'value', 'right', 'seconds', 'stored_at', 'simulated', 'label', 'answer_right', 'trace_words')
+COLUMNS = ('participant', 'status', 'layout', 'condition', 'position', 'step', 'kind', 'id', 'dimension', 'value', 'right', 'seconds', 'stored_at', 'simulated', 'label', 'answer_right', 'trace_words', 'context_opened')
 
 def iso(
     seconds: float  # Of the epoch
@@ -62,13 +62,14 @@ def iso(
     "The moment in UTC, to the millisecond."
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec='milliseconds')
 
-def _asked(study, step, values, walk):
+def _asked(study, step, sent, walk):
     "What one stored step says, as the columns in which its rows differ."
-    kind, _, name = step.partition(':')
+    (kind, _, name), values = step.partition(':'), sent['values']
     if kind == 'trial':
         item, condition = study.items[walk[int(name)][0]], walk[int(name)][1]
         shown = item.shown[condition]
-        for s in study.scales: yield dict(condition=condition, id=item.id, dimension=s.name, value=values[s.name], label=item.label, answer_right=shown.right, trace_words=len(shown.trace.split()))
+        about = dict(condition=condition, id=item.id, label=item.label, answer_right=shown.right, trace_words=len(shown.trace.split()), context_opened=sent.get('context_opened'))
+        for s in study.scales: yield about | dict(dimension=s.name, value=values[s.name])
     elif kind == 'demographics':
         options = {q.name: q.options for q in study.demographics}
         for n, v in values.items(): yield dict(id=n, value=options[n][v] if options[n] else v)
@@ -89,8 +90,8 @@ def answer_rows(
         for step, sent, at in sorted(stored, key=lambda row: steps[row[0]]):
             sent = json.loads(sent)
             same = dict(participant=f'p{number:04}', status=state, layout=study.layout, condition=condition, position=steps[step], step=step, kind=step.partition(':')[0], dimension='', right=None,
-                        seconds=sent['seconds'], stored_at=iso(at), simulated=bool(simulated), label='', answer_right=None, trace_words=None)
-            for row in _asked(study, step, sent['values'], walk): yield {c: (same | row)[c] for c in COLUMNS}
+                        seconds=sent['seconds'], stored_at=iso(at), simulated=bool(simulated), label='', answer_right=None, trace_words=None, context_opened=None)
+            for row in _asked(study, step, sent, walk): yield {c: (same | row)[c] for c in COLUMNS}
     db.execute('COMMIT')
 
 # %% ../nbs/17c_answers.ipynb #export-files
@@ -120,7 +121,7 @@ def json_lines(
 
 # %% ../nbs/17c_answers.ipynb #export-read
 _TRUTH = {'True': True, 'False': False, '': None}
-_PARSED = dict(position=int, seconds=float, right=_TRUTH.__getitem__, simulated=_TRUTH.__getitem__, answer_right=_TRUTH.__getitem__, trace_words=lambda s: int(s) if s else None)
+_PARSED = dict(position=int, seconds=float, right=_TRUTH.__getitem__, simulated=_TRUTH.__getitem__, answer_right=_TRUTH.__getitem__, context_opened=_TRUTH.__getitem__, trace_words=lambda s: int(s) if s else None)
 
 def _parsed(row, where):
     "The row that CSV cells stand for."
@@ -151,7 +152,7 @@ def read_answers(
     else:
         with closing(open_answers(path)) as db: rows = list(answer_rows(db))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    return table.astype(dict(position='int64', value='object', right='boolean', seconds='float64', simulated='bool', answer_right='boolean', trace_words='Int64'))
+    return table.astype(dict(position='int64', value='object', right='boolean', seconds='float64', simulated='bool', answer_right='boolean', trace_words='Int64', context_opened='boolean'))
 
 # %% ../nbs/17c_answers.ipynb #export-participants
 def read_participants(

@@ -233,6 +233,8 @@ function show(step, part, words, dress) {  // What every step does once its plug
   const sheet = SHEETS[kind] ? SHEETS[kind]() : head(HEADINGS[kind] || '');
   $('sheet').replaceChildren(...sheet);
   dress?.(content);
+  const more = $('sheet').querySelector('.context');
+  more?.addEventListener('toggle', () => { if (more.open) { shelf.draft(step).opened = true; shelf.save(); } });  // stored with the trial's answer
   $('top').hidden = false;
   $('progress').max = page.places;
   $('progress').value = page.place - 1;
@@ -308,7 +310,7 @@ function node(step) {  // Load, show, save; once more where the server asks for 
     shelf.save();
     note = '';
     let said;
-    try { said = await ask('PUT', `api/answers/${encodeURIComponent(step)}`, {values: draft.values, seconds: draft.seconds, attempt: draft.attempt}); }
+    try { said = await ask('PUT', `api/answers/${encodeURIComponent(step)}`, {values: draft.values, seconds: draft.seconds, attempt: draft.attempt, ...(kind === 'trial' && {context_opened: Boolean(draft.opened)})}); }
     catch (e) {
       if (!(e instanceof Refused)) throw e;
       if (e.status === 409 && e.body?.error === 'stored') (said = await ask('GET', 'api/me')).done.forEach(s => done.add(s));  // another tab was first
