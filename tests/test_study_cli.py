@@ -66,6 +66,13 @@ def test_a_copy_is_restored_and_nothing_is_overwritten(folder):
     pd.testing.assert_frame_equal(read_answers(folder/'again.sqlite'), read_answers(folder/'study.sqlite'))
 
 
+def test_a_copy_goes_nowhere_but_where_it_was_sent(folder):
+    "A folder that is missing may be a disk that is not mounted: it is not made, and the command fails so that cron says so."
+    result = CliRunner().invoke(app, ['study', 'backup', '--db', str(folder/'study.sqlite'), '--to', str(folder/'unmounted'/'copy.sqlite')])
+    assert result.exit_code != 0 and 'no copy could be made' in str(result.exception) + result.output
+    assert not (folder/'unmounted').exists()
+
+
 def test_power_of_the_built_study(folder):
     text = said('power', '--study', folder/'survey', '--sims', 100, '--largest', 16, '--out', folder/'power')
     table = pd.read_csv(folder/'power'/'power.csv')
@@ -76,6 +83,7 @@ def test_power_of_the_built_study(folder):
     (('simulate', '{}/survey', '--db', '{}/study.sqlite'), 'study.sqlite is there'),
     (('serve', '{}', '--db', '{}/x.sqlite'), 'there is no study.json'),
     (('preregister', '{}/survey', '--prolific', '{}/d.json'), 'add --url'),
+    (('backup', '--db', '{}/study.sqlite', '--to', '{}/unmounted/copy.sqlite'), 'No such file or directory'),
     (('analyse', '{}/plan.txt', '--out', '{}/a'), 'no such file'),
     (('build', '{}/wrong.yaml', '--out', '{}/s'), "did you mean 'traces'"),
     (('power', '--effects', '{}/wrong.yaml', '--out', '{}/p'), 'wrong.yaml')], ids=lambda a: a[0] if isinstance(a, tuple) else '')
