@@ -275,12 +275,14 @@ def walk(
     "One person's rows, `COLUMNS` each, all with the status this person ends in."
     rows, status, seconds, opened = [], 'complete', seconds_of(effects, seed), opened_of(effects, seed)
     checks, options, clock = {c.name: c for c in study.checks}, {q.name: q.options for q in study.demographics}, pd.Timestamp('2026-01-05T10:00:00Z') + pd.Timedelta(minutes=3 * number)
+    person = dict(participant=f'p{number:04}', layout=study.layout, condition=condition, dimension='', simulated=True)
+    rows.append(person | dict(position=0, step='enter', kind='enter', id='', value=1, seconds=0., stored_at=clock.isoformat(timespec='seconds')))
     for k, step in enumerate(plan(study, number, condition), 1):
         kind, values = step.partition(':')[0], answer(step, page_of(study, number, condition, step), number)
         if values is None: status = 'expired'; break
         took = seconds(step, number)
         clock += pd.Timedelta(seconds=took)
-        shared = dict(participant=f'p{number:04}', layout=study.layout, condition=condition, position=k, step=step, kind=kind, dimension='', right=None, seconds=took, stored_at=clock.isoformat(timespec='seconds'), simulated=True)
+        shared = person | dict(position=k, step=step, kind=kind, seconds=took, stored_at=clock.isoformat(timespec='seconds'))
         if kind == 'trial': rows += [shared | dict(context_opened=opened(step, number)) | row for row in _trial_rows(study, number, condition, step, values)]; continue
         said = {name: options[name][v] if kind == 'demographics' and options[name] else int(v) if isinstance(v, bool) else v for name, v in values.items()}
         rows += [shared | dict(id=name, value=v, right=v == checks[name].right if name in checks else None) for name, v in said.items()]

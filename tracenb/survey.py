@@ -226,7 +226,7 @@ class Form(Closed): form: Literal['csv', 'jsonl'] = 'csv'
 
 def _researchers(app, store, secret):
     "The export, and a sign of life."
-    @app.get('/api/export', response_class=StreamingResponse, responses=failures(401, 403, 422) | {200: {'description': 'One row for each stored value', 'content': {'text/csv': {'schema': {'type': 'string'}}, 'application/x-ndjson': {'schema': {'type': 'string'}}}}})
+    @app.get('/api/export', response_class=StreamingResponse, responses=failures(401, 403, 422) | {200: {'description': 'One row for each participant and each stored value', 'content': {'text/csv': {'schema': {'type': 'string'}}, 'application/x-ndjson': {'schema': {'type': 'string'}}}}})
     async def export_answers(said: Annotated[Said, Depends(_lab)], asked: Annotated[Form, Query()]):
         "All answers, as `read_answers` reads them."
         if not secret: raise Refused(403, 'off', 'the export is off: the server was started without TRACENB_STUDY_TOKEN')
