@@ -355,6 +355,46 @@ def test_screen_readers_hear_what_is_asked(visit):
     assert page.get_by_role('textbox', name='What made a reasoning easy or hard to follow?').count() == 1
 
 
+def test_no_step_breaks_the_rules_of_accessibility(visit, axe):
+    "By axe-core, with what can be opened open: every step, answers missing and wrong, no connection, every kind of ending."
+    def heeds(page):
+        for detail in page.query_selector_all('details:not([open]) > summary'): detail.click()
+        assert (found := axe(page)) == [], '\n'.join(found)
+    page = visit('eve')
+    seen = set()
+    while not page.query_selector('.closing'):
+        kind = page.evaluate('document.querySelector(".jspsych-content").className')
+        if kind not in seen:
+            seen.add(kind)
+            heeds(page)
+            if page.query_selector('form [required]'):
+                page.click('#survey .jspsych-btn')  # nothing is chosen
+                heeds(page)
+            if 'comprehension' in kind:
+                for group in page.query_selector_all('fieldset'): group.query_selector_all('input')[0].check()
+                page.click('#survey .jspsych-btn')
+                page.wait_for_selector('.note')
+                ready(page)
+                heeds(page)
+        choose(page)
+        if 'attention' in kind:
+            page.context.set_offline(True)
+            page.click('#survey .jspsych-btn')
+            page.wait_for_selector('#retry:visible')
+            heeds(page)
+            page.context.set_offline(False)
+            page.wait_for_selector('.kind-trial', timeout=15000)
+            ready(page)
+        else: send(page)
+    heeds(page)
+    assert len(seen) == 8, seen
+    page.goto(page.server.url)  # the id is missing
+    ready(page)
+    heeds(page)
+    page.evaluate('document.querySelector("h1").style.color = "#999"')  # it would have been found
+    assert {f.split(': ')[1] for f in axe(page)} == {'color-contrast'}
+
+
 # --- in other words
 
 RINGED = str.maketrans({chr(ord(a) + k): chr(o + k) for a, o in (('A', 0x24b6), ('a', 0x24d0)) for k in range(26)})
