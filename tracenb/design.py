@@ -205,7 +205,7 @@ def demo_study(
 ) -> Study:
     "A whole study that needs no run and no teacher."
     words = wording()
-    texts = {k: fill(v, minutes=trials, trials=trials, contact='nobody: this is a demonstration', pay='', ids='No name and no address are asked for.') for k, v in words['texts'].items()}
+    texts = {k: fill(v, minutes=trials, trials=trials, contact='nobody: this is a demonstration', pay='', ids=words['words']['ids_none']) for k, v in words['texts'].items()}
     lists = dict(scales=Scale, checks=Check, free=Free, demographics=Question)
     asked = {key: tuple(as_record(cls, row) for row in words[key]) for key, cls in lists.items()}
     return Study(**dict(name='demo', title=words['title'], seed=seed, layout=layout, conditions=('decomposition', 'r1', 'r1_summary', 'post_hoc'), n_per_condition=n_per_condition,

@@ -339,7 +339,7 @@ function wayBack(said) {
   if (said.code) {
     const copy = make('button', {type: 'button', class: 'jspsych-btn'}, SAY.copy);
     copy.addEventListener('click', () => navigator.clipboard?.writeText(said.code).then(() => say(SAY.copied), () => {}));
-    parts.push(make('p', {class: 'code'}, `${SAY.code} `, make('code', {id: 'code'}, said.code), ' ', ...(navigator.clipboard ? [copy] : [])));
+    parts.push(make('p', {class: 'code'}, `${SAY.code} `, make('code', {id: 'code', dir: 'ltr'}, said.code), ' ', ...(navigator.clipboard ? [copy] : [])));
   }
   if (/^https?:\/\//.test(said.url || '')) parts.push(make('p', {}, make('a', {class: 'jspsych-btn', href: said.url, rel: 'noreferrer', id: 'return'}, SAY.back_to_panel)));
   return parts;
