@@ -158,7 +158,7 @@ def test_a_whole_participation_in_each_condition(study, visit, before):
         ratings = rows[rows.kind == 'trial']
         assert len(ratings) == 12 and set(ratings.value.astype(int)) == {min(k + 2, 5)}, 'what was clicked is what is stored'
         walked = plan(small(), int(who[1:]), rows.condition.iloc[0])
-        assert list(dict.fromkeys(rows.step)) == [s for s in walked if s in set(rows.step)]
+        assert list(dict.fromkeys(rows.step)) == [s for s in ('enter', *walked) if s in set(rows.step)]
         assert (rows.seconds >= 0).all() and (ratings.seconds < 60).all()
 
 
