@@ -50,7 +50,9 @@ def test_preregistration_and_draft(folder):
 
 def test_simulated_people_stay_simulated_to_the_last_figure(folder):
     rows = read_answers(folder/'study.sqlite')
-    assert rows.simulated.all() and rows.participant.nunique() <= 24
+    assert rows.simulated.all() and rows.query("kind == 'enter'").participant.nunique() == rows.participant.nunique() == 24
+    trials = rows[rows.kind == 'trial']
+    assert .25 < trials.context_opened.mean() < .5 and rows.context_opened.isna().equals(rows.kind != 'trial')
     text = said('analyse', folder/'study.sqlite', '--performance', ROOT/'nbs'/'data'/'study_demo_performance.csv', '--out', folder/'analysis')
     assert 'participants are simulated' in text and re.search(r'Kruskal-Wallis, H\(3\)', text)
     assert 'SIMULATED' in (folder/'analysis'/'analysis.html').read_text() and json.loads((folder/'analysis'/'analysis.json').read_text())['simulated'] is True
