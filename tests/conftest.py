@@ -62,3 +62,29 @@ def tab(chromium):
         return page
     yield make
     for c in contexts: c.close()
+
+
+AXE = dict(name='axe-core', version='4.14.1', integrity='sha512-FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==')  # Deque's checker of accessibility (MPL 2.0), for tests only
+WCAG = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']
+SIZES = dict(desk=(1200, 900), phone=(375, 700))
+
+@pytest.fixture(scope='session')
+def axe():
+    "`axe(page)`: what breaks WCAG 2.2 A or AA on a page as it stands, by day and by night, at a desk and on a phone: a line a violation; [] = nothing was found. `without` names rules to leave out."
+    from tracenb.core import TracenbError
+    from tracenb.npm import Pinned, fetch, unpack
+    try: script = unpack(fetch(Pinned(**AXE)), 'axe.min.js').decode()
+    except TracenbError as e: pytest.skip(f'axe-core is neither in the cache nor within reach: {e}')
+    def check(page, without=()):
+        found, size = [], page.viewport_size
+        if not page.evaluate('window.axe !== undefined'): page.evaluate(script)
+        for colours in ('light', 'dark'):
+            page.emulate_media(color_scheme=colours)
+            for where, (width, height) in SIZES.items():
+                page.set_viewport_size(dict(width=width, height=height))
+                wrong = page.evaluate('([tags, without]) => axe.run(document, {runOnly: tags, resultTypes: ["violations"], rules: Object.fromEntries(without.map(r => [r, {enabled: false}]))}).then(r => r.violations)', [WCAG, list(without)])
+                found += [f"{colours}, {where}: {v['id']}: {v['help']}: {n['html'][:200]} {n['failureSummary']}" for v in wrong for n in v['nodes']]
+        page.emulate_media(color_scheme=None)
+        page.set_viewport_size(size)
+        return found
+    return check

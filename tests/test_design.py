@@ -3,6 +3,7 @@ import base64
 import hashlib
 import io
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -20,10 +21,10 @@ from hypothesis import strategies as st
 from tracenb import questionnaire
 from tracenb.choice import compile_study, read_config
 from tracenb.core import Example, Generation, Score, TracenbError, write_jsonl, write_text
-from tracenb.design import Study, demo_study, page_of, plan, problems, read_study, square, trials
+from tracenb.design import Study, demo_study, page_of, plan, problems, read_study, square, trials, wording
 from tracenb.preregister import preregister, prolific_draft
 from tracenb.npm import Pinned, fetch, npm_registry
-from tracenb.questionnaire import JSPSYCH, build_study, page_files, script
+from tracenb.questionnaire import JSPSYCH, build_study, in_words, page_files, script
 from tracenb.stages import make_run
 
 DEMO, WITHIN = demo_study(), demo_study(layout='within')
@@ -115,7 +116,8 @@ def test_any_values_get_a_verdict_and_what_passes_can_be_stored(step, values):
 
 @pytest.mark.parametrize('change, said', [
     (dict(trials=9), 'there are 8 items'), (dict(conditions=('r1', 'r1')), 'stands twice'), (dict(layout='within', trials=6), 'use a multiple'), (dict(attention_allowed=3), '3 of 2 checks'),
-    (dict(texts={**DEMO.texts, 'constent': ''}), "'constent' is unknown"), (dict(texts={}), 'is missing'), (dict(checks=(replace(DEMO.checks[0], right=7),)), 'at most 2'), (dict(scales=DEMO.scales * 2), 'stands twice'), (dict(scales=(DEMO.scales[0], replace(DEMO.scales[1], points=7))), 'one number of points'), (dict(name='../x'), 'pattern')])
+    (dict(texts={**DEMO.texts, 'constent': ''}), "'constent' is unknown"), (dict(texts={}), 'is missing'), (dict(checks=(replace(DEMO.checks[0], right=7),)), 'at most 2'), (dict(scales=DEMO.scales * 2), 'stands twice'), (dict(scales=(DEMO.scales[0], replace(DEMO.scales[1], points=7))), 'one number of points'), (dict(name='../x'), 'pattern'),
+    (dict(language='german'), 'pattern'), (dict(words={**DEMO.words, 'agre': 'Ja'}), "did you mean 'agree'"), (dict(words={**DEMO.words, 'place': 'Seite {n}'}), 'needs {n} and {total}'), (dict(words={**DEMO.words, 'copy': ' '}), 'copy is blank'), (dict(words={}), 'agree is missing')])
 def test_a_design_that_contradicts_itself_is_refused(change, said):
     with pytest.raises(ValueError, match=said): replace(DEMO, **change)
 
@@ -234,6 +236,44 @@ def test_all_of_jspsych_is_pinned_and_the_page_names_it():
     assert all(f"{p.name.rpartition('/')[2]}.js" in page for p in JSPSYCH)
     assert all(len(base64.b64decode(p.integrity.removeprefix('sha512-'))) == 64 for p in JSPSYCH)
     assert 'http' not in page and 'innerHTML =' not in (ROOT/'tracenb'/'survey_page'/'survey.js').read_text()
+
+
+# --- words
+
+def test_every_word_that_ships_is_used_and_the_page_has_none_of_its_own():
+    html, js = ((ROOT/'tracenb'/'survey_page'/name).read_text() for name in ('index.html', 'survey.js'))
+    code = re.sub(r'(?m)(^|\s)//.*', '', js)
+    used = set(re.findall(r'SAY\.(\w+)', code)) | set(re.findall('<<([a-z_]+)>>', html)) - {'language', 'direction', 'title', 'words'}
+    used |= {'ids_none', 'ids_kept', 'ids_hashed', 'paid'}  # for the consent text
+    assert used == set(wording()['words'])
+    own = {a or b for a, b in re.findall(r"'([^'\n]*)'|`([^`\n]*)`", code) if re.match('[A-Z][a-z]', a or b)}
+    assert own == {'Content-Type', 'Retry-After', 'Bearer ${shelf.held.token}'}, 'what begins like a sentence is for a header'
+    assert not re.search('[A-Za-z]', re.sub('<[^>]*>', '', re.sub(r'<<\w+>>', '', html)))
+
+
+def test_a_config_replaces_words_one_by_one(tmp_path):
+    files = {c: str(ROOT/'nbs'/'data'/'teacher_demo'/f'{c}.jsonl') for c in ('r1', 'post_hoc')}
+    study, _ = compile_study(read_config(config(tmp_path, traces=files, questions=2, language='en-GB', words=dict(agree='</script><b>Ja', place='{total}/{n}'))))
+    assert study.words == wording()['words'] | dict(agree='</script><b>Ja', place='{total}/{n}') and Study.from_json(study.to_json()) == study
+    page = in_words((ROOT/'tracenb'/'survey_page'/'index.html').read_text(), replace(study, language='ar-EG'))
+    assert '<html lang="ar-EG" dir="rtl">' in page and '<b>' not in page and '<<' not in page
+    assert json.loads(re.search('id="words">(.*?)</script>', page)[1]) == study.words
+    for wrong, said in ((dict(words=dict(agre='Ja')), "did you mean 'agree'"), (dict(words=dict(wrong_many='Falsch.')), r'study.yaml: words: wrong_many: \'Falsch.\'\n.*needs \{left\}'), (dict(words=dict(send='{n}')), 'leave the braces out'), (dict(words=dict(copy=True)), "this is 'True'"), (dict(language='Deutsch'), "this is 'Deutsch'")):
+        with pytest.raises(TracenbError, match=said): read_config(config(tmp_path, traces=files, **wrong))
+
+
+def test_a_study_in_another_language_holds_no_english(tmp_path):
+    "A config that leaves a part as it ships is refused; one that replaces all of them is compiled with its own words, those about ids and pay too."
+    ships, files = wording(), {c: str(ROOT/'nbs'/'data'/'teacher_demo'/f'{c}.jsonl') for c in ('r1', 'post_hoc')}
+    german = dict(language='de', title='Titel', texts=dict.fromkeys(ships['texts'], '{minutes} Minuten. {ids} {pay}'), words=dict(ships['words'], paid='Bezahlt wird über Prolific.', ids_kept='Die ID bleibt.', ids_hashed='Die ID wird verschlüsselt.', ids_none='Niemand wird gefragt.'),
+                  **{part: ships[part] for part in ('scales', 'checks', 'free', 'demographics')})
+    for panel, said in ((dict(name='prolific'), 'Die ID wird verschlüsselt. Bezahlt wird über Prolific.'), (dict(name='prolific', keep_ids=True), 'Die ID bleibt. Bezahlt wird über Prolific.'), (dict(name='none'), 'Niemand wird gefragt. ')):
+        study, _ = compile_study(read_config(config(tmp_path, traces=files, questions=2, panel=panel, **german)))
+        assert {re.sub(r'^\d+ Minuten\. ', '', text) for text in study.texts.values()} == {said} and study.language == 'de'
+    for part, left in (('title', '1 parts would be in English: title'), ('scales', ': scales'), ('words', 'words: agree, ')):
+        with pytest.raises(TracenbError, match=left): read_config(config(tmp_path, traces=files, questions=2, **{k: v for k, v in german.items() if k != part}))
+    half = german | dict(texts={k: v for k, v in german['texts'].items() if k != 'debrief'})
+    with pytest.raises(TracenbError, match='English: texts: debrief'): read_config(config(tmp_path, traces=files, questions=2, **half))
 
 
 # --- the built folder

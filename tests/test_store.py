@@ -3,6 +3,7 @@ import csv
 import io
 import json
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -17,10 +18,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tracenb.answers import COLUMNS, _parsed, answer_rows, backup, csv_lines, json_lines, open_answers, read_answers, read_participants, restore
+from tracenb.answers import COLUMNS, _parsed, answer_rows, backup, csv_lines, guard, json_lines, open_answers, read_answers, read_participants, restore, unguarded
 from tracenb.core import TracenbError
 from tracenb.design import Panel, demo_study, plan, trials
 from tracenb.participants import attentive
+from tracenb.ratings import read_source
+from tracenb.scales import checked, flow, participants, rules_of
 from tracenb.store import Refused, Store, Unavailable, answer, enter, finish, me, next_group, page, token_hash
 
 KEY = b'k' * 32
@@ -56,7 +59,7 @@ def walk(store, who, until=None, told=None):
     for step in here['steps'][len(here['done']):]:
         if step == until: break
         values = says(step, store.do(page, who['token'], step), 1)
-        store.do(answer, who['token'], step, values, 9.5, 'attempt-1')
+        store.do(answer, who['token'], step, values, 9.5, 'attempt-1', *([step == 'trial:1'] if step.startswith('trial') and step != 'trial:2' else []))
         told.append((step, values))
     return told
 
@@ -191,9 +194,10 @@ def test_what_was_stored_is_in_the_table(path):
         for dimension, value in values.items():
             row = rated[step, dimension]
             assert (row.value, row.id, row.label, row.condition, row.seconds) == (value, item.id, item.label, group, 9.5)
+            assert str(row.context_opened) == {'trial:1': 'True', 'trial:2': '<NA>'}.get(step, 'False'), 'the page of trial 2 was silent'
             assert (row.answer_right, row.trace_words) == (item.shown[group].right, len(item.shown[group].trace.split()))
     assert len(rated) == 4 * len(STUDY.scales)
-    assert table.query("kind == 'attention'").right.all()
+    assert table.query("kind == 'attention'").right.all() and table.query("kind != 'trial'").context_opened.isna().all()
     assert table.position.is_monotonic_increasing
 
 
@@ -312,13 +316,23 @@ def test_a_copy_is_made_while_answers_come_and_can_be_served(path, tmp_path):
 
 # --- files
 
-@settings(max_examples=150, deadline=None)
-@given(st.text(st.characters(exclude_categories=['Cs'], exclude_characters='\0'), max_size=30) | st.sampled_from(['=1+1', "'=1", '@SUM(A1)', '+1', '-1', '\t=1', '\r=1', '\n=1', "''''-x", '＝1', '=cmd|\' /C calc\'!A0']))
+TEXTS = st.text(st.characters(exclude_categories=['Cs'], exclude_characters='\0'), max_size=30) | st.text('\'" ;,\t\r\n=+-@＝a', max_size=12) | st.sampled_from(['=1+1', "'=1", '@SUM(A1)', "''''-x", "=cmd|' /C calc'!A0", 'fine; "=cmd|x', 'a;"";\'=1'])
+
+def cells(text, comma):
+    "Every cell that a spreadsheet may make of a file, splitting at `comma` and at line breaks, whether it heeds quotes or not."
+    yield from (cell for line in csv.reader(io.StringIO(text, newline=''), delimiter=comma) for cell in line)
+    yield from (cell for line in re.split('[\r\n]', text) for cell in line.split(comma))
+
+
+@settings(max_examples=400, deadline=None)
+@given(TEXTS)
 def test_text_goes_through_csv_and_json_and_cannot_run(text):
-    row = dict.fromkeys(COLUMNS, '') | dict(position=1, kind='free', value=text, right=None, answer_right=None, trace_words=None, seconds=1.5, simulated=False)
+    assert unguarded(guard(text)) == text
+    row = dict.fromkeys(COLUMNS, '') | dict(position=1, kind='free', value=text, right=None, answer_right=None, trace_words=None, context_opened=None, seconds=1.5, simulated=False)
     lines = ''.join(csv_lines([row]))
-    cell = list(csv.DictReader(lines.splitlines(keepends=True)))[0]['value'] if not set(text) & set('\r\n\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029') else None
-    assert cell is None or not cell or cell[0] not in '=+-@\t\r\n＝＋－＠'
+    for comma in ';\t': assert not [c for c in cells(lines, comma) if c.lstrip('" ')[:1] in tuple('=+-@＝')], comma
+    cell, = (r['value'] for r in csv.DictReader(io.StringIO(lines, newline='')))
+    assert not cell or cell[0] not in '=+-@\t\r\n＝＋－＠'
     assert _parsed(next(iter(csv.DictReader(io.StringIO(lines, newline='')))), 'here')['value'] == text
     assert json.loads(next(json_lines([row])))['value'] == text
 
@@ -340,6 +354,28 @@ def test_each_kind_of_file_is_the_same_table(path, tmp_path):
     (tmp_path/'other.jsonl').write_text('{"a": 1}\n')
     for name in ('other.csv:2', 'other.jsonl:1'):
         with pytest.raises(TracenbError, match=f'{name}: not a row of answers'): read_answers(tmp_path/name.partition(':')[0])
+
+
+@pytest.mark.parametrize('layout', ['between', 'within'])
+def test_each_kind_of_file_counts_the_same_people(path, tmp_path, layout):
+    "Of seven one declined, one left midway, and two stored nothing at all: they are in the flow of participants whichever file it is made from."
+    study = demo_study(trials=4, n_per_condition=7, layout=layout)
+    with opened(path, study) as store:
+        people = [store.do(enter, {}) for _ in range(7)]
+        for who in people[:3]: walk(store, who)
+        store.do(answer, people[3]['token'], 'consent', {'agree': False}, 1., 'attempt-1')
+        walk(store, people[4], 'trial:2')
+    with closing(open_answers(path)) as db:
+        for name, lines in (('a.csv', csv_lines), ('a.jsonl', json_lines)):
+            with open(tmp_path/name, 'w', encoding='utf-8', newline='') as f: f.writelines(lines(answer_rows(db)))
+    flows = {}
+    for file in (path, tmp_path/'a.csv', tmp_path/'a.jsonl'):
+        table, _, entered = read_source(file, study)
+        assert table[table.kind == 'enter'].participant.tolist() == [f'p{n:04}' for n in range(1, 8)]
+        rules = rules_of(study)
+        flows[file.name] = flow(participants(checked(table, rules), rules, entered), rules)
+    for found in flows.values(): pd.testing.assert_frame_equal(found, flows['study.sqlite'])
+    assert flows['a.csv'].set_index('stage').n[['entered', 'did not consent', 'did not finish', 'analysed']].tolist() == [7, 1, 3, 3]
 
 
 def test_a_study_nobody_came_to_is_an_empty_table(path):

@@ -50,7 +50,9 @@ def test_preregistration_and_draft(folder):
 
 def test_simulated_people_stay_simulated_to_the_last_figure(folder):
     rows = read_answers(folder/'study.sqlite')
-    assert rows.simulated.all() and rows.participant.nunique() <= 24
+    assert rows.simulated.all() and rows.query("kind == 'enter'").participant.nunique() == rows.participant.nunique() == 24
+    trials = rows[rows.kind == 'trial']
+    assert .25 < trials.context_opened.mean() < .5 and rows.context_opened.isna().equals(rows.kind != 'trial')
     text = said('analyse', folder/'study.sqlite', '--performance', ROOT/'nbs'/'data'/'study_demo_performance.csv', '--out', folder/'analysis')
     assert 'participants are simulated' in text and re.search(r'Kruskal-Wallis, H\(3\)', text)
     assert 'SIMULATED' in (folder/'analysis'/'analysis.html').read_text() and json.loads((folder/'analysis'/'analysis.json').read_text())['simulated'] is True
@@ -66,6 +68,13 @@ def test_a_copy_is_restored_and_nothing_is_overwritten(folder):
     pd.testing.assert_frame_equal(read_answers(folder/'again.sqlite'), read_answers(folder/'study.sqlite'))
 
 
+def test_a_copy_goes_nowhere_but_where_it_was_sent(folder):
+    "A folder that is missing may be a disk that is not mounted: it is not made, and the command fails so that cron says so."
+    result = CliRunner().invoke(app, ['study', 'backup', '--db', str(folder/'study.sqlite'), '--to', str(folder/'unmounted'/'copy.sqlite')])
+    assert result.exit_code != 0 and 'no copy could be made' in str(result.exception) + result.output
+    assert not (folder/'unmounted').exists()
+
+
 def test_power_of_the_built_study(folder):
     text = said('power', '--study', folder/'survey', '--sims', 100, '--largest', 16, '--out', folder/'power')
     table = pd.read_csv(folder/'power'/'power.csv')
@@ -76,6 +85,7 @@ def test_power_of_the_built_study(folder):
     (('simulate', '{}/survey', '--db', '{}/study.sqlite'), 'study.sqlite is there'),
     (('serve', '{}', '--db', '{}/x.sqlite'), 'there is no study.json'),
     (('preregister', '{}/survey', '--prolific', '{}/d.json'), 'add --url'),
+    (('backup', '--db', '{}/study.sqlite', '--to', '{}/unmounted/copy.sqlite'), 'No such file or directory'),
     (('analyse', '{}/plan.txt', '--out', '{}/a'), 'no such file'),
     (('build', '{}/wrong.yaml', '--out', '{}/s'), "did you mean 'traces'"),
     (('power', '--effects', '{}/wrong.yaml', '--out', '{}/p'), 'wrong.yaml')], ids=lambda a: a[0] if isinstance(a, tuple) else '')

@@ -122,10 +122,10 @@ def test_the_page_can_be_recognised_for_answers_by_condition(server):
     def says(step, page, n):
         if step.startswith('trial'): found.append(shown_as(STUDY)[page['question'], page['answer'], page['trace']])
         return attentive(STUDY)(step, page, n)
-    walks(server.url, says, first=60)
+    asyncio.run(participate(server.url, says, 60, opens=lambda step, number: step in ('trial:0', 'trial:3')))
     table = read_answers(server.db).query("kind == 'trial'")
     last = table[table.participant == table.participant.max()].drop_duplicates('step')
-    assert found == list(zip(last.id, last.condition))
+    assert found == list(zip(last.id, last.condition)) and last.context_opened.tolist() == [True, False, False, True]
 
 
 # --- strangers
@@ -167,7 +167,7 @@ def test_odd_bodies_are_refused(client, body):
 
 
 @pytest.mark.parametrize('change', [{'seconds': 1e400}, {'seconds': -1}, {'seconds': None}, {'attempt': 'short'}, {'attempt': 5}, {'values': []}, {'values': {'agree': 'true'}}, {'values': {'agree': 1}}, {'values': {'agree': None}}, {'values': {'agree': {}}},
-                                    {'values': {'agree': True, 'more': 1}}, {'values': {'\ud800': 1}}, {'values': {'agree': '\ud800'}}, {'values': {'agree': float('nan')}}, {'values': {f'k{k}': 1 for k in range(200)}}, {'extra': 1}])
+                                    {'values': {'agree': True, 'more': 1}}, {'values': {'\ud800': 1}}, {'values': {'agree': '\ud800'}}, {'values': {'agree': float('nan')}}, {'values': {f'k{k}': 1 for k in range(200)}}, {'extra': 1}, {'context_opened': True}, {'context_opened': 'yes'}, {'context_opened': 1}])
 def test_odd_answers_are_refused_and_not_repeated(client, change):
     me = enter(client, 'odd')
     body = json.dumps(dict(values={'agree': True}, seconds=1, attempt='attempt-1') | change)
@@ -302,7 +302,7 @@ def test_busy_and_full_are_told_as_such_and_lose_nothing(tmp_path):
     assert [r.status_code for r in busy] == [503] * 4
     for r in busy: assert int(r.headers['retry-after']) > 0 and r.json()['error'] == 'busy' and r.headers['x-frame-options'] == 'DENY'
     assert after.status_code == 200
-    assert read_answers(tmp_path/'study.sqlite').participant.tolist() == ['p0001']
+    assert read_answers(tmp_path/'study.sqlite').query("kind != 'enter'").participant.tolist() == ['p0001']
 
 
 def test_kill_9_loses_nothing_and_doubles_nothing(tmp_path):
@@ -347,7 +347,9 @@ def test_the_description_is_true(tmp_path):
         def run(case, due, fitting):
             token = SECRET if operation.path == '/api/export' else talk(app, lambda c: c.post('/api/enter', json={'panel': {}})).json()['token']
             if due and 'step' in case.path_parameters: case.path_parameters['step'] = 'consent'
-            if fitting and isinstance(case.body, dict) and 'values' in case.body: case.body['values'] = {'agree': True}
+            if fitting and isinstance(case.body, dict) and 'values' in case.body:
+                case.body['values'] = {'agree': True}
+                if isinstance(case.body.get('context_opened'), bool): case.body['context_opened'] = None  # consent has no context
             broken = any(str(where) == 'header' and part.mode.is_negative for where, part in case.meta.components.items())  # a header that is none: it stays
             own = [positive_data_acceptance] if operation.method == 'put' else []  # which values fit a step only the study says
             reply = case.call_and_validate(excluded_checks=own, headers={} if broken else BEARER(token))

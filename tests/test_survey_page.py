@@ -1,7 +1,9 @@
 """The survey's page in a real browser, against the real server: what a participant can meet."""
 import json
+import re
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from tracenb.answers import read_answers
@@ -156,7 +158,7 @@ def test_a_whole_participation_in_each_condition(study, visit, before):
         ratings = rows[rows.kind == 'trial']
         assert len(ratings) == 12 and set(ratings.value.astype(int)) == {min(k + 2, 5)}, 'what was clicked is what is stored'
         walked = plan(small(), int(who[1:]), rows.condition.iloc[0])
-        assert list(dict.fromkeys(rows.step)) == [s for s in walked if s in set(rows.step)]
+        assert list(dict.fromkeys(rows.step)) == [s for s in ('enter', *walked) if s in set(rows.step)]
         assert (rows.seconds >= 0).all() and (ratings.seconds < 60).all()
 
 
@@ -213,6 +215,18 @@ def test_a_reload_in_the_middle_keeps_what_was_chosen(visit, before):
     choose(page, 0)  # the first tab is behind now: its answer is not taken, and it goes on from where the other one is
     assert send(page) == 'Question 2 of 2'
     assert set(mine(page, before).query("step == 'trial:0'").value.astype(int)) == {4}, 'as sent by the tab that was first'
+
+
+def test_whether_the_context_was_opened_is_stored(visit, before):
+    "Opened and closed again, before a reload, in the first of two trials."
+    page = walk(visit('opens'), until='.kind-trial')
+    for _ in range(2): page.click('.context summary')
+    page.wait_for_function('() => Object.values(JSON.parse(localStorage.getItem("tracenb-survey")).drafts).some(d => d.opened)')
+    page.reload()
+    ready(page)
+    walk(page)
+    rows = mine(page, before)
+    assert dict(zip(rows.step, rows.context_opened)) == {s: {'trial:0': True, 'trial:1': False}.get(s, pd.NA) for s in rows.step}
 
 
 def test_text_that_was_typed_is_there_after_a_reload(visit):
@@ -339,6 +353,129 @@ def test_screen_readers_hear_what_is_asked(visit):
     assert unnamed == 0
     page = walk(page, until='.kind-free')
     assert page.get_by_role('textbox', name='What made a reasoning easy or hard to follow?').count() == 1
+
+
+def test_no_step_breaks_the_rules_of_accessibility(visit, axe):
+    "By axe-core, with what can be opened open: every step, answers missing and wrong, no connection, every kind of ending."
+    def heeds(page):
+        for detail in page.query_selector_all('details:not([open]) > summary'): detail.click()
+        assert (found := axe(page)) == [], '\n'.join(found)
+    page = visit('eve')
+    seen = set()
+    while not page.query_selector('.closing'):
+        kind = page.evaluate('document.querySelector(".jspsych-content").className')
+        if kind not in seen:
+            seen.add(kind)
+            heeds(page)
+            if page.query_selector('form [required]'):
+                page.click('#survey .jspsych-btn')  # nothing is chosen
+                heeds(page)
+            if 'comprehension' in kind:
+                for group in page.query_selector_all('fieldset'): group.query_selector_all('input')[0].check()
+                page.click('#survey .jspsych-btn')
+                page.wait_for_selector('.note')
+                ready(page)
+                heeds(page)
+        choose(page)
+        if 'attention' in kind:
+            page.context.set_offline(True)
+            page.click('#survey .jspsych-btn')
+            page.wait_for_selector('#retry:visible')
+            heeds(page)
+            page.context.set_offline(False)
+            page.wait_for_selector('.kind-trial', timeout=15000)
+            ready(page)
+        else: send(page)
+    heeds(page)
+    assert len(seen) == 8, seen
+    page.goto(page.server.url)  # the id is missing
+    ready(page)
+    heeds(page)
+    page.evaluate('document.querySelector("h1").style.color = "#999"')  # it would have been found
+    assert {f.split(': ')[1] for f in axe(page)} == {'color-contrast'}
+
+
+# --- in other words
+
+RINGED = str.maketrans({chr(ord(a) + k): chr(o + k) for a, o in (('A', 0x24b6), ('a', 0x24d0)) for k in range(26)})
+
+def ringed(text):
+    "The text in letters that no alphabet has, placeholders apart, with markup that must stay text."
+    return ''.join(part if part[:1] == '{' else part.translate(RINGED) for part in re.split(r'(\{\w+\})', text))
+
+
+def translated(**other):
+    "A study of which no word is left as it ships: titles, texts, words, questions, items."
+    demo, marked = small(('r1',)), lambda text: f'{HOSTILE}{ringed(text)}'
+    said = lambda rows, *keys: tuple(replace(row, **{k: tuple(map(ringed, v)) if isinstance(v := getattr(row, k), tuple) else ringed(v) for k in keys}) for row in rows)
+    items = tuple(replace(i, question=ringed(i.question), context=tuple(map(ringed, i.context)), shown={c: replace(x, answer=ringed(x.answer), trace=ringed(x.trace)) for c, x in i.shown.items()}) for i in demo_study(trials=2).items)
+    items = tuple(replace(i, shown={c: i.shown[c] for c in demo.conditions}) for i in items)
+    return replace(demo, language='he', title=ringed(demo.title), texts={k: ringed(t) for k, t in demo_study().texts.items()}, words={k: marked(t) for k, t in demo.words.items()}, items=items,
+                   scales=said(demo_study().scales, 'prompt', 'low', 'high'), checks=said(tuple(c for c in demo_study().checks if c.name != 'attention_low'), 'prompt', 'options'),
+                   free=(replace(demo.free[0], prompt=ringed(demo.free[0].prompt)),), demographics=said(demo.demographics, 'prompt', 'options'), **other)
+
+
+SAID = """() => [document.title, document.body.innerText, ...[...document.querySelectorAll('*')].flatMap(e => [...['aria-label', 'title', 'placeholder', 'alt'].map(a => e.getAttribute(a)), e.matches('input[type=submit]') ? e.value : null]),
+          ...[...document.querySelectorAll('noscript')].map(e => new DOMParser().parseFromString(e.textContent, 'text/html').body.textContent)].filter(Boolean).join('\\n')"""
+
+def foreign(page, heard, *known):
+    "Nothing on the page is in the words that ship; what is said is added to `heard`."
+    assert page.locator('html').get_attribute('lang') == 'he' and page.evaluate('getComputedStyle(document.body).direction') == 'rtl'
+    for detail in page.query_selector_all('details:not([open]) > summary'): detail.click()
+    said = page.evaluate(SAID)
+    heard.append(said)
+    for text in (HOSTILE, re.sub('<[^>]*>', '', HOSTILE), *known): said = said.replace(text, '')
+    assert not re.search('[A-Za-z]', said), re.findall('.*[A-Za-z].*', said)
+    assert page.locator('#survey img, #survey script, #survey b, #preview img, #status img').count() == 0
+
+
+def test_no_word_is_left_of_a_study_in_other_words(files, tmp_path, visit):
+    "Every ending, and what is said on the way when answers are missing or wrong, the line is cut or the id is lost."
+    write_study(translated(n_per_condition=1), tmp_path/'built', files=files)
+    codes, heard = json.loads((tmp_path/'built'/'private.json').read_text())['codes'], []
+    with LocalServer(tmp_path/'built', tmp_path/'answers.sqlite') as server:
+        page = visit('refuses', server)
+        foreign(page, heard)
+        send(page, button=1)
+        foreign(page, heard)
+        page = visit('hasty', server)
+        for _ in range(2): send(page)
+        for _ in range(2):
+            for group in page.query_selector_all('fieldset'): group.query_selector_all('input')[0].check()
+            page.click('#survey .jspsych-btn')
+            page.wait_for_selector('.note, .closing')
+            foreign(page, heard, *codes.values())
+            ready(page)
+        page.wait_for_selector('.closing')
+        foreign(page, heard, *codes.values())
+        page = visit('ann', server)
+        while not page.query_selector('.closing'):
+            foreign(page, heard)
+            if page.query_selector('.kind-trial'):
+                page.click('#survey .jspsych-btn')  # nothing is chosen
+                foreign(page, heard)
+                page.evaluate('history.back()')
+                page.wait_for_function('n => document.querySelector("#said").textContent.includes(n)', arg=translated().words['no_back'])
+                foreign(page, heard)
+            choose(page)
+            if page.query_selector('.kind-attention'):
+                page.context.set_offline(True)
+                page.click('#survey .jspsych-btn')
+                page.wait_for_selector('#retry:visible')
+                foreign(page, heard)
+                page.context.set_offline(False)
+                page.wait_for_selector('.kind-trial', timeout=15000)
+                ready(page)
+            else: send(page)
+        foreign(page, heard, *codes.values())
+        foreign(visit('late', server), heard, *codes.values())  # full
+        page.goto(server.url)
+        ready(page)
+        foreign(page, heard)
+    heard = ' '.join(' '.join(heard).split())
+    plain = lambda text: re.compile(r'\d+'.join(re.escape(re.sub(r'\s+', ' ', part)) for part in re.split(r'\{\w+\}', text)))
+    unheard = {k for k, text in translated().words.items() if not plain(text).search(heard)}
+    assert unheard == {'preview', 'start_again', 'copied', 'saving', 'loading', 'offline', 'missing_one', 'missing_text', 'wrong_many', 'not_taken', 'stale', 'trouble', 'ids_none', 'ids_kept', 'ids_hashed', 'paid'}, unheard  # these need a preview or a moment, the last four stand in a consent text
 
 
 # --- nothing of the data runs

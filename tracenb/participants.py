@@ -96,6 +96,7 @@ async def participate(
     number: int = 1,         # Tells simulated people apart
     pause: float = 0.,       # Mean seconds before entering and on each step, really waited, exponentially distributed
     seconds: Callable[[str, int], float] = lambda step, number: 12.,  # (step, number) -> seconds that are reported
+    opens: Callable[[str, int], bool] = lambda step, number: False,  # (step, number) -> is a trial's context opened?
     patience: float = 60.,   # Seconds for which a request is tried again
     heard: Callable[[], None] = lambda: None  # Called at each acknowledged answer
 ) -> Walk:
@@ -112,7 +113,7 @@ async def participate(
             values = answer(step, await talk.ask('GET', f'/api/steps/{step}'), number)
             if values is None: return done('active')
             if pause: await asyncio.sleep(random.expovariate(1 / pause))
-            said = await talk.ask('PUT', f'/api/answers/{step}', json=dict(values=values, seconds=seconds(step, number), attempt=str(uuid.uuid4())))
+            said = await talk.ask('PUT', f'/api/answers/{step}', json=dict(values=values, seconds=seconds(step, number), attempt=str(uuid.uuid4())) | (dict(context_opened=opens(step, number)) if step.startswith('trial:') else {}))
             stored.append((step, values))
             heard()
             state, step = said['state'], said['next']
@@ -202,7 +203,8 @@ async def load_test(
     pause: float = 0.,   # Mean seconds that each waits before entering and before each answer
     answer: Callable | None = None,  # As in `participate`; None = `attentive`
     db: str | Path | None = None,    # Where the answers go; None = nowhere that stays
-    seconds: Callable[[str, int], float] = lambda step, number: 12.  # As in `participate`
+    seconds: Callable[[str, int], float] = lambda step, number: 12.,     # As in `participate`
+    opens: Callable[[str, int], bool] = lambda step, number: False       # As in `participate`
 ) -> dict:
     "Figures of one run: n, requests, per_second, milliseconds p50 p95 p99 slowest, `p99` by route, retries, kills, states, what `compare` says, and the machine's load before."
     study, load, heard = read_study(folder), os.getloadavg()[0], [0]
@@ -211,7 +213,7 @@ async def load_test(
         db = db or Path(tmp)/'study.sqlite'
         with LocalServer(folder, db) as server:
             began = time.monotonic()
-            people = [asyncio.create_task(participate(server.url, answer or attentive(study), number, pause, seconds, heard=hear)) for number in range(1, n + 1)]
+            people = [asyncio.create_task(participate(server.url, answer or attentive(study), number, pause, seconds, opens, heard=hear)) for number in range(1, n + 1)]
             for k in range(1, kills + 1):
                 while heard[0] < k * n * study.trials / (kills + 1) and not all(p.done() for p in people): await asyncio.sleep(0.01)
                 await asyncio.to_thread(server.kill)

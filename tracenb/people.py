@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DIMENSIONS', 'PAPER', 'SPREADS', 'SHARES', 'Effects', 'mean_rating', 'location', 'wanted', 'leaning', 'difficulty',
-           'places', 'rate', 'truth', 'leanings', 'ratings_of', 'item_effects', 'character', 'seconds_of', 'answers_of',
-           'walk', 'simulate', 'save_answers']
+           'places', 'rate', 'truth', 'leanings', 'ratings_of', 'item_effects', 'character', 'seconds_of', 'opened_of',
+           'answers_of', 'walk', 'simulate', 'save_answers']
 
 # %% ../nbs/18a_people.ipynb #imports
 import math
@@ -29,7 +29,7 @@ DIMENSIONS = dict(predictability='interpretability', understandability='interpre
 PAPER = dict(decomposition=dict(interpretability=4.86, load=2.0), post_hoc=dict(interpretability=4.4, load=2.8), r1_summary=dict(interpretability=4.1, load=3.2),
              r1=dict(interpretability=3.39, load=4.59))  # Reported: 4.86, 3.39, 4.59; the others are assumed
 SPREADS = ('person_sd', 'item_sd', 'noise_sd')
-SHARES = ('loading', 'careless', 'heedless', 'dropout', 'declined', 'confused')
+SHARES = ('loading', 'careless', 'heedless', 'dropout', 'declined', 'confused', 'opened')
 
 @record
 class Effects(Record):
@@ -47,6 +47,7 @@ class Effects(Record):
     declined: float = .02    # Share of people who do not consent
     confused: float = .02    # Share of people who fail the comprehension check
     seconds: float = 35.     # Median for a trial; a careless person takes a tenth
+    opened: float = .4       # Share of trials in which the context is opened (assumed); a careless person never does
 
     def __post_init__(self):
         for c, means in self.means.items():
@@ -217,6 +218,13 @@ def seconds_of(
     def seconds(step, number): return round(float(character(effects, number, seed)['pace'] * _rng(seed, 'clock', number, step).lognormal(0, .3)) * (1 if step.startswith('trial:') else .4), 1)
     return seconds
 
+def opened_of(
+    effects: Effects,
+    seed: int = 0  # Of the whole study
+) -> Callable:
+    "`opened(step, number)` -> does simulated person `number` open the context of a trial?"
+    return lambda step, number: not character(effects, number, seed)['careless'] and bool(_rng(seed, 'context', number, step).random() < effects.opened)
+
 def _check(check, heedless, rng):
     "The right option, or where heedless another one."
     return int(rng.choice([k for k in range(len(check.options)) if k != check.right])) if rng.random() < heedless else check.right
@@ -265,15 +273,17 @@ def walk(
     seed: int = 0      # Of the whole study
 ) -> list[dict]:
     "One person's rows, `COLUMNS` each, all with the status this person ends in."
-    rows, status, seconds = [], 'complete', seconds_of(effects, seed)
+    rows, status, seconds, opened = [], 'complete', seconds_of(effects, seed), opened_of(effects, seed)
     checks, options, clock = {c.name: c for c in study.checks}, {q.name: q.options for q in study.demographics}, pd.Timestamp('2026-01-05T10:00:00Z') + pd.Timedelta(minutes=3 * number)
+    person = dict(participant=f'p{number:04}', layout=study.layout, condition=condition, dimension='', simulated=True)
+    rows.append(person | dict(position=0, step='enter', kind='enter', id='', value=1, seconds=0., stored_at=clock.isoformat(timespec='seconds')))
     for k, step in enumerate(plan(study, number, condition), 1):
         kind, values = step.partition(':')[0], answer(step, page_of(study, number, condition, step), number)
         if values is None: status = 'expired'; break
         took = seconds(step, number)
         clock += pd.Timedelta(seconds=took)
-        shared = dict(participant=f'p{number:04}', layout=study.layout, condition=condition, position=k, step=step, kind=kind, dimension='', right=None, seconds=took, stored_at=clock.isoformat(timespec='seconds'), simulated=True)
-        if kind == 'trial': rows += [shared | row for row in _trial_rows(study, number, condition, step, values)]; continue
+        shared = person | dict(position=k, step=step, kind=kind, seconds=took, stored_at=clock.isoformat(timespec='seconds'))
+        if kind == 'trial': rows += [shared | dict(context_opened=opened(step, number)) | row for row in _trial_rows(study, number, condition, step, values)]; continue
         said = {name: options[name][v] if kind == 'demographics' and options[name] else int(v) if isinstance(v, bool) else v for name, v in values.items()}
         rows += [shared | dict(id=name, value=v, right=v == checks[name].right if name in checks else None) for name, v in said.items()]
         if kind == 'consent' and not values['agree']: status = 'declined'; break
@@ -296,7 +306,7 @@ def simulate(
         rows += (own := walk(study, effects, answer, number, condition, seed))
         complete[condition] += own[0]['status'] == 'complete'
         if number > 100 * n * len(complete): raise TracenbError(f'{sum(complete.values())} of {number} simulated people finished', 'lower `dropout`, `declined` and `confused`')
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict(position='int64', value='object', right='boolean', seconds='float64', simulated='bool', answer_right='boolean', trace_words='Int64'))
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict(position='int64', value='object', right='boolean', seconds='float64', simulated='bool', answer_right='boolean', trace_words='Int64', context_opened='boolean'))
 
 # %% ../nbs/18a_people.ipynb #export-save
 def save_answers(

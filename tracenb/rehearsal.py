@@ -14,7 +14,7 @@ from pathlib import Path
 from .core import TracenbError
 from .design import read_study
 from .participants import load_test
-from .people import Effects, answers_of, seconds_of
+from .people import Effects, answers_of, opened_of, seconds_of
 from .power import kept
 
 # %% ../nbs/18h_rehearsal.ipynb #reh-export
@@ -30,5 +30,5 @@ def rehearse(
     study, effects = read_study(folder), effects or Effects()
     n = n or math.ceil(study.n_per_condition * len(study.groups) / kept(effects))
     Path(db).parent.mkdir(parents=True, exist_ok=True)
-    run = load_test(folder, n, answer=answers_of(study, effects, seed), seconds=seconds_of(effects, seed), db=db)
+    run = load_test(folder, n, answer=answers_of(study, effects, seed), seconds=seconds_of(effects, seed), opens=opened_of(effects, seed), db=db)
     with ThreadPoolExecutor(1) as pool: return pool.submit(asyncio.run, run).result()  # a notebook has a loop of its own

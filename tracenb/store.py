@@ -276,17 +276,19 @@ def answer(
     step: str,       # Of their walk
     values: dict,    # As `problems` wants them
     seconds: float,  # Spent on the step
-    attempt: str     # Made by the page, once a step
+    attempt: str,    # Made by the page, once a step
+    context_opened: bool | None = None  # In a trial, if the page says so
 ) -> dict:
     "Store the values of one step: {stored, state, next} and for a comprehension check {right, left}. Raises `Refused`."
     number, group, state = _who(store, token)
-    sent = json.dumps(dict(values=values, seconds=seconds), ensure_ascii=False, sort_keys=True)
+    sent = json.dumps(dict(values=values, seconds=seconds) | ({} if context_opened is None else dict(context_opened=context_opened)), ensure_ascii=False, sort_keys=True)
     earlier = store.db.execute('SELECT attempt, sent, reply, passed FROM answers WHERE number = ? AND step = ? ORDER BY nth', (number, step)).fetchall()
     for old, old_sent, reply, _ in earlier:
         if (old, old_sent) == (attempt, sent): return json.loads(reply)
     if any(old == attempt or passed for old, _, _, passed in earlier): raise Refused(409, 'stored', 'another answer to this step is stored already')
     _due(store, number, group, state, step, _done(store, number))
-    if wrong := problems(store.study, step, values): raise Refused(422, 'invalid', 'these values cannot be stored', problems=wrong)
+    wrong = problems(store.study, step, values) + ['context_opened: only a trial has a context'] * (context_opened is not None and not step.startswith('trial:'))
+    if wrong: raise Refused(422, 'invalid', 'these values cannot be stored', problems=wrong)
     state, then, more = _verdict(store.study, store.plan(number, group), step, values, len(earlier) + 1)
     reply, now = dict(stored=True, state=state, next=then) | more, store.clock()
     store.db.execute('INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)', (number, step, len(earlier) + 1, attempt, sent, more.get('right', True), now, json.dumps(reply)))

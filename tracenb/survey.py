@@ -97,6 +97,7 @@ class Answer(Closed):
     values: Annotated[dict[Annotated[str, Field(pattern='^[a-z][a-z0-9_]{0,39}$')], StrictBool | StrictInt | StrictFloat | Text], Field(max_length=100, json_schema_extra={'additionalProperties': False})]
     seconds: Annotated[float, Field(ge=0, le=10_000_000, allow_inf_nan=False)]
     attempt: Annotated[str, Field(pattern='^[A-Za-z0-9-]{8,64}$')]
+    context_opened: StrictBool | None = None  # Of a trial
 
 # %% ../nbs/17_survey.ipynb #export-replies-shape
 State = Literal['active', 'complete', 'screened_out', 'declined', 'full']
@@ -211,7 +212,7 @@ def _participants(app, store, codes):
     @app.put('/api/answers/{step}', response_model_exclude_unset=True, responses=failures(400, 401, 404, 408, 409, 413, 422))
     async def store_answer(step: str, given: Answer, token: Token) -> Stored:
         "Store the values of one step. It is on disk when this answers; the same request again gets the same answer."
-        return await ask(answer, token, step, given.values, given.seconds, given.attempt)
+        return await ask(answer, token, step, given.values, given.seconds, given.attempt, given.context_opened)
 
     @app.post('/api/finish', responses=failures(401, 409))
     async def finish_study(token: Token) -> Finished:
@@ -225,7 +226,7 @@ class Form(Closed): form: Literal['csv', 'jsonl'] = 'csv'
 
 def _researchers(app, store, secret):
     "The export, and a sign of life."
-    @app.get('/api/export', response_class=StreamingResponse, responses=failures(401, 403, 422) | {200: {'description': 'One row for each stored value', 'content': {'text/csv': {'schema': {'type': 'string'}}, 'application/x-ndjson': {'schema': {'type': 'string'}}}}})
+    @app.get('/api/export', response_class=StreamingResponse, responses=failures(401, 403, 422) | {200: {'description': 'One row for each participant and each stored value', 'content': {'text/csv': {'schema': {'type': 'string'}}, 'application/x-ndjson': {'schema': {'type': 'string'}}}}})
     async def export_answers(said: Annotated[Said, Depends(_lab)], asked: Annotated[Form, Query()]):
         "All answers, as `read_answers` reads them."
         if not secret: raise Refused(403, 'off', 'the export is off: the server was started without TRACENB_STUDY_TOKEN')

@@ -2,22 +2,14 @@
 // The survey's page. jsPsych walks through the steps; the server says which there are, and has stored every answer before the page goes on.
 // Whatever comes from the study or a model is set as text, never as HTML.
 
-const SAY = {
-  agree: 'I agree and take part', decline: 'I do not take part', go: 'Continue', send: 'Send and continue', start: 'Start', finish: 'Finish',
-  context: 'Show the text that the model was given', again: 'Read the instructions again', back: 'Return to the panel', reload: 'Load the page again', copy: 'Copy',
-  saving: 'Saving…', loading: 'Loading…', unsaved: 'Not saved yet: no connection. Your answer is kept in this browser and is sent again by itself.',
-  offline: 'No connection. The page goes on by itself as soon as there is one.', noBack: 'Pages that were sent cannot be changed. You are where you were, and nothing is lost.',
-  idle: 'You can wait here, or close this page and open it again later from the same link: it goes on where you were.',
-  missing: n => n === 1 ? 'One answer is missing.' : `${n} answers are missing.`, missingHere: 'Please choose an option.', missingText: 'Please write an answer.',
-  wrong: left => `Not every answer was right. Please read the instructions again and correct your answers. You have ${left === 1 ? 'one more try' : `${left} more tries`}.`,
-  notTaken: 'The answer could not be taken: ', code: 'Your completion code', optional: '(optional)',
-  trouble: 'Something went wrong. Your answers up to here are saved.', stale: 'This study is open in another tab, or went on there. Your answers are saved.',
-};
-const HEADINGS = {instructions: 'What you will do', comprehension: 'About the instructions', attention: 'A question in between', free: 'In your words', demographics: 'About you', debrief: 'Almost done'};
-
 // --- small things
 
 const $ = id => document.getElementById(id);
+
+const SAY = JSON.parse($('words').textContent);  // the study's words for buttons, headings and what is said in passing
+const HEADINGS = {instructions: SAY.heading_instructions, comprehension: SAY.heading_comprehension, attention: SAY.heading_attention, free: SAY.heading_free, demographics: SAY.heading_demographics, debrief: SAY.heading_debrief};
+
+function filled(text, values) { return text.replace(/\{(\w+)\}/g, (hole, name) => values[name] ?? hole); }
 
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -140,10 +132,10 @@ function context(sentences) { return make('details', {class: 'context'}, make('s
 
 const SHEETS = {
   consent: () => [...head(document.title), prose(page.text)],
-  instructions: () => [...head(HEADINGS.instructions), prose(page.text), ...(page.example ? [card('example', 'An example', prose(page.example))] : [])],
-  comprehension: () => [...head(HEADINGS.comprehension), make('details', {}, make('summary', {}, SAY.again), make('div', {class: 'sheet'}, prose(texts.instructions || '')))],
-  trial: () => [...head(`Question ${page.trial} of ${page.trials}`), card('question', 'Question', make('p', {dir: 'auto'}, page.question), context(page.context)),
-                card('answer', "The model's answer", make('p', {dir: 'auto'}, page.answer)), card('trace', 'Its reasoning', make('div', {class: 'reasoning', dir: 'auto'}, page.trace))],
+  instructions: () => [...head(HEADINGS.instructions), prose(page.text), ...(page.example ? [card('example', SAY.example, prose(page.example))] : [])],
+  comprehension: () => [...head(HEADINGS.comprehension), make('details', {}, make('summary', {}, SAY.instructions_again), make('div', {class: 'sheet'}, prose(texts.instructions || '')))],
+  trial: () => [...head(filled(SAY.heading_trial, {n: page.trial, total: page.trials})), card('question', SAY.question, make('p', {dir: 'auto'}, page.question), context(page.context)),
+                card('answer', SAY.answer, make('p', {dir: 'auto'}, page.answer)), card('trace', SAY.trace, make('div', {class: 'reasoning', dir: 'auto'}, page.trace))],
   debrief: () => [...head(HEADINGS.debrief), prose(page.text)],
 };
 
@@ -208,7 +200,7 @@ function mark(form) {
   for (const box of form.querySelectorAll('fieldset, input[type=text], textarea')) {
     const wrong = (box.tagName === 'FIELDSET' ? box : box.parentElement).querySelector('.wrong'), bad = left.includes(box);
     if (!wrong) continue;
-    wrong.textContent = bad ? (box.tagName === 'FIELDSET' ? SAY.missingHere : SAY.missingText) : '';
+    wrong.textContent = bad ? (box.tagName === 'FIELDSET' ? SAY.missing_option : SAY.missing_text) : '';
     box.toggleAttribute('data-missing', bad);
     if (bad) box.setAttribute('aria-describedby', wrong.id); else box.removeAttribute('aria-describedby');
   }
@@ -229,26 +221,29 @@ function watchForm(form, step, part) {
     if (!left.length) return;
     event.preventDefault();
     event.stopImmediatePropagation();
-    say(SAY.missing(left.length));
+    say(left.length === 1 ? SAY.missing_one : filled(SAY.missing_many, {n: left.length}));
     (left[0].tagName === 'FIELDSET' ? left[0].querySelector('input') : left[0]).focus();
     left[0].scrollIntoView({block: 'center'});
   }, true);
 }
 
-function show(step, part, dress) {  // What every step does once its plug-in has drawn it
+function show(step, part, words, dress) {  // What every step does once its plug-in has drawn it
   const content = jsPsych.getDisplayElement(), kind = page.kind;
   content.className = `jspsych-content kind-${kind}`;
   const sheet = SHEETS[kind] ? SHEETS[kind]() : head(HEADINGS[kind] || '');
   $('sheet').replaceChildren(...sheet);
   dress?.(content);
+  const more = $('sheet').querySelector('.context');
+  more?.addEventListener('toggle', () => { if (more.open) { shelf.draft(step).opened = true; shelf.save(); } });  // stored with the trial's answer
   $('top').hidden = false;
   $('progress').max = page.places;
   $('progress').value = page.place - 1;
-  $('place').textContent = `Page ${page.place} of ${page.places}`;
+  $('place').textContent = filled(SAY.place, {n: page.place, total: page.places});
   const form = content.querySelector('form');
   clock.start(shelf.draft(step).seconds);
   if (form) watchForm(form, step, part);
   const buttons = content.querySelectorAll('.jspsych-btn');
+  buttons.forEach((b, i) => { if (b.tagName === 'INPUT') b.value = words[i]; else b.textContent = words[i]; });
   for (const b of buttons) b.disabled = true;  // a second tap may be meant for the page before
   setTimeout(() => { for (const b of buttons) b.disabled = false; }, 200);
   $('survey').removeAttribute('tabindex');
@@ -272,21 +267,21 @@ const questions = words => (page?.questions || []).filter(q => !q.options?.lengt
 
 function wait(work) { return {type: jsPsychCallFunction, async: true, func: done => { work().then(done, trouble); }}; }
 
-function buttons(step, choices, collect) {
-  return {type: jsPsychHtmlButtonResponse, stimulus: SHEET, choices, button_html: choice => `<button type="button" class="jspsych-btn">${choice}</button>`,
-          on_load: () => show(step, 'buttons'), on_finish: data => collect(data.response)};
+function buttons(step, words, collect) {
+  return {type: jsPsychHtmlButtonResponse, stimulus: SHEET, choices: words.map(() => ''), button_html: () => '<button type="button" class="jspsych-btn"></button>',
+          on_load: () => show(step, 'buttons', words), on_finish: data => collect(data.response)};
 }
 
 function asked(step, kind, collect) {  // The trials of jsPsych that show a step
   if (kind === 'consent') return [buttons(step, [SAY.agree, SAY.decline], choice => collect({agree: choice === 0}))];
-  if (kind === 'instructions' || kind === 'debrief') return [buttons(step, [kind === 'debrief' ? SAY.finish : SAY.go], () => collect({}))];
-  if (kind === 'trial') return [{type: jsPsychSurveyLikert, preamble: SHEET, button_label: SAY.send, on_load: () => show(step, 'likert', dressLikert),
+  if (kind === 'instructions' || kind === 'debrief') return [buttons(step, [kind === 'debrief' ? SAY.finish : SAY.continue], () => collect({}))];
+  if (kind === 'trial') return [{type: jsPsychSurveyLikert, preamble: SHEET, button_label: '', on_load: () => show(step, 'likert', [SAY.send], dressLikert),
     questions: () => page.scales.map(s => ({prompt: '', name: s.name, labels: Array(s.points).fill(''), required: true})),
     on_finish: data => collect(Object.fromEntries(Object.entries(data.response).map(([name, index]) => [name, index + 1])))}];
-  const choices = {type: jsPsychSurveyMultiChoice, preamble: SHEET, button_label: SAY.go, on_load: () => show(step, 'choices', c => dressChoices(c, questions(false))),
+  const choices = {type: jsPsychSurveyMultiChoice, preamble: SHEET, button_label: '', on_load: () => show(step, 'choices', [SAY.continue], c => dressChoices(c, questions(false))),
     questions: () => questions(false).map(q => ({prompt: '', name: q.name, options: q.options.map((_, i) => String(i)), required: q.required ?? true})),
     on_finish: data => collect(Object.fromEntries(questions(false).map((q, i) => [q.name, data.response_index[i]]).filter(([, index]) => index >= 0)))};
-  const words = {type: jsPsychSurveyText, preamble: SHEET, button_label: SAY.go, on_load: () => show(step, 'words', c => dressWords(c, questions(true))),
+  const words = {type: jsPsychSurveyText, preamble: SHEET, button_label: '', on_load: () => show(step, 'words', [SAY.continue], c => dressWords(c, questions(true))),
     questions: () => questions(true).map(q => ({prompt: '', name: q.name, rows: q.options ? 1 : 4, columns: 40, required: q.required})),
     on_finish: data => collect(Object.fromEntries(Object.entries(data.response).filter(([, text]) => text.trim())))};
   return [{timeline: [choices], conditional_function: () => questions(false).length > 0}, {timeline: [words], conditional_function: () => questions(true).length > 0}];
@@ -315,16 +310,16 @@ function node(step) {  // Load, show, save; once more where the server asks for 
     shelf.save();
     note = '';
     let said;
-    try { said = await ask('PUT', `api/answers/${encodeURIComponent(step)}`, {values: draft.values, seconds: draft.seconds, attempt: draft.attempt}); }
+    try { said = await ask('PUT', `api/answers/${encodeURIComponent(step)}`, {values: draft.values, seconds: draft.seconds, attempt: draft.attempt, ...(kind === 'trial' && {context_opened: Boolean(draft.opened)})}); }
     catch (e) {
       if (!(e instanceof Refused)) throw e;
       if (e.status === 409 && e.body?.error === 'stored') (said = await ask('GET', 'api/me')).done.forEach(s => done.add(s));  // another tab was first
-      else if (e.status === 422) { note = SAY.notTaken + (e.body?.problems || [e.message]).join('; '); again = true; Object.assign(draft, {sent: false, attempt: uuid()}); shelf.save(); return; }
+      else if (e.status === 422) { console.warn(e.body?.problems || e.message); note = SAY.not_taken; again = true; Object.assign(draft, {sent: false, attempt: uuid()}); shelf.save(); return; }
       else throw e;
     }
     state = said.state;
     shelf.drop(step);
-    if (said.right === false && state === 'active') { note = SAY.wrong(said.left); again = true; }
+    if (said.right === false && state === 'active') { note = said.left === 1 ? SAY.wrong_one : filled(SAY.wrong_many, {left: said.left}); again = true; }
   };
   return {timeline: [wait(load), {timeline: asked(step, kind, collect), conditional_function: () => !shelf.draft(step).sent}, wait(save)],
           conditional_function: () => state === 'active' && !done.has(step), loop_function: () => again};
@@ -343,10 +338,10 @@ function wayBack(said) {
   const parts = [];
   if (said.code) {
     const copy = make('button', {type: 'button', class: 'jspsych-btn'}, SAY.copy);
-    copy.addEventListener('click', () => navigator.clipboard?.writeText(said.code).then(() => say('Copied.'), () => {}));
-    parts.push(make('p', {class: 'code'}, `${SAY.code}: `, make('code', {id: 'code'}, said.code), ' ', ...(navigator.clipboard ? [copy] : [])));
+    copy.addEventListener('click', () => navigator.clipboard?.writeText(said.code).then(() => say(SAY.copied), () => {}));
+    parts.push(make('p', {class: 'code'}, `${SAY.code} `, make('code', {id: 'code', dir: 'ltr'}, said.code), ' ', ...(navigator.clipboard ? [copy] : [])));
   }
-  if (/^https?:\/\//.test(said.url || '')) parts.push(make('p', {}, make('a', {class: 'jspsych-btn', href: said.url, rel: 'noreferrer', id: 'return'}, SAY.back)));
+  if (/^https?:\/\//.test(said.url || '')) parts.push(make('p', {}, make('a', {class: 'jspsych-btn', href: said.url, rel: 'noreferrer', id: 'return'}, SAY.back_to_panel)));
   return parts;
 }
 
@@ -362,13 +357,13 @@ function trouble(error) {
   console.warn(error);
   const reload = make('button', {type: 'button', class: 'jspsych-btn'}, SAY.reload);
   reload.addEventListener('click', () => location.reload());
-  closing(document.title, make('p', {}, error?.status === 409 ? SAY.stale : error?.body?.error === 'panel' ? error.message : SAY.trouble), make('p', {}, reload));
+  closing(document.title, make('p', {}, error?.status === 409 ? SAY.stale : error?.body?.error === 'panel' ? SAY.no_id : SAY.trouble), make('p', {}, reload));
 }
 
 // --- reload, back, tabs, network
 
 history.pushState({survey: true}, '');
-addEventListener('popstate', () => { history.pushState({survey: true}, ''); say(SAY.noBack); });
+addEventListener('popstate', () => { history.pushState({survey: true}, ''); say(SAY.no_back); });
 addEventListener('online', () => wake());
 addEventListener('click', event => {  // the second half of a double click
   if (event.detail > 1 && event.target.closest?.('.jspsych-btn')) { event.preventDefault(); event.stopImmediatePropagation(); }
