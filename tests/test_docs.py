@@ -101,6 +101,14 @@ def test_every_page_opens_asks_no_other_host_and_fits_a_phone(site, address, tab
     assert [u for u in page.asked if not u.startswith((address, 'data:', 'blob:'))] == []
 
 
+@pytest.mark.parametrize('name', ['index.html', 'reference/traces.html', 'explanation/definitions.html', 'tutorials/train.html', 'experiments/demo_run.html', 'search.html?q=score', 'start/report.html'])
+def test_pages_are_accessible(address, tab, axe, name):
+    page = tab()
+    page.goto(f'{address}/{name}')
+    if 'search' in name: page.wait_for_function("document.querySelector('#search-results').innerText.includes('found')")
+    assert axe(page, without=['label-content-name-mismatch']) == []  # the theme's own buttons: they show 'Search Ctrl+K' and are called 'Search'
+
+
 def test_search_finds_names_and_prose(address, tab):
     page = tab()
     for words, expected in (('build_traces', 'reference/traces.html'), ('independence', 'explanation/definitions.html'), ('Kubernetes', 'howto/run_on_slurm.html')):

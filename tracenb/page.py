@@ -47,7 +47,7 @@ def table_html(
     cells = lambda row: ''.join(f'<td class="text">{html.escape(str(v))}</td>' if c in text else f'<td>{html.escape(str(v))}</td>' for c, v in zip(table, row))
     head = ''.join(f'<th class="text">{html.escape(str(c))}</th>' if c in text else f'<th>{html.escape(str(c))}</th>' for c in table)
     rows = ''.join(f'<tr>{cells(row)}</tr>\n' for row in table.itertuples(index=False))
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>'
+    return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>'
 
 def figure_html(
     figure: Figure,  # Of matplotlib

@@ -106,7 +106,7 @@ def section(
     image = f'<img style="width:{width}px" alt="{escaped(claim[0])}" src="data:image/png;base64,{base64.b64encode(png.read_bytes()).decode()}">'
     links = files(*(f'figures/{name}.{kind}' for kind in ('csv', 'svg', 'png')))
     lead = f'<p>{escaped(about)}</p>' if about else ''
-    return HTML(f'<h2 id="{name}">{escaped(heading)}</h2>{lead}<p><b>{escaped(claim[0])}</b></p><div class="figure">{image}</div><p class="note">{escaped(claim[1])}</p>{links}')
+    return HTML(f'<h2 id="{name}">{escaped(heading)}</h2>{lead}<p><b>{escaped(claim[0])}</b></p><div class="figure" tabindex="0">{image}</div><p class="note">{escaped(claim[1])}</p>{links}')
 
 # %% ../nbs/15_report.ipynb #2e6771be
 def sentences(
