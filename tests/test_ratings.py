@@ -16,7 +16,7 @@ from tracenb.core import TracenbError
 from tracenb.design import demo_study
 from tracenb.foreign import join_prolific, read_jspsych, read_mapping, read_qualtrics
 from tracenb.people import PAPER, Effects, answers_of, save_answers, seconds_of, simulate, truth
-from tracenb.rating_figures import likert_figure, shares, tradeoff_figure
+from tracenb.rating_figures import flow_figure, likert_figure, means_figure, shares, tradeoff_figure
 from tracenb.rating_page import rating_page, sentences
 from tracenb.ratings import analyse, compute, read_performance, read_source
 from tracenb.runs import execute, experiment, printed
@@ -409,6 +409,27 @@ def test_shares_add_up_and_scales_of_other_points_are_drawn(table):
     assert np.allclose(data.groupby(['scale', 'condition']).share.sum(), 1) and data.n.sum() == len(table) * 6
     fig, _ = likert_figure(table, Rules(points=7, dimensions=RULES.dimensions))
     assert len(fig.subfigs[0].legends[0].get_texts()) == 7
+
+
+@pytest.mark.parametrize('names', [12 * ['kind {} of a trace with a rather long name'], ['r1'], 3 * ['{}' + 90 * 'x' + ' $y$']], ids=['many', 'one', 'long'])
+def test_figures_are_legible_for_many_and_long_names(table, names):
+    "What is written lies inside the figure and not on other writing; the panels keep a third of its width."
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    some = pd.concat([table[table.condition == 'r1'].head(60).assign(condition=name.format(k)) for k, name in enumerate(names)])
+    found = means(some, KINDS, 50)
+    runs = pd.DataFrame(dict(condition=[*dict.fromkeys(some.condition)], mean=.5, low=.4, high=.6))
+    people = some.drop_duplicates(['participant', 'condition']).assign(reason='', status='complete')
+    for fig, _ in (likert_figure(some, RULES), means_figure(some, found, RULES), tradeoff_figure(found, runs, simulated=True), flow_figure(flow(people))):
+        canvas = FigureCanvasAgg(fig)
+        canvas.draw()
+        whole, axes = fig.bbox, fig.subfigs[0].axes
+        for ax in axes:
+            labels = [t.get_window_extent() for t in (*(ax.get_yticklabels() if ax.axison else ()), *ax.texts) if t.get_text()]
+            assert all(whole.x0 - 1 <= b.x0 and b.x1 <= whole.x1 + 1 for b in labels), fig.get_suptitle()
+            ticks = [t.get_window_extent() for t in ax.get_yticklabels() if ax.axison and t.get_text()]
+            assert not any(a.overlaps(b) for k, a in enumerate(ticks) for b in ticks[:k]), fig.get_suptitle()
+        across = len({round(ax.get_position().x0, 2) for ax in axes})
+        assert all(ax.get_window_extent().width * across > whole.width / 3 for ax in axes), fig.get_suptitle()
 
 
 def test_tradeoff_takes_runs_and_refuses_percent(tmp_path, table):
