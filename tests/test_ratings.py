@@ -2,6 +2,7 @@
 import csv
 import json
 import math
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from tracenb.core import TracenbError
 from tracenb.design import demo_study
 from tracenb.foreign import join_prolific, read_jspsych, read_mapping, read_qualtrics
 from tracenb.people import PAPER, Effects, answers_of, save_answers, seconds_of, simulate, truth
-from tracenb.rating_figures import flow_figure, likert_figure, means_figure, shares, tradeoff_figure
+from tracenb.rating_figures import flow_figure, likert_figure, means_figure, power_figure, shares, tradeoff_figure
 from tracenb.rating_page import rating_page, sentences
 from tracenb.ratings import analyse, compute, read_performance, read_source
 from tracenb.runs import execute, experiment, printed
@@ -464,12 +465,15 @@ def test_figures_are_legible_for_many_and_long_names(table, names):
     found = means(some, KINDS, 50)
     runs = pd.DataFrame(dict(condition=[*dict.fromkeys(some.condition)], mean=.5, low=.4, high=.6))
     people = some.drop_duplicates(['participant', 'condition']).assign(reason='', status='complete')
-    for fig, _ in (likert_figure(some, RULES), means_figure(some, found, RULES), tradeoff_figure(found, runs, simulated=True), flow_figure(flow(people))):
+    pairs = pd.DataFrame([dict(outcome=o, test='Mann-Whitney, Holm', a=a, b=b, n=n, power=.5, low=.4, high=.6, sims=100) for o in KINDS for a, b in combinations(found.condition.unique()[:6], 2) for n in (10, 30)])
+    powers = [power_figure(pairs)] if len(pairs) else []
+    for fig, _ in (likert_figure(some, RULES), means_figure(some, found, RULES), tradeoff_figure(found, runs, simulated=True), flow_figure(flow(people)), *powers):
         canvas = FigureCanvasAgg(fig)
         canvas.draw()
         whole, axes = fig.bbox, fig.subfigs[0].axes
         for ax in axes:
-            labels = [t.get_window_extent() for t in (*(ax.get_yticklabels() if ax.axison else ()), *ax.texts) if t.get_text()]
+            legends = [t for legend in fig.subfigs[0].legends for t in legend.get_texts()]
+            labels = [t.get_window_extent() for t in (*legends, *(ax.get_yticklabels() if ax.axison else ()), *ax.texts) if t.get_text()]
             assert all(whole.x0 - 1 <= b.x0 and b.x1 <= whole.x1 + 1 for b in labels), fig.get_suptitle()
             ticks = [t.get_window_extent() for t in ax.get_yticklabels() if ax.axison and t.get_text()]
             assert not any(a.overlaps(b) for k, a in enumerate(ticks) for b in ticks[:k]), fig.get_suptitle()

@@ -251,7 +251,7 @@ def power_figure(
     "Power by n, a panel an outcome, a line a test; and the table that is drawn."
     within = powers.test.str.startswith(('Friedman', 'Wilcoxon')).any()
     colours, marks = ('#0072B2', '#D55E00', '#009E73', '#AA3377', '#332288', '#8C3B00', '#7A7A00', '#3399CC'), 'osD^vPX'  # 56 looks
-    names = {key: f'{shortened(a, 18, 1)} / {shortened(b, 18, 1)}' if a else test for test, a, b in dict.fromkeys(zip(powers.test, powers.a, powers.b)) for key in [(test, a, b)]}
+    names = {key: shortened(f'{condition_name(a)} / {condition_name(b)}', 24, 4) if a else test for test, a, b in dict.fromkeys(zip(powers.test, powers.a, powers.b)) for key in [(test, a, b)]}
     style = {key: (colours[k % 8], marks[k % 7]) for k, key in enumerate(names)}
     handles = [Line2D([], [], color=c, marker=m, ms=5, label=names[key]) for key, (c, m) in style.items()]
     handles += [Line2D([], [], color=FAINT, ls=(0, (4, 3)), label='80 and 90 %')]
@@ -263,9 +263,9 @@ def power_figure(
         for level in (80, 90): ax.axhline(level, color=FAINT, ls=(0, (4, 3)), lw=1, zorder=1)
         if not within and powers.n.min() < 25 < powers.n.max():
             ax.axvline(25, color=FAINT, lw=1, zorder=1)
-            ax.text(25.6, 3, '25, as in the paper', fontsize=8, color='#555555')
+            ax.text(25.6, 3, '25, as in the paper', fontsize=8, color='#555555', bbox=dict(facecolor='white', edgecolor='none', alpha=.85, pad=1), zorder=4)
         ax.set(ylim=(0, 102), xlabel=f"participants analysed, {'in all' if within else 'a condition'}", ylabel='power, %', title=part.outcome.iloc[0])
         plain(ax)
     note = (f'Share of {powers.sims.iloc[0]:,} simulated studies in which the test is significant, with its Monte-Carlo interval (shaded, 95 %). Pairs are tested by ranks and corrected by Holm; '
             '"all pairs" is every pair at once. True of the stated effects alone.')
-    return rated('How many people does it take?', note, [part for _, part in powers.groupby('outcome', sort=False)], lambda part: 3.1 + .17 * math.ceil(len(handles) / 5), panel, handles, True), powers
+    return rated('How many people does it take?', note, [part for _, part in powers.groupby('outcome', sort=False)], lambda part: 3.1 + (.17 + _row(names.values())) * math.ceil(len(handles) / 5), panel, handles, True), powers
