@@ -1,18 +1,20 @@
 """Simulated people, power and coverage, against exact values, formulas and their own promises."""
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binomtest, kruskal, norm
 
-from tracenb.contrasts import holm_rows
+from tracenb.contrasts import pairwise
 from tracenb.core import TracenbError
 from tracenb.design import demo_study, page_of
 from tracenb.people import PAPER, Effects, answers_of, item_effects, leanings, location, mean_rating, rate, ratings_of, simulate, truth, walk
 from tracenb.power import BATCH, Plan, batch, counts, coverage, kept, needed, power_table
 from tracenb.scales import checked, means, participants, rules_of, scored
+from tracenb.stats import holm_rows
 
 FLAT = Effects(means={c: dict(interpretability=3., load=3.) for c in PAPER})
 
@@ -134,8 +136,9 @@ def test_holm_by_hand():
 
 # --- coverage
 
-def test_intervals_hold_the_truth_at_the_nominal_rate():
-    found = coverage(studies=25, n=16, draws=600, seed=100, progress=False)
+@pytest.mark.parametrize('layout', ['between', 'within'])
+def test_intervals_hold_the_truth_at_the_nominal_rate(layout):
+    found = coverage(studies=25, n=16, study=demo_study(layout=layout), draws=600, seed=100, progress=False)
     held = found.groupby('estimate')[['held', 'studies']].sum()
     for estimate in ('mean', 'difference', "Cliff's delta"):
         k, n = held.loc[estimate]
@@ -156,8 +159,19 @@ def test_intervals_that_take_ratings_for_people_do_not():
     assert binomtest(sum(held), len(held), .95, alternative='less').pvalue < .001  # so the check above can fail
 
 
+def test_people_who_are_taken_for_several_make_intervals_too_wide():
+    "Within subjects, differences between two conditions are one person's: without the pairing the interval has the people's spread in it."
+    study, wide = demo_study(layout='within'), []
+    for seed in range(4):
+        rows = checked(simulate(study, Effects(careless=0.), 16, seed), rules_of(study))
+        table = scored(rows, participants(rows, rules_of(study)), rules_of(study))
+        apart = table.assign(participant=table.participant + table.condition)
+        wide.append([(lambda t: (t.high - t.low).mean())(pairwise(t, ['load'], rules_of(study), 300)) for t in (table, apart)])
+    assert all(paired < .8 * apart for paired, apart in wide)
+
+
 def test_coverage_wants_a_study_whose_truth_is_known():
-    with pytest.raises(TracenbError, match='between subjects'): coverage(1, study=demo_study(layout='within'), progress=False)
+    with pytest.raises(TracenbError, match='4 trials of 8 items'): coverage(1, study=replace(demo_study(), trials=4), progress=False)
 
 
 def test_the_figure_says_what_n_counts():

@@ -2,21 +2,22 @@
 import csv
 import json
 import math
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import pingouin
 import pytest
 from hypothesis import given, settings, strategies as st
-from scipy.stats import friedmanchisquare, kruskal, mannwhitneyu, wilcoxon
+from scipy.stats import binomtest, friedmanchisquare, kruskal, mannwhitneyu, norm, wilcoxon
 
 from tracenb import store
-from tracenb.contrasts import Z, cliff, cliff_paired, correlates, difference, omnibus, ordinal, pairwise, wide_of
+from tracenb.contrasts import Z, cliff, cliff_paired, correlates, difference, omnibus, ordinal, pairwise, proportional, wide_of
 from tracenb.core import TracenbError
 from tracenb.design import demo_study
 from tracenb.foreign import join_prolific, read_jspsych, read_mapping, read_qualtrics
 from tracenb.people import PAPER, Effects, answers_of, save_answers, seconds_of, simulate, truth
-from tracenb.rating_figures import likert_figure, shares, tradeoff_figure
+from tracenb.rating_figures import flow_figure, likert_figure, means_figure, power_figure, shares, tradeoff_figure
 from tracenb.rating_page import rating_page, sentences
 from tracenb.ratings import analyse, compute, read_performance, read_source
 from tracenb.runs import execute, experiment, printed
@@ -229,6 +230,51 @@ def test_ordinal_models_that_cannot_be_fitted_say_why(table):
     assert 'cannot be told apart' in ordinal(apart, 'load', RULES).note[0]
 
 
+def people_who(rng, effects, n=25, bend=0., trials=6):
+    "Ratings with exactly proportional odds in each condition, those of a person alike; `bend` is added to the last condition's log odds ratio at the fourth step, half of it at the third."
+    conditions, rows, items = list(effects), [], rng.normal(0, .3, trials)
+    for p in range(n * len(effects)):
+        c, own = conditions[p % len(effects)], rng.normal()
+        u = norm.cdf(math.sqrt(.5) * own + math.sqrt(.5) * rng.normal(size=(trials, 2)))
+        cuts = np.array([-1.5, -.5, .5, 1.5]) - effects[c] - np.array([0, 0, .5, 1]) * (bend if c == conditions[-1] else 0)
+        values = 1. + (np.log(u / (1 - u))[..., None] > cuts - items[:, None, None]).sum(axis=2)
+        rows += [dict(participant=f'p{p}', condition=c, id=f'q{t}', step=f'trial:{t}', effort=a, frustration=b) for t, (a, b) in enumerate(values)]
+    return pd.DataFrame(rows)
+
+
+def test_odds_that_are_proportional_are_called_so_and_others_are_found():
+    p = lambda seed, bend: proportional(people_who(np.random.default_rng(seed), dict(a=0., b=.5, c=1., d=-.5), bend=bend), 'load').p[0]
+    alarms = sum(p(seed, 0.) < .05 for seed in range(60))
+    assert binomtest(alarms, 60, .05).pvalue > .002, alarms
+    assert sum(p(seed, 1.5) < .05 for seed in range(8)) >= 7
+
+
+def test_odds_ratios_at_single_steps_are_near_the_common_one_where_odds_are_proportional():
+    effects = dict(a=0., b=1.)
+    found = proportional(people_who(np.random.default_rng(3), effects, 250), 'load')[1:]
+    assert found.above.tolist() == [1, 2, 3, 4] and ((found.low < math.e) & (math.e < found.high)).all()
+    assert np.abs(np.log(found.odds_ratio / found.common)).max() < .3
+    bent = proportional(people_who(np.random.default_rng(3), effects, 250, bend=1.5), 'load')[1:]
+    assert np.log(bent.odds_ratio.iloc[3] / bent.odds_ratio.iloc[0]) == pytest.approx(1.5, abs=.4)
+
+
+def test_proportional_odds_that_cannot_be_tested_say_why(table):
+    assert proportional(table[table.condition == 'r1'], 'load', RULES).note.tolist() == ['one condition: nothing to compare']
+    two = people_who(np.random.default_rng(0), dict(a=0., b=.5), 12)
+    assert proportional(two.assign(effort=two.effort.clip(2, 3), frustration=two.frustration.clip(2, 3)), 'load').note[0].startswith('fewer than 5 participants above or below all but one step')
+    said = sentences(compute(simulate(STUDY, seed=3), RULES, STUDY))
+    assert sum('score test clustered by participant' in s for s in said) == 2
+
+
+def test_use_of_the_context_is_described_where_it_was_stored(answers):
+    assert 'context' not in compute(answers, RULES, STUDY).tables
+    opened = answers.assign(context_opened=[None if k != 'trial' else str(c == 'r1' and s == 'trial:0') for k, c, s in zip(answers.kind, answers.condition, answers.step)])
+    found = compute(opened, RULES, STUDY)
+    shares_ = found.tables['context'].set_index('condition')
+    assert shares_.share.to_dict() == dict(decomposition=0, r1=.25, r1_summary=0, post_hoc=0) and (shares_.trials == 4 * shares_.participants).all()
+    assert f"r1 25 % of {shares_.trials['r1']}" in ' '.join(sentences(found)) and 'Use of the context</h2>' in rating_page(found)
+
+
 def test_correlations_hold_person_and_condition_constant():
     rng, rows = np.random.default_rng(0), []
     words = {(c, i): 20 + 100 * k + 10 * i for k, c in enumerate(('x', 'y')) for i in range(8)}
@@ -351,7 +397,7 @@ def test_everything_says_that_it_is_simulated(written):
     for path in [*(out/'tables').glob('*.csv'), *(out/'figures').glob('*.csv')]:
         simulated = pd.read_csv(path).simulated
         assert simulated.astype(float).max() >= 1 or path.stem == 'flow' and simulated[0] > 0, path.name
-    assert len(list((out/'tables').glob('*.csv'))) == len(found.tables) == 10
+    assert len(list((out/'tables').glob('*.csv'))) == len(found.tables) == 11
     for name, (fig, _) in found.figures.items():
         assert fig.get_suptitle().startswith('SIMULATED: '), name
         assert all('SIMULATED' in ax.get_title(loc='right') for ax in fig.subfigs[0].axes), name
@@ -409,6 +455,30 @@ def test_shares_add_up_and_scales_of_other_points_are_drawn(table):
     assert np.allclose(data.groupby(['scale', 'condition']).share.sum(), 1) and data.n.sum() == len(table) * 6
     fig, _ = likert_figure(table, Rules(points=7, dimensions=RULES.dimensions))
     assert len(fig.subfigs[0].legends[0].get_texts()) == 7
+
+
+@pytest.mark.parametrize('names', [12 * ['kind {} of a trace with a rather long name'], ['r1'], 3 * ['{}' + 90 * 'x' + ' $y$']], ids=['many', 'one', 'long'])
+def test_figures_are_legible_for_many_and_long_names(table, names):
+    "What is written lies inside the figure and not on other writing; the panels keep a third of its width."
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    some = pd.concat([table[table.condition == 'r1'].head(60).assign(condition=name.format(k)) for k, name in enumerate(names)])
+    found = means(some, KINDS, 50)
+    runs = pd.DataFrame(dict(condition=[*dict.fromkeys(some.condition)], mean=.5, low=.4, high=.6))
+    people = some.drop_duplicates(['participant', 'condition']).assign(reason='', status='complete')
+    pairs = pd.DataFrame([dict(outcome=o, test='Mann-Whitney, Holm', a=a, b=b, n=n, power=.5, low=.4, high=.6, sims=100) for o in KINDS for a, b in combinations(found.condition.unique()[:6], 2) for n in (10, 30)])
+    powers = [power_figure(pairs)] if len(pairs) else []
+    for fig, _ in (likert_figure(some, RULES), means_figure(some, found, RULES), tradeoff_figure(found, runs, simulated=True), flow_figure(flow(people)), *powers):
+        canvas = FigureCanvasAgg(fig)
+        canvas.draw()
+        whole, axes = fig.bbox, fig.subfigs[0].axes
+        for ax in axes:
+            legends = [t for legend in fig.subfigs[0].legends for t in legend.get_texts()]
+            labels = [t.get_window_extent() for t in (*legends, *(ax.get_yticklabels() if ax.axison else ()), *ax.texts) if t.get_text()]
+            assert all(whole.x0 - 1 <= b.x0 and b.x1 <= whole.x1 + 1 for b in labels), fig.get_suptitle()
+            ticks = [t.get_window_extent() for t in ax.get_yticklabels() if ax.axison and t.get_text()]
+            assert not any(a.overlaps(b) for k, a in enumerate(ticks) for b in ticks[:k]), fig.get_suptitle()
+        across = len({round(ax.get_position().x0, 2) for ax in axes})
+        assert all(ax.get_window_extent().width * across > whole.width / 3 for ax in axes), fig.get_suptitle()
 
 
 def test_tradeoff_takes_runs_and_refuses_percent(tmp_path, table):

@@ -18,12 +18,13 @@ import pandas as pd
 from scipy.stats import friedmanchisquare, kruskal, mannwhitneyu, wilcoxon
 from tqdm.auto import tqdm
 
-from .contrasts import holm_rows, pairwise
+from .contrasts import pairwise
 from .core import Record, TracenbError, read_yaml, record
-from .design import Study, as_record, demo_study, read_study
+from .design import Study, as_record, demo_study, read_study, trials
 from .intervals import wilson
 from .people import PAPER, Effects, difficulty, item_effects, leanings, ratings_of, simulate, truth, wanted
 from .scales import checked, means, participants, rules_of, scored
+from .stats import holm_rows
 
 # %% ../nbs/18d_power.ipynb #export-plan
 @record
@@ -170,14 +171,22 @@ def needed(
     return pd.DataFrame(rows).astype({c: 'Int64' for c in ('n', 'n_low', 'n_high', 'recruit')})
 
 # %% ../nbs/18d_power.ipynb #export-truths
-def _true_pairs(effects, conditions, items, seed, people=4000):
-    "(outcome, a, b) -> Cliff's delta of participants' means on these items."
-    hard, rng = np.array([[[difficulty(effects, i, seed) for i in items]]]), np.random.default_rng([seed, 1])
+def _hands(study):
+    "Condition -> the items that participants see under it: people x items. Between subjects all items, a row for all people."
+    if study.layout == 'between': return dict.fromkeys(study.conditions, np.arange(len(study.items))[None])
+    k = len(study.conditions)  # the allotment of items to conditions goes round with the participant's number
+    return {c: np.array([[i for i, under in trials(study, number, 'within') if under == c] for number in range(k)]) for c in study.conditions}
+
+def _true_pairs(effects, study, seed, people=4000):
+    "(outcome, a, b) -> Cliff's delta of participants' means on these items: of two people, within subjects of one person's two means."
+    hard, rng, within = np.array([difficulty(effects, i.id, seed) for i in study.items]), np.random.default_rng([seed, 1]), study.layout == 'within'
+    person = leanings(effects, 1, people, rng) if within else None
     kinds, found = list(effects.dimensions.values()), {}
-    rated = {c: ratings_of(effects, c, people, hard, rng)[0].mean(axis=1, dtype=np.float64) for c in conditions}
+    seen = {c: hard[np.resize(hand, (people, hand.shape[1])) if within else hand][None] for c, hand in _hands(study).items()}
+    rated = {c: ratings_of(effects, c, people, x, rng, person)[0].mean(axis=1, dtype=np.float64) for c, x in seen.items()}
     for kind in dict.fromkeys(kinds):
         own = {c: x[:, [k == kind for k in kinds]].mean(axis=1).round(9) for c, x in rated.items()}
-        for a, b in combinations(conditions, 2): found[kind, a, b] = float(2 * mannwhitneyu(own[a], own[b]).statistic / people ** 2 - 1)
+        for a, b in combinations(study.conditions, 2): found[kind, a, b] = float(np.sign(own[a] - own[b]).mean() if within else 2 * mannwhitneyu(own[a], own[b]).statistic / people ** 2 - 1)
     return found
 
 # %% ../nbs/18d_power.ipynb #export-coverage
@@ -188,7 +197,7 @@ def _held(study, effects, n, seed, draws):
     table = scored(rows, participants(rows, rules), rules)
     items = [i.id for i in study.items]
     true = truth(effects, study.conditions, items, seed).set_index(['condition', 'dimension'])['mean']
-    deltas = _true_pairs(effects, study.conditions, items, seed)
+    deltas = _true_pairs(effects, study, seed)
     for r in means(table, kinds, draws, seed).itertuples(): yield dict(estimate='mean', outcome=r.outcome, of=r.condition, truth=true[r.condition, r.outcome], value=r.mean, low=r.low, high=r.high)
     for r in pairwise(table, kinds, rules, draws, seed).itertuples():
         shared = dict(outcome=r.outcome, of=f'{r.a} - {r.b}')
@@ -197,8 +206,8 @@ def _held(study, effects, n, seed, draws):
 
 def coverage(
     studies: int = 200,           # Simulated studies
-    n: int = 25,                  # Complete participants a condition
-    study: Study | None = None,   # Between subjects, all items shown to all; None = the demonstration study
+    n: int = 25,                  # Complete participants a condition; within subjects: in all
+    study: Study | None = None,   # As many trials as items; None = the demonstration study
     effects: Effects | None = None,  # None = `PAPER`, nobody careless
     draws: int = 1000,            # Of each bootstrap
     seed: int = 0,                # The first study's; each has its own people and item effects
@@ -206,7 +215,7 @@ def coverage(
 ) -> pd.DataFrame:
     "How often 95 % intervals hold the truth: estimate, outcome, of, `studies`, `held`, `share` (`low`, `high`: Wilson), `bias` (mean error), `width` (mean), simulated (True)."
     study, effects = study or demo_study(), effects or Effects(careless=0.)
-    if study.layout != 'between' or study.trials != len(study.items): raise TracenbError(f'study {study.name}: {study.layout}, {study.trials} of {len(study.items)} items', 'the truth is known for studies between subjects in which all see all items')
+    if study.trials != len(study.items): raise TracenbError(f'study {study.name}: {study.trials} trials of {len(study.items)} items', 'the truth is known for studies in which everybody sees all items')
     rows = [row for k in tqdm(range(studies), desc='coverage', disable=not progress, leave=False) for row in _held(study, effects, n, seed + k, draws)]
     table = pd.DataFrame(rows).assign(held=lambda t: (t.low <= t.truth) & (t.truth <= t.high), error=lambda t: t.value - t.truth, width=lambda t: t.high - t.low)
     found = table.groupby(['estimate', 'outcome', 'of'], sort=False).agg(studies=('held', 'size'), held=('held', 'sum'), bias=('error', 'mean'), width=('width', 'mean')).reset_index()

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Analysis', 'p_text', 'within', 'listed', 'say_people', 'say_reliability', 'say_means', 'say_tests', 'say_ordinal',
-           'say_correlates', 'say_tradeoff', 'say_limits', 'sentences', 'rating_page']
+           'say_proportional', 'say_correlates', 'say_context', 'say_tradeoff', 'say_limits', 'sentences',
+           'rating_page']
 
 # %% ../nbs/18g_rating_page.ipynb #imports
 import html
@@ -136,6 +137,24 @@ def say_ordinal(
                     f"(Wald chi-square {head.statistic:.1f} on {head.df:.0f}, {p_text(head.p)}). Odds of a higher rating against {condition_name(rows.reference.iloc[0])}: {odds}.")
     return said
 
+# %% ../nbs/18g_rating_page.ipynb #export-say-proportional
+def say_proportional(
+    a: Analysis
+) -> list[str]:
+    "Whether the odds of the ordinal model are proportional, and where they are not."
+    said = []
+    for kind, part in a.tables['proportional'].groupby('outcome', sort=False):
+        head, rows = part.iloc[0], part[part.odds_ratio.notna()]
+        if head.note in set(a.tables['ordinal'].note[a.tables['ordinal'].outcome == kind]) - {''}: continue  # there is no model, and that is said
+        if head.p != head.p: said.append(f'Whether the odds of {_named(kind)} are proportional could not be tested: {head.note}.'); continue
+        test = f'score test clustered by participant, F({head.df:.0f}, {head.df_rest:.0f}) = {head.statistic:.2f}, {p_text(head.p)}'
+        if head.p >= .05: said.append(f'The odds ratios of {_named(kind)} could not be shown to change along the scale ({test}).'); continue
+        spans = {c: own for c, own in rows.groupby('level', sort=False) if len(own) > 1}
+        most = max(spans, key=lambda c: spans[c].odds_ratio.max() / spans[c].odds_ratio.min(), default=None)
+        example = f" Most for {condition_name(most)}: against {condition_name(rows.reference.iloc[0])}, " + ', '.join(f'{r.odds_ratio:.3g} {within(r.low, r.high)} above {r.above:.0f}' for r in spans[most].itertuples()) + '.' if most else ''
+        said.append(f'The odds of {_named(kind)} are not proportional ({test}): how much a condition changes them depends on the step of the scale, and the single odds ratios above are averages over the steps.{example}')
+    return said
+
 # %% ../nbs/18g_rating_page.ipynb #export-say-rest
 def say_correlates(
     a: Analysis
@@ -147,6 +166,14 @@ def say_correlates(
         items = f'; {r.note}' if r.p_items != r.p_items else f"; shuffling items, {p_text(r.p_items)}, Holm {p_text(r.p_items_holm)}: {'more than' if r.p_items_holm < .05 else 'no more than'} chance among these items"
         said.append(f"{_named(r.outcome).capitalize()} and {r.feature}: {r.rho:.2f} {within(r.low, r.high)} within {r.participants} participants{f' ({r.undefined} have none)' if r.undefined else ''}{items}; {r.rho_cells:.2f} over {r.cells} pairs of item and condition.")
     return said
+
+def say_context(
+    a: Analysis
+) -> list[str]:
+    "In how many trials people looked at the context, if that was stored."
+    if 'context' not in a.tables: return []
+    shares = '; '.join(f'{condition_name(r.condition)} {100 * r.share:.0f} % {within(100 * r.low, 100 * r.high, 0)} of {r.trials}'.replace('  ', ' ') for r in a.tables['context'].itertuples())
+    return [f'The context was opened in these shares of trials: {shares}. A description, not a test.']
 
 def say_tradeoff(
     a: Analysis
@@ -176,14 +203,14 @@ def say_limits(
         'Kinds that were not told apart may still differ; intervals say by how much at most.',
         f"The preregistered outcomes are {listed([_named(k) for k in a.facts['kinds']])}. Single scales are shown without a correction across scales: explore with them, do not conclude.",
         'People saw several kinds: a rating may depend on what came before. The order was counterbalanced, so this blurs differences more than it makes them.' if a.facts['layout'] == 'within' else '',
-        'The ordinal model assumes that a condition multiplies the odds equally at each step of the scale; its odds are of the population, not of one person.',
+        'The ordinal model assumes that a condition multiplies the odds equally at each step of the scale. Where the test of that finds nothing, it is not shown to hold. Its odds are of the population, not of one person.',
         '' if a.rules.given else 'The exclusion rules were chosen here and not fixed beforehand: report what other rules would give.']))
 
 def sentences(
     a: Analysis
 ) -> list[str]:
     "All of it in words."
-    return [s for say in (say_people, say_reliability, say_means, say_tests, say_ordinal, say_correlates, say_tradeoff, say_limits) for s in say(a)]
+    return [s for say in (say_people, say_reliability, say_means, say_tests, say_ordinal, say_proportional, say_context, say_correlates, say_tradeoff, say_limits) for s in say(a)]
 
 # %% ../nbs/18g_rating_page.ipynb #export-shown
 def _means_table(a):
@@ -202,6 +229,11 @@ def _ordinal_table(a):
     "A row a term, in words."
     return pd.DataFrame([{'outcome': _named(r.outcome), 'term': r.term, 'level': condition_name(r.level), 'against': '-' if r.reference != r.reference else condition_name(r.reference), 'odds ratio': '-' if r.odds_ratio != r.odds_ratio else f'{r.odds_ratio:.3g} [{r.low:.3g}, {r.high:.3g}]',
                           'p': p_text(r.p).removeprefix('p ').removeprefix('= ')} for r in a.tables['ordinal'].reindex(columns=['outcome', 'term', 'level', 'reference', 'odds_ratio', 'low', 'high', 'p']).itertuples()])
+
+def _steps_table(a):
+    "A row a condition and step, in words."
+    return pd.DataFrame([{'outcome': _named(r.outcome), 'condition': condition_name(r.level), 'against': condition_name(r.reference), 'above': f'{r.above:.0f}', 'odds ratio there': f'{r.odds_ratio:.3g} [{r.low:.3g}, {r.high:.3g}]', 'common': f'{r.common:.3g}'}
+                         for r in a.tables['proportional'].query('odds_ratio.notna()').itertuples()])
 
 def _folded(title, table, text=()): return f'<details><summary>{html.escape(title)}</summary>{table_html(table, text)}</details>' if len(table) else ''
 
@@ -228,7 +260,8 @@ def rating_page(
                 ('Reliability of the scales', says(say_reliability(a))),
                 ('Ratings', bullets(say_means(a)) + _figure(a, 'means', ' '.join(say_means(a))) + '<p>Means of all outcomes with 95 % intervals, bootstrapped over participants:</p>' + table_html(_means_table(a)) + _figure(a, 'likert', 'Share of each answer by scale and condition')),
                 ('Differences between conditions', bullets(tests) + '<p class="note">Tests are of the means of participants. Differences in points of the scale, intervals 95 %, not corrected for the number of pairs; Holm over the pairs of an outcome.</p>' + _folded('All pairs and outcomes', _pairs_table(a), ('note',))),
-                ('All ratings at once', says(say_ordinal(a)) + _folded('All terms of the models', _ordinal_table(a))),
+                ('All ratings at once', says(say_ordinal(a) + say_proportional(a)) + _folded('All terms of the models', _ordinal_table(a)) + _folded('Odds ratios at each step of the scale', _steps_table(a))),
+                ('Use of the context', says(say_context(a))),
                 ('What ratings go with (exploratory)', ('<p>Mean rank correlations over a participant\'s own trials, so that person and condition are held constant; intervals draw participants. Whether other items would say the same is tested by shuffling which item has which value. Over pairs of item and condition, all that differs between conditions comes in.</p>' if 'correlates' in a.tables else '') + bullets(say_correlates(a))),
                 ('Interpretability and task performance (exploratory)', says(say_tradeoff(a)) + _figure(a, 'tradeoff', ' '.join(say_tradeoff(a)))),
                 ('Demographics of those analysed', _folded('Answers', a.tables['demographics'].drop(columns='simulated')) if len(a.tables.get('demographics', ())) else ''),

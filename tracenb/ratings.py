@@ -15,7 +15,7 @@ import pandas as pd
 
 from .answers import guard, open_answers, read_answers, read_participants, stored_study
 from .canvas import KEYS, over_seeds, save_figure
-from .contrasts import correlates, omnibus, ordinal, pairwise
+from .contrasts import correlates, omnibus, ordinal, pairwise, proportional
 from .core import TracenbError, atomic_path, write_text
 from .design import Study, read_study
 from .foreign import join_prolific, read_jspsych, read_qualtrics
@@ -23,7 +23,7 @@ from .intervals import wilson
 from .prose import describe_text
 from .rating_figures import flow_figure, likert_figure, means_figure, tradeoff_figure
 from .rating_page import Analysis, rating_page, sentences
-from .scales import Rules, checked, flow, kinds_of, means, outcomes, participants, reliability, rules_of, scored
+from .scales import Rules, checked, flow, is_true, kinds_of, means, outcomes, participants, reliability, rules_of, scored
 
 # %% ../nbs/18_ratings.ipynb #export-source
 def _kind(path):
@@ -90,7 +90,7 @@ def read_performance(
     if 'decomposition' in conditions and 'decomposition' not in set(table.condition): table['condition'] = table.condition.replace('correct', 'decomposition')
     return table
 
-# %% ../nbs/18_ratings.ipynb #export-compute
+# %% ../nbs/18_ratings.ipynb #export-described
 def _demographics(answers, people):
     "Counts of the answers of those analysed; of numbers with many values the median and range."
     kept, rows = answers[(answers.kind == 'demographics') & answers.participant.isin(people.participant[people.reason == ''])], []
@@ -100,6 +100,14 @@ def _demographics(answers, people):
         rows += [dict(question=name, answer=str(v), n=int(n)) for v, n in part.value.astype(str).value_counts(sort=False).sort_index().items()]
     return pd.DataFrame(rows, columns=['question', 'answer', 'n'])
 
+def _context(answers, people, draws, seed):
+    "The share of trials whose context was opened, by condition, participants drawn; empty where that was not stored."
+    known = answers[(answers.kind == 'trial') & answers.participant.isin(people.participant[people.reason == ''])]
+    known = known[known.context_opened.notna() & (known.context_opened.astype(str) != '')].drop_duplicates(['participant', 'step']) if 'context_opened' in known else known[:0]
+    if known.empty: return known
+    return means(known.assign(opened=is_true(known.context_opened).astype(float)), ['opened'], draws, seed).drop(columns='outcome').rename(columns=dict(ratings='trials', mean='share'))
+
+# %% ../nbs/18_ratings.ipynb #export-compute
 def compute(
     answers: pd.DataFrame,               # A table of answers
     rules: Rules = Rules(),              # Who counts
@@ -117,7 +125,8 @@ def compute(
     values, kinds = outcomes(table, rules), list(kinds_of(rules.dimensions, table.columns))
     found, fake = means(table, values, draws, seed), int(people.simulated.sum())
     tables = dict(participants=people, flow=flow(people, rules), reliability=reliability(table, rules), means=found, tests=pd.DataFrame([omnibus(table, v, rules) for v in values]), pairs=pairwise(table, values, rules, draws, seed),
-                  ordinal=pd.concat([ordinal(table, k, rules) for k in kinds], ignore_index=True), demographics=_demographics(rows, people))
+                  ordinal=pd.concat([ordinal(table, k, rules) for k in kinds], ignore_index=True), proportional=pd.concat([proportional(table, k, rules) for k in kinds], ignore_index=True), demographics=_demographics(rows, people))
+    if len(opened := _context(rows, people, draws, seed)): tables['context'] = opened
     if known: tables['correlates'] = correlates(table, kinds, known, seed=seed)
     figures = dict(flow=flow_figure(tables['flow'], rules.given), likert=likert_figure(table, rules), means=means_figure(table, found, rules))
     if performance is not None and 'interpretability' in kinds:
