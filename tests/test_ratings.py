@@ -57,8 +57,9 @@ def trials_of(answers, rules=Rules()):
 def test_each_participant_is_counted_once_at_the_first_reason_that_holds():
     attention = lambda p, right: pd.DataFrame([dict(participant=p, status='complete', condition='r1', step='attention:a', kind='attention', id='a', dimension='', value=1, right=right, seconds=3.)])
     answers = pd.concat([made(dict(fine=('r1', 3))), made(dict(fast=('r1', 3)), seconds=1.), made(dict(asleep=('r1', 3)), seconds=1.), attention('asleep', False), attention('fine', True), made(dict(gone=('post_hoc', 3)), status='expired', trials=1),
-                         made(dict(short=('post_hoc', 3)), trials=1), made(dict(fake=('r1', 3)), status='preview'), pd.DataFrame([dict(participant='no', status='declined', condition='r1', step='consent', kind='consent', id='agree', dimension='', value=0)])])
-    people = participants(checked(answers), Rules(), pd.DataFrame([dict(participant='silent', condition='post_hoc', status='active', simulated=False)])).set_index('participant')
+                         made(dict(short=('post_hoc', 3)), trials=1), made(dict(fake=('r1', 3)), status='preview'), pd.DataFrame([dict(participant='no', status='declined', condition='r1', step='consent', kind='consent', id='agree', dimension='', value=0),
+                          dict(participant='silent', status='active', condition='post_hoc', step='enter', kind='enter', id='', dimension='', value=1)])])
+    people = participants(checked(answers), Rules()).set_index('participant')
     assert people.reason.to_dict() == dict(fine='', fast='speed', asleep='attention', gone='unfinished', short='unfinished', fake='preview', no='declined', silent='unfinished')
     assert people.also['asleep'] == 'speed'
     counted = flow(people.reset_index()).set_index('stage')
@@ -267,7 +268,7 @@ def test_proportional_odds_that_cannot_be_tested_say_why(table):
 
 
 def test_use_of_the_context_is_described_where_it_was_stored(answers):
-    assert 'context' not in compute(answers, RULES, STUDY).tables
+    assert 'context' not in compute(answers.drop(columns='context_opened'), RULES, STUDY).tables  # of another tool
     opened = answers.assign(context_opened=[None if k != 'trial' else str(c == 'r1' and s == 'trial:0') for k, c, s in zip(answers.kind, answers.condition, answers.step)])
     found = compute(opened, RULES, STUDY)
     shares_ = found.tables['context'].set_index('condition')
@@ -374,9 +375,9 @@ def test_a_database_and_its_export_are_analysed_alike(tmp_path):
             for step in here['steps'] if number < 13 else ():
                 store.answer(people, here['token'], step, answer(step, store.page(people, here['token'], step), number), seconds(step, number), f'{number}-{step}')
     finally: people.close()
-    table, own, entered = read_source(tmp_path/'study.sqlite')
-    assert own == study and len(entered) == 12
-    one = compute(table, rules_of(own), own, entered=entered)
+    table, own, ids = read_source(tmp_path/'study.sqlite')
+    assert own == study and len(ids) == 12
+    one = compute(table, rules_of(own), own)
     exported, design, _ = read_source(save_answers(table, tmp_path/'responses.csv'), study)
     other = compute(exported, rules_of(design), design)
     for name in one.tables: pd.testing.assert_frame_equal(one.tables[name], other.tables[name])
@@ -397,7 +398,7 @@ def test_everything_says_that_it_is_simulated(written):
     for path in [*(out/'tables').glob('*.csv'), *(out/'figures').glob('*.csv')]:
         simulated = pd.read_csv(path).simulated
         assert simulated.astype(float).max() >= 1 or path.stem == 'flow' and simulated[0] > 0, path.name
-    assert len(list((out/'tables').glob('*.csv'))) == len(found.tables) == 11
+    assert len(list((out/'tables').glob('*.csv'))) == len(found.tables) == 12
     for name, (fig, _) in found.figures.items():
         assert fig.get_suptitle().startswith('SIMULATED: '), name
         assert all('SIMULATED' in ax.get_title(loc='right') for ax in fig.subfigs[0].axes), name

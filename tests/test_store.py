@@ -370,10 +370,10 @@ def test_each_kind_of_file_counts_the_same_people(path, tmp_path, layout):
             with open(tmp_path/name, 'w', encoding='utf-8', newline='') as f: f.writelines(lines(answer_rows(db)))
     flows = {}
     for file in (path, tmp_path/'a.csv', tmp_path/'a.jsonl'):
-        table, _, entered = read_source(file, study)
+        table = read_source(file, study)[0]
         assert table[table.kind == 'enter'].participant.tolist() == [f'p{n:04}' for n in range(1, 8)]
         rules = rules_of(study)
-        flows[file.name] = flow(participants(checked(table, rules), rules, entered), rules)
+        flows[file.name] = flow(participants(checked(table, rules), rules), rules)
     for found in flows.values(): pd.testing.assert_frame_equal(found, flows['study.sqlite'])
     assert flows['a.csv'].set_index('stage').n[['entered', 'did not consent', 'did not finish', 'analysed']].tolist() == [7, 1, 3, 3]
 

@@ -92,7 +92,7 @@ def read_qualtrics(
     times = {(m['item'], m['condition']): m['column'] for m in mapping if m['role'] == 'seconds'}
     for n, row in _qualtrics_rows(path, mapping):
         shared = dict(participant=row['ResponseId'], status=_status(row), condition=row[arm].strip() if arm else '', panel_id=row.get('PROLIFIC_PID', ''), simulated=bool(fake) and row[fake].strip().lower() in ('true', '1'))
-        rows.append(shared | dict(position=0, step='entered', kind='entered', id='entered', value=1))
+        rows.append(shared | dict(position=0, step='enter', kind='enter', id='', value=1))
         for m in mapping:
             place, cell = f"{path}: {m['column']}, line {n}", row[m['column']]
             if m['role'] == 'attention': rows.append(shared | dict(step=f"attention:{m['column']}", kind='attention', id=m['column'], value=cell, right=cell.strip() == m['right']))

@@ -65,9 +65,9 @@ def _analysis(study):
     yield 'Means of each condition with 95 % bootstrap intervals that draw participants as wholes (2,000 draws, seeded).'
     yield f"{' and '.join(dict.fromkeys(s.kind for s in study.scales))}, each: {omnibus} over the conditions."
     yield f"Pairwise: {pair}, p-values after Holm over all pairs of a measure, with Cliff's delta and its interval."
-    yield 'Robustness: ordinal (cumulative logit) regression of the ratings on condition, scale and item, with standard errors clustered by participant.'
+    yield 'Robustness: ordinal (cumulative logit) regression of the ratings on condition, scale and item, with standard errors clustered by participant. Proportional odds are tested; where they do not hold, the odds ratio at each step of the scale is reported beside the common one.'
     yield "Reliability of the scales of each kind: Cronbach's alpha with interval; below 0.7 the scales are reported one by one as well."
-    yield ('Exploratory, and named so: single scales; correlations of ratings with trace length, readability and correctness of the answer; '
+    yield ('Exploratory, and named so: single scales; how often the context was opened; correlations of ratings with trace length, readability and correctness of the answer; '
            'interpretability against the task performance of models trained on each kind (a point a kind: a figure, no test); the free text.')
 
 def _stopping(study):

@@ -242,7 +242,7 @@ def _figure(a, name, says):
     links = ', '.join(f'<a href="figures/{name}.{kind}">{name}.{kind}</a>' for kind in ('png', 'svg', 'csv'))
     fig = a.figures[name][0]
     image = figure_html(fig, says).replace('<img ', f'<img style="width:{100 * fig.get_size_inches()[0]:.0f}px" ', 1)
-    return f'<div class="figure">{image}</div><p class="note">{links}</p>'
+    return f'<div class="figure" tabindex="0">{image}</div><p class="note">{links}</p>'
 
 # %% ../nbs/18g_rating_page.ipynb #export-page
 _LOOK = """<style>.banner { background: #FFF1D6; border: 2px solid #B26B00; padding: .6rem 1rem; font-weight: 600; } .figure { overflow-x: auto; } a { color: #005a94; } li { margin: .3rem 0; }

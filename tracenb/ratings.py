@@ -42,8 +42,8 @@ def read_source(
     source: str | Path | pd.DataFrame,   # A file, or a table of answers
     study: Study | str | Path | None = None,  # The design, or its folder; None: the one in the database, if it is one
     mapping=None                         # For a Qualtrics CSV: `foreign.read_mapping`
-) -> tuple[pd.DataFrame, Study | None, pd.DataFrame | None]:
-    "(answers, design or None, all who entered or None). Raises `TracenbError`."
+) -> tuple[pd.DataFrame, Study | None, dict[str, str] | None]:
+    "(answers, design or None, the participants' Prolific ids where they were stored). Raises `TracenbError`."
     if isinstance(study, (str, Path)): study = read_study(study)
     if isinstance(source, pd.DataFrame): return source, study, None
     kind, path = _kind(Path(source)), Path(source)
@@ -51,7 +51,8 @@ def read_source(
         db = open_answers(path)
         try: own = stored_study(db)
         finally: db.close()
-        return read_answers(path), study or own, read_participants(path)
+        people = read_participants(path)
+        return read_answers(path), study or own, dict(zip(people.participant, people.PROLIFIC_PID)) if 'PROLIFIC_PID' in people else None
     if kind == 'qualtrics':
         if mapping is None: raise TracenbError(f'{path}: a Qualtrics export needs a mapping', 'say which column is which item, condition and scale: see tracenb.foreign.read_mapping')
         return read_qualtrics(path, mapping), study, None
@@ -113,14 +114,13 @@ def compute(
     rules: Rules = Rules(),              # Who counts
     study: Study | None = None,          # The design, for texts
     performance: pd.DataFrame | None = None,   # Of `read_performance`
-    entered: pd.DataFrame | None = None, # All who entered
     source: str = '',                    # Said on the page
     draws: int = 2000,                   # Of each bootstrap
     seed: int = 0                        # Of all random numbers
 ) -> Analysis:
     "All tables and figures. Raises `TracenbError` where nobody can be analysed."
     rows = checked(answers, rules)
-    people = participants(rows, rules, entered)
+    people = participants(rows, rules)
     table, known = with_features(scored(rows, people, rules), study)
     values, kinds = outcomes(table, rules), list(kinds_of(rules.dimensions, table.columns))
     found, fake = means(table, values, draws, seed), int(people.simulated.sum())
@@ -176,17 +176,16 @@ def analyse(
     seed: int = 0                        # Of all random numbers
 ) -> Analysis:
     "Analyse a study and write the folder. Raises `TracenbError`; where everybody is excluded, after writing who and why."
-    answers, study, entered = read_source(source, study, mapping)
+    answers, study, ids = read_source(source, study, mapping)
     rules, said = rules or rules_of(study), [f'Source: {Path(source).name if not isinstance(source, pd.DataFrame) else "a table of answers"}.']
     if demographics is not None:
-        ids = dict(zip(entered.participant, entered.PROLIFIC_PID)) if entered is not None and 'PROLIFIC_PID' in entered else None
         answers, n = join_prolific(answers, demographics, ids)
         said.append(f"Prolific's demographics: {n['rows']} rows, {n['joined']} joined, {n['unjoinable']} that could not be joined; {n['without']} participants without.")
     shown = read_performance(performance, list(dict.fromkeys(answers.condition)))
-    try: a = compute(answers, rules, study, shown, entered, ' '.join(said), draws, seed)
+    try: a = compute(answers, rules, study, shown, ' '.join(said), draws, seed)
     except TracenbError as e:
         if 'are excluded' in e.what:
-            people = participants(checked(answers, rules), rules, entered)
+            people = participants(checked(answers, rules), rules)
             _write_tables(Path(out), dict(participants=people, flow=flow(people, rules)))
         raise
     write_analysis(a, out)

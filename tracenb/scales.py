@@ -90,13 +90,11 @@ def _reasons(row, rules, trials):
 
 def participants(
     answers: pd.DataFrame,  # Of `checked`
-    rules: Rules = Rules(), # Of `rules_of`
-    entered: pd.DataFrame | None = None  # All who entered (participant, condition, status, simulated), with those who stored nothing
+    rules: Rules = Rules()  # Of `rules_of`
 ) -> pd.DataFrame:
     "A row a participant: condition, status, trials `rated` in full, attention checks `missed` of `asked`, median `seconds` a trial, simulated, `reason` ('' = is analysed) and `also`."
     rated, by = answers[answers.kind == 'trial'], answers.groupby('participant', sort=False)
     people = pd.DataFrame(dict(condition=by.condition.first(), status=by.status.first(), simulated=by.simulated.any()))
-    if entered is not None: people = pd.concat([people, entered.set_index('participant')[['condition', 'status', 'simulated']].drop(people.index, errors='ignore')]).rename_axis('participant')
     if (answers.layout == 'within').any(): people['condition'] = 'within'
     whole = rated.groupby(['participant', 'step']).dimension.nunique() == rated.dimension.nunique()
     attention = answers[answers.kind == 'attention']
