@@ -35,9 +35,9 @@ teacher-demo: setup  ## collect teacher traces of three kinds from the embedded 
 
 STUDY := outputs/study-demo
 study-demo: setup  ## a human study from design to figure, with simulated people: build, preregister, serve, answer, analyse, power
+	rm -rf $(STUDY)/survey $(STUDY)/study.sqlite*  # of the last time: simulated answers
 	$(BIN)/tracenb study build nbs/data/study_demo.yaml --out $(STUDY)/survey
 	$(BIN)/tracenb study preregister $(STUDY)/survey --out $(STUDY)/preregistration.md
-	rm -f $(STUDY)/study.sqlite*  # simulated answers of the last time
 	$(BIN)/tracenb study simulate $(STUDY)/survey --db $(STUDY)/study.sqlite
 	$(BIN)/tracenb study analyse $(STUDY)/study.sqlite --performance nbs/data/study_demo_performance.csv --out $(STUDY)/analysis
 	$(BIN)/tracenb study power --study $(STUDY)/survey --sims 200 --out $(STUDY)/power

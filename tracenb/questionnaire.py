@@ -83,6 +83,11 @@ def _write_private(path, codes):
     codes = codes or Codes(*(secrets.token_hex(4).upper() for _ in range(3)))
     with atomic_path(path, private=True) as tmp: tmp.write_text(json.dumps(before | dict(codes=codes.to_dict()), indent=1) + '\n', encoding='utf-8')
 
+def _held(out):
+    "The study that is there; None for one that this version cannot read, of an older one say."
+    try: return read_study(out)
+    except TracenbError: return None
+
 def write_study(
     study: Study,
     out: str | Path,                     # A new folder, or one that holds the same design
@@ -91,7 +96,7 @@ def write_study(
 ) -> Path:
     "Write the folder; `study.json` comes last. Raises `TracenbError`, and has written nothing then, where the files cannot be had or something else lies there."
     out = Path(out)
-    if (out/'study.json').is_file() and read_study(out) != study: raise TracenbError(f'{out} holds a study of another design', 'name another --out: people may have answered that one')
+    if (out/'study.json').is_file() and _held(out) != study: raise TracenbError(f'{out} holds a study of another design', 'name another --out: people may have answered that one')
     if out.exists() and not (out/'study.json').is_file() and any(out.iterdir()): raise TracenbError(f'{out} is not empty and holds no study', 'name another --out')
     files = page_files() if files is None else files
     files = {name: in_words(text, study) if name == 'index.html' else text for name, text in files.items()}
