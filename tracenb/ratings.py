@@ -126,7 +126,7 @@ def compute(
     found, fake = means(table, values, draws, seed), int(people.simulated.sum())
     tables = dict(participants=people, flow=flow(people, rules), reliability=reliability(table, rules), means=found, tests=pd.DataFrame([omnibus(table, v, rules) for v in values]), pairs=pairwise(table, values, rules, draws, seed),
                   ordinal=pd.concat([ordinal(table, k, rules) for k in kinds], ignore_index=True), proportional=pd.concat([proportional(table, k, rules) for k in kinds], ignore_index=True), demographics=_demographics(rows, people))
-    if len(opened := _context(rows, people, draws, seed)): tables['context'] = opened
+    if len(opened := _context(rows, people, draws, seed)): tables['context'] = opened.sort_values('condition', key=lambda c: c.map(list(found.condition.unique()).index))
     if known: tables['correlates'] = correlates(table, kinds, known, seed=seed)
     figures = dict(flow=flow_figure(tables['flow'], rules.given), likert=likert_figure(table, rules), means=means_figure(table, found, rules))
     if performance is not None and 'interpretability' in kinds:
