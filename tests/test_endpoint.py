@@ -36,7 +36,7 @@ def put(n, server, tmp_path, endpoint=None, **more): return ask(questions(n), en
 
 def test_a_thousand_requests_with_faults(tmp_path, capsys):
     "Every request ends in exactly one state, none is lost, none is sent again after an answer that arrived, memory stays flat."
-    with FaultyServer(seeded_faults(.1), patience=1.) as server:
+    with FaultyServer(seeded_faults(.1), patience=2.5) as server:
         endpoint = at(server, concurrency=32, retries=8)
         ask(questions(1000)[:100], endpoint, tmp_path/'warm.sqlite', progress=False)
         for counts in (server.attempts, server.answered, server.faults): counts.clear()

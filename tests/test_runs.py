@@ -271,7 +271,7 @@ LONG = SMALL | dict(data={'n_train': 400, 'n_test': 4}, train={'epochs': 20, 'ac
 def test_nothing_outlives_the_command(tmp_path, how):
     (tmp_path/'g.yaml').write_text(yaml.safe_dump(dict(datasets=['toy'], models=['tiny-random'], conditions=['correct'], settings={k: LONG[k] for k in ('data', 'train', 'generate')})))
     command = subprocess.Popen([Path(sys.executable).parent/'tracenb', 'run', 'g.yaml', '--out', 'o'], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(1200):
+    for _ in range(3600):
         if list((tmp_path/'o').rglob('train_log.jsonl')): break
         time.sleep(.05)
     else: pytest.fail('training never began')
