@@ -70,18 +70,19 @@ SIZES = dict(desk=(1200, 900), phone=(375, 700))
 
 @pytest.fixture(scope='session')
 def axe():
-    "`axe(page)`: what breaks WCAG 2.2 A or AA on a page as it stands, by day and by night, at a desk and on a phone: a line a violation; [] = nothing was found. `without` names rules to leave out."
+    "`axe(page)`: what breaks WCAG 2.2 A or AA on a page as it stands, by day and by night, at a desk and on a phone: a line a violation; [] = nothing was found. `without` names rules to leave out; `settle`: milliseconds that the page's own scripts take after a change of size."
     from tracenb.core import TracenbError
     from tracenb.npm import Pinned, fetch, unpack
     try: script = unpack(fetch(Pinned(**AXE)), 'axe.min.js').decode()
     except TracenbError as e: pytest.skip(f'axe-core is neither in the cache nor within reach: {e}')
-    def check(page, without=()):
+    def check(page, without=(), settle=0):
         found, size = [], page.viewport_size
         if not page.evaluate('window.axe !== undefined'): page.evaluate(script)
         for colours in ('light', 'dark'):
             page.emulate_media(color_scheme=colours)
             for where, (width, height) in SIZES.items():
                 page.set_viewport_size(dict(width=width, height=height))
+                page.wait_for_timeout(settle)
                 wrong = page.evaluate('([tags, without]) => axe.run(document, {runOnly: tags, resultTypes: ["violations"], rules: Object.fromEntries(without.map(r => [r, {enabled: false}]))}).then(r => r.violations)', [WCAG, list(without)])
                 found += [f"{colours}, {where}: {v['id']}: {v['help']}: {n['html'][:200]} {n['failureSummary']}" for v in wrong for n in v['nodes']]
         page.emulate_media(color_scheme=None)

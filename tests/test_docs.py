@@ -106,7 +106,7 @@ def test_pages_are_accessible(address, tab, axe, name):
     page = tab()
     page.goto(f'{address}/{name}')
     if 'search' in name: page.wait_for_function("document.querySelector('#search-results').innerText.includes('found')")
-    assert axe(page, without=['label-content-name-mismatch']) == []  # the theme's own buttons: they show 'Search Ctrl+K' and are called 'Search'
+    assert axe(page, without=['label-content-name-mismatch'], settle=600) == []  # the theme's own buttons show 'Search Ctrl+K' and are called 'Search'; it decides after a while what can be scrolled
 
 
 def test_search_finds_names_and_prose(address, tab):
