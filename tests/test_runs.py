@@ -2,22 +2,25 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import psutil
 import pytest
 import yaml
+from jupyter_client.manager import AsyncKernelManager
 
 from tracenb.core import TracenbError, read_jsonl
 from tracenb.engine import plan, run_grid
 from tracenb.folders import list_runs, samples, show_run, state
 from tracenb.grids import SHIPPED, Grid, expand, get_grid
-from tracenb.runs import execute, experiment
+from tracenb.runs import execute, experiment, printed
 from tracenb.stages import Run, answer, build, finish, make_run, open_run, score, tune, verify
 
 SMALL = dict(dataset='toy', condition='incorrect', data={'n_train': 8, 'n_test': 4}, train={'epochs': 2, 'accumulation': 1, 'save_steps': 1}, generate={'max_new_tokens': 6, 'batch_size': 2})
@@ -281,3 +284,32 @@ def test_nothing_outlives_the_command(tmp_path, how):
     assert command.wait(60) != 0
     _, alive = psutil.wait_procs(below, timeout=20)
     assert not alive
+
+
+# --- kernels that die at their start
+
+@pytest.mark.parametrize('deaths', [1, 3])
+def test_a_kernel_that_dies_at_its_start_is_started_again(tmp_path, deaths):
+    class Dying(AsyncKernelManager):
+        left = deaths
+        def format_kernel_cmd(self, extra_arguments=None):
+            if Dying.left == 0: return super().format_kernel_cmd(extra_arguments)
+            Dying.left -= 1
+            return [sys.executable, '-c', 'raise SystemExit(1)']
+    template = tmp_path/'template.ipynb'
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('x = 1', metadata=dict(tags=['parameters'])), nbformat.v4.new_code_cell('print(6 * x)')], metadata=dict(kernelspec=dict(name='python3', language='python', display_name='python3'))), template)
+    if deaths < 3: assert printed(execute(template, tmp_path/'done.ipynb', dict(x=7), Dying)) == '42'
+    else:
+        with pytest.raises(TracenbError, match='done.ipynb: the kernel died 3 times before it ran a cell'): execute(template, tmp_path/'done.ipynb', dict(x=7), Dying)
+
+
+def test_whoever_sees_the_door_of_the_nursery_can_knock(tmp_path):
+    "Also where the nursery takes long between making its socket and listening on it."
+    code = 'import socket, time; listen = socket.socket.listen; socket.socket.listen = lambda *a: (time.sleep(1), listen(*a)); from tracenb import kernels; kernels.IMPORTS = "json"; kernels.nurse("door")'
+    nursery = subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path, stdin=subprocess.PIPE, env=os.environ | dict(PYTHONPATH=str(Path(__file__).parents[1])))
+    try:
+        while not (tmp_path/'door').exists(): assert nursery.poll() is None; time.sleep(.005)
+        with socket.socket(socket.AF_UNIX) as s: s.connect(str(tmp_path/'door'))
+    finally:
+        nursery.kill()
+        nursery.communicate()

@@ -57,8 +57,9 @@ def nurse(
     "Import, then fork a kernel for each request until standard input closes."
     for name in IMPORTS.split(', '): __import__(name)
     door, kernels = socket.socket(socket.AF_UNIX), {}
-    door.bind(place)
+    door.bind(f'{place}.new')
     door.listen()
+    os.rename(f'{place}.new', place)  # whoever sees it can knock
     while True:
         ready = select.select([sys.stdin, door, *kernels], [], [], .1)[0]
         if sys.stdin in ready: break  # the parent is gone
