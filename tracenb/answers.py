@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['APPLICATION', 'SCHEMA', 'COLUMNS', 'open_answers', 'stored_study', 'iso', 'answer_rows', 'guard', 'unguarded',
-           'csv_lines', 'json_lines', 'read_answers', 'read_participants', 'backup', 'restore']
+           'csv_lines', 'json_lines', 'as_table', 'read_answers', 'read_participants', 'backup', 'restore']
 
 # %% ../nbs/17c_answers.ipynb #imports
 import csv
@@ -127,6 +127,13 @@ def json_lines(
     "The same as JSON lines."
     for row in rows: yield json.dumps(row, ensure_ascii=False) + '\n'
 
+# %% ../nbs/17c_answers.ipynb #export-table
+def as_table(
+    rows: list[dict]  # Of `answer_rows`; what is missing in a row is empty
+) -> pd.DataFrame:
+    "The rows with the columns `COLUMNS`, each of its type."
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict(position='int64', value='object', right='boolean', seconds='float64', simulated='bool', answer_right='boolean', trace_words='Int64', context_opened='boolean'))
+
 # %% ../nbs/17c_answers.ipynb #export-read
 _TRUTH = {'True': True, 'False': False, '': None}
 _PARSED = dict(position=int, seconds=float, right=_TRUTH.__getitem__, simulated=_TRUTH.__getitem__, answer_right=_TRUTH.__getitem__, context_opened=_TRUTH.__getitem__, trace_words=lambda s: int(s) if s else None)
@@ -159,8 +166,7 @@ def read_answers(
             with open(path, encoding='utf-8-sig', newline='') as f: rows = [_parsed(row, f'{path}:{n}') for n, row in enumerate(csv.DictReader(f), 2)]
     else:
         with closing(open_answers(path)) as db: rows = list(answer_rows(db))
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    return table.astype(dict(position='int64', value='object', right='boolean', seconds='float64', simulated='bool', answer_right='boolean', trace_words='Int64', context_opened='boolean'))
+    return as_table(rows)
 
 # %% ../nbs/17c_answers.ipynb #export-participants
 def read_participants(

@@ -20,7 +20,7 @@ import pandas as pd
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from .answers import COLUMNS, csv_lines
+from .answers import COLUMNS, as_table, csv_lines
 from .core import Record, TracenbError, lookup, record, write_text
 from .design import Study, page_of, plan, trials
 
@@ -306,7 +306,7 @@ def simulate(
         rows += (own := walk(study, effects, answer, number, condition, seed))
         complete[condition] += own[0]['status'] == 'complete'
         if number > 100 * n * len(complete): raise TracenbError(f'{sum(complete.values())} of {number} simulated people finished', 'lower `dropout`, `declined` and `confused`')
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict(position='int64', value='object', right='boolean', seconds='float64', simulated='bool', answer_right='boolean', trace_words='Int64', context_opened='boolean'))
+    return as_table(rows)
 
 # %% ../nbs/18a_people.ipynb #export-save
 def save_answers(

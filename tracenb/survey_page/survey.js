@@ -7,7 +7,6 @@
 const $ = id => document.getElementById(id);
 
 const SAY = JSON.parse($('words').textContent);  // the study's words for buttons, headings and what is said in passing
-const HEADINGS = {instructions: SAY.heading_instructions, comprehension: SAY.heading_comprehension, attention: SAY.heading_attention, free: SAY.heading_free, demographics: SAY.heading_demographics, debrief: SAY.heading_debrief};
 
 function filled(text, values) { return text.replace(/\{(\w+)\}/g, (hole, name) => values[name] ?? hole); }
 
@@ -132,11 +131,14 @@ function context(sentences) { return make('details', {class: 'context'}, make('s
 
 const SHEETS = {
   consent: () => [...head(document.title), prose(page.text)],
-  instructions: () => [...head(HEADINGS.instructions), prose(page.text), ...(page.example ? [card('example', SAY.example, prose(page.example))] : [])],
-  comprehension: () => [...head(HEADINGS.comprehension), make('details', {}, make('summary', {}, SAY.instructions_again), make('div', {class: 'sheet'}, prose(texts.instructions || '')))],
+  instructions: () => [...head(SAY.heading_instructions), prose(page.text), ...(page.example ? [card('example', SAY.example, prose(page.example))] : [])],
+  comprehension: () => [...head(SAY.heading_comprehension), make('details', {}, make('summary', {}, SAY.instructions_again), make('div', {class: 'sheet'}, prose(texts.instructions || '')))],
   trial: () => [...head(filled(SAY.heading_trial, {n: page.trial, total: page.trials})), card('question', SAY.question, make('p', {dir: 'auto'}, page.question), context(page.context)),
                 card('answer', SAY.answer, make('p', {dir: 'auto'}, page.answer)), card('trace', SAY.trace, make('div', {class: 'reasoning', dir: 'auto'}, page.trace))],
-  debrief: () => [...head(HEADINGS.debrief), prose(page.text)],
+  attention: () => head(SAY.heading_attention),
+  free: () => head(SAY.heading_free),
+  demographics: () => head(SAY.heading_demographics),
+  debrief: () => [...head(SAY.heading_debrief), prose(page.text)],
 };
 
 function group(prompt, box, extra = {}) {  // A plug-in's question becomes a group that a screen reader names
@@ -230,7 +232,7 @@ function watchForm(form, step, part) {
 function show(step, part, words, dress) {  // What every step does once its plug-in has drawn it
   const content = jsPsych.getDisplayElement(), kind = page.kind;
   content.className = `jspsych-content kind-${kind}`;
-  const sheet = SHEETS[kind] ? SHEETS[kind]() : head(HEADINGS[kind] || '');
+  const sheet = SHEETS[kind] ? SHEETS[kind]() : head('');
   $('sheet').replaceChildren(...sheet);
   dress?.(content);
   const more = $('sheet').querySelector('.context');
