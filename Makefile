@@ -62,13 +62,15 @@ $(VENV)/bench: $(VENV)/installed
 bench: setup $(VENV)/bench  ## measure training and generation speed against TRL and one-by-one generation
 	$(BIN)/tracenb bench
 
-export: setup  ## notebooks -> library and README
+export: setup  ## format and lint notebooks and tests, then notebooks -> library and README
+	$(BIN)/ruff format --quiet .
+	$(BIN)/ruff check --fix .
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 	$(BIN)/tracenb readme
 
 docs: setup  ## build the site in _docs/ and check every link of it
-	$(BIN)/python -c 'from tracenb.docs import build_docs; print(build_docs())'
+	$(BIN)/python -c 'from tracenb.docs.site import build_docs; print(build_docs())'
 
 notebooks: setup  ## run every library notebook and keep its outputs
 	$(BIN)/python tests/execute.py

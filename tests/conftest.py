@@ -1,4 +1,5 @@
 """What all tests share: the checkout, the optional research data, and one cache folder for models."""
+
 import os
 import shutil
 from pathlib import Path
@@ -6,42 +7,65 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent/'shared'/'data'
+SHARED = ROOT.parent / 'shared' / 'data'
 
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 os.environ.setdefault('GOMP_SPINCOUNT', '10000')  # before torch is loaded: as the command sets it
 os.environ.setdefault('HF_HUB_OFFLINE', '1')  # nothing here may wait for a hub
 
-LONGEST = ('test_engine.py', 'test_lab.py', 'test_docs.py', 'test_notebooks.py', 'test_runs.py', 'test_cli.py')  # begun first, so that no process waits for another at the end
+LONGEST = (
+    'test_engine.py',
+    'test_lab.py',
+    'test_docs.py',
+    'test_notebooks.py',
+    'test_runs.py',
+    'test_cli.py',
+)  # begun first, so that no process waits for another at the end
 APART = ('test_engine.py', 'test_notebooks.py')  # their tests share nothing
 
 
-def pytest_collection_modifyitems(items): items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     "For several processes (`make test`): a file is the work of one, for the sake of what its tests share, but for those in `APART`."
     from xdist.scheduler import LoadScopeScheduling
+
     class ByFile(LoadScopeScheduling):
-        def _split_scope(self, nodeid): return nodeid if nodeid.partition('::')[0].rpartition('/')[2] in APART else nodeid.partition('::')[0]
+        def _split_scope(self, nodeid):
+            return nodeid if nodeid.partition('::')[0].rpartition('/')[2] in APART else nodeid.partition('::')[0]
+
     return ByFile(config, log)
 
 
 @pytest.fixture
 def shared() -> Path:
     "The research copies of CoTempQA, bAbI and the published generations; they cannot be redistributed, so most checkouts lack them."
-    if not SHARED.is_dir(): pytest.skip('../shared/data is absent: research copies that are not redistributed')
+    if not SHARED.is_dir():
+        pytest.skip('../shared/data is absent: research copies that are not redistributed')
     return SHARED
 
 
-@pytest.fixture(scope='module')  # not the session: Playwright's loop runs as long as it is open, and tests elsewhere start loops of their own
+@pytest.fixture(
+    scope='module'
+)  # not the session: Playwright's loop runs as long as it is open, and tests elsewhere start loops of their own
 def chromium():
     "A real headless Chromium, driven by Playwright; new pages keep a list of what they asked for (`tab.asked`) and of their errors (`tab.errors`)."
     sync = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
     path = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
-    if not path: pytest.skip('no Chromium on this machine: `make browser` installs it where it may')
-    quiet = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+    if not path:
+        pytest.skip('no Chromium on this machine: `make browser` installs it where it may')
+    quiet = [
+        '--no-sandbox',
+        '--disable-gpu',
+        '--disable-quic',
+        '--no-first-run',
+        '--disable-background-networking',
+        '--disable-component-update',
+        '--disable-sync',
+    ]
     with sync.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=path, args=quiet)
         yield browser
@@ -52,40 +76,68 @@ def chromium():
 def tab(chromium):
     "Make pages: `tab(width=400, dark=True)` is a fresh browser context with one page in it."
     contexts = []
+
     def make(width=1200, height=900, dark=False, **kwargs):
-        contexts.append(chromium.new_context(viewport=dict(width=width, height=height), color_scheme='dark' if dark else 'light', **kwargs))
+        contexts.append(
+            chromium.new_context(
+                viewport=dict(width=width, height=height), color_scheme='dark' if dark else 'light', **kwargs
+            )
+        )
         page = contexts[-1].new_page()
         page.asked, page.errors = [], []
         page.on('request', lambda r: page.asked.append(r.url))
         page.on('pageerror', lambda e: page.errors.append(str(e)))
-        page.on('console', lambda m: page.errors.append(f'{m.text} ({m.location.get("url", "")})') if m.type == 'error' else None)
+        page.on(
+            'console',
+            lambda m: page.errors.append(f'{m.text} ({m.location.get("url", "")})') if m.type == 'error' else None,
+        )
         return page
+
     yield make
-    for c in contexts: c.close()
+    for c in contexts:
+        c.close()
 
 
-AXE = dict(name='axe-core', version='4.14.1', integrity='sha512-FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==')  # Deque's checker of accessibility (MPL 2.0), for tests only
+AXE = dict(
+    name='axe-core',
+    version='4.14.1',
+    integrity='sha512-FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==',
+)  # Deque's checker of accessibility (MPL 2.0), for tests only
 WCAG = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']
 SIZES = dict(desk=(1200, 900), phone=(375, 700))
+
 
 @pytest.fixture(scope='session')
 def axe():
     "`axe(page)`: what breaks WCAG 2.2 A or AA on a page as it stands, by day and by night, at a desk and on a phone: a line a violation; [] = nothing was found. `without` names rules to leave out; `settle`: milliseconds that the page's own scripts take after a change of size."
-    from tracenb.core import TracenbError
-    from tracenb.npm import Pinned, fetch, unpack
-    try: script = unpack(fetch(Pinned(**AXE)), 'axe.min.js').decode()
-    except TracenbError as e: pytest.skip(f'axe-core is neither in the cache nor within reach: {e}')
+    from tracenb.core.npm import Pinned, fetch, unpack
+    from tracenb.core.records import TracenbError
+
+    try:
+        script = unpack(fetch(Pinned(**AXE)), 'axe.min.js').decode()
+    except TracenbError as e:
+        pytest.skip(f'axe-core is neither in the cache nor within reach: {e}')
+
     def check(page, without=(), settle=0):
         found, size = [], page.viewport_size
-        if not page.evaluate('window.axe !== undefined'): page.evaluate(script)
-        for colours in ('light', 'dark'):
-            page.emulate_media(color_scheme=colours)
+        if not page.evaluate('window.axe !== undefined'):
+            page.evaluate(script)
+        for colors in ('light', 'dark'):
+            page.emulate_media(color_scheme=colors)
             for where, (width, height) in SIZES.items():
                 page.set_viewport_size(dict(width=width, height=height))
                 page.wait_for_timeout(settle)
-                wrong = page.evaluate('([tags, without]) => axe.run(document, {runOnly: tags, resultTypes: ["violations"], rules: Object.fromEntries(without.map(r => [r, {enabled: false}]))}).then(r => r.violations)', [WCAG, list(without)])
-                found += [f"{colours}, {where}: {v['id']}: {v['help']}: {n['html'][:200]} {n['failureSummary']}" for v in wrong for n in v['nodes']]
+                wrong = page.evaluate(
+                    '([tags, without]) => axe.run(document, {runOnly: tags, resultTypes: ["violations"], rules: Object.fromEntries(without.map(r => [r, {enabled: false}]))}).then(r => r.violations)',
+                    [WCAG, list(without)],
+                )
+                found += [
+                    f'{colors}, {where}: {v["id"]}: {v["help"]}: {n["html"][:200]} {n["failureSummary"]}'
+                    for v in wrong
+                    for n in v['nodes']
+                ]
         page.emulate_media(color_scheme=None)
         page.set_viewport_size(size)
         return found
+
     return check

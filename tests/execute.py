@@ -1,5 +1,6 @@
 """Run notebooks in place and keep their outputs: `python tests/execute.py [NOTEBOOK...]`, all library notebooks if none is named.
 Show on the site what papermill executed: `python tests/execute.py --show outputs/.../run.ipynb nbs/site/experiments/NAME.ipynb "# Title"`, where the text replaces the template's first cell."""
+
 import os
 import subprocess
 import sys
@@ -9,25 +10,31 @@ import nbformat
 from nbclient import NotebookClient
 from tqdm import tqdm
 
-NBS = Path(__file__).parents[1]/'nbs'
+NBS = Path(__file__).parents[1] / 'nbs'
 
 
 def run(path: Path):
     "Execute one notebook in its own folder, as JupyterLab would."
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=900, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}).execute()
+    NotebookClient(
+        notebook, timeout=900, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}
+    ).execute()
     return notebook
 
 
 WIDGET = 'application/vnd.jupyter.widget-view+json'
+
 
 def without_widgets(notebook):
     "The notebook as it can be stored: a widget is nothing without its kernel, so what it shows besides stays (its HTML), a progress bar goes."
     notebook.metadata.pop('widgets', None)
     for cell in notebook.cells:
         for o in cell.get('outputs', ()):
-            if WIDGET in o.get('data', {}): del o['data'][WIDGET]; o['dropped'] = 'text/html' not in o['data']
-        if cell.cell_type == 'code': cell.outputs = [o for o in cell.outputs if not o.pop('dropped', False)]
+            if WIDGET in o.get('data', {}):
+                del o['data'][WIDGET]
+                o['dropped'] = 'text/html' not in o['data']
+        if cell.cell_type == 'code':
+            cell.outputs = [o for o in cell.outputs if not o.pop('dropped', False)]
     return notebook
 
 
@@ -38,12 +45,15 @@ def show(executed: str, page: str, text: str):
     notebook.cells[0].source = text
     for cell in notebook.cells:
         cell.metadata = {'tags': cell.metadata.tags} if cell.metadata.get('tags') else {}
-        if cell.cell_type == 'code': cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr' and o.get('text', '-').strip()]
+        if cell.cell_type == 'code':
+            cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr' and o.get('text', '-').strip()]
     nbformat.write(notebook, page)
 
 
 if __name__ == '__main__':
-    if sys.argv[1:2] == ['--show']: sys.exit(show(*sys.argv[2:]))
+    if sys.argv[1:2] == ['--show']:
+        sys.exit(show(*sys.argv[2:]))
     os.environ.setdefault('CI', '1')  # no bars: they would be other ones every time
-    for path in tqdm([Path(a) for a in sys.argv[1:]] or sorted(NBS.glob('*.ipynb'))): nbformat.write(without_widgets(run(path)), path)
-    subprocess.run([Path(sys.executable).parent/'nbdev_clean'], cwd=NBS.parent, check=True)
+    for path in tqdm([Path(a) for a in sys.argv[1:]] or sorted([*NBS.glob('*.ipynb'), *NBS.glob('[0-9]*/*.ipynb')])):
+        nbformat.write(without_widgets(run(path)), path)
+    subprocess.run([Path(sys.executable).parent / 'nbdev_clean'], cwd=NBS.parent, check=True)

@@ -1,4 +1,5 @@
 """The command, run as a user runs it: in a process of its own."""
+
 import json
 import subprocess
 import sys
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-TRACENB = Path(sys.executable).parent/'tracenb'
+TRACENB = Path(sys.executable).parent / 'tracenb'
 
 
 def tracenb(*args, cwd=None, code=0):
@@ -20,7 +21,14 @@ def test_help_and_version():
     assert tracenb('--version')[0].strip() == '0.1.0'
 
 
-@pytest.mark.parametrize('args, says', [(('run', 'dmeo'), "did you mean 'demo'"), (('report', 'nowhere'), 'tracenb run demo --out nowhere'), (('run', 'smoke', '--limit', 0), 'at least one')])
+@pytest.mark.parametrize(
+    'args, says',
+    [
+        (('run', 'dmeo'), "did you mean 'demo'"),
+        (('report', 'nowhere'), 'tracenb run demo --out nowhere'),
+        (('run', 'smoke', '--limit', 0), 'at least one'),
+    ],
+)
 def test_errors_say_what_to_do_without_a_traceback(args, says, tmp_path):
     _, err = tracenb(*args, cwd=tmp_path, code=1)
     assert err.startswith('error: ') and says in err and 'Traceback' not in err
@@ -35,72 +43,143 @@ def test_dry_run_lists_and_writes_nothing(tmp_path):
 def test_the_smoke_grid_from_run_to_report(tmp_path):
     out, _ = tracenb('run', 'smoke', '--out', 'o', cwd=tmp_path)
     assert '4 of 4 runs finished' in out
-    folders = [p.parent for p in (tmp_path/'o').rglob('metrics.json')]
+    folders = [p.parent for p in (tmp_path / 'o').rglob('metrics.json')]
     assert sorted(f.parent.name for f in folders) == ['correct', 'incorrect', 'vanilla', 'zero_shot']
     for f in folders:
         trained = f.parent.name != 'zero_shot'
-        want = {'run.json', 'examples.jsonl', 'generations.jsonl', 'scores.jsonl', 'metrics.json', 'run.ipynb'} | ({'chat.jsonl', 'adapter', 'train_log.jsonl', 'train.json'} if trained else set())
+        want = {'run.json', 'examples.jsonl', 'generations.jsonl', 'scores.jsonl', 'metrics.json', 'run.ipynb'} | (
+            {'chat.jsonl', 'adapter', 'train_log.jsonl', 'train.json'} if trained else set()
+        )
         assert {p.name for p in f.iterdir()} == want
-        record = json.loads((f/'run.json').read_text())
-        assert record['settings']['condition'] == f.parent.name and record['packages']['torch'] and record['cost']['peak_memory_mb'] > 0
-        assert (f/'adapter'/'adapter_model.safetensors').exists() or not trained
+        record = json.loads((f / 'run.json').read_text())
+        assert (
+            record['settings']['condition'] == f.parent.name
+            and record['packages']['torch']
+            and record['cost']['peak_memory_mb'] > 0
+        )
+        assert (f / 'adapter' / 'adapter_model.safetensors').exists() or not trained
     before = {p: p.read_bytes() for f in folders for p in f.rglob('*') if p.is_file()}
     tracenb('run', 'smoke', '--out', 'o', cwd=tmp_path)
     assert {p: p.read_bytes() for p in before} == before, 'a second run finds everything finished'
     table, _ = tracenb('report', 'o', cwd=tmp_path)
     assert 'answer exact' in table and 'zero_shot' in table
-    page = (tmp_path/'o'/'report.html').read_text()
+    page = (tmp_path / 'o' / 'report.html').read_text()
     assert page.count('data:image/png') >= 3 and 'What can be said' in page
     import re
-    assert not re.findall(r'(?:src|href)="https?://[^"]*"', page) and not re.findall('<script[^>]*src', page), 'the page fetches nothing'
+
+    assert not re.findall(r'(?:src|href)="https?://[^"]*"', page) and not re.findall('<script[^>]*src', page), (
+        'the page fetches nothing'
+    )
     for name in ('accuracy', 'steps', 'training', 'cost'):  # a random model writes no readable trace: no mosaics
-        for kind in ('png', 'svg', 'csv'): assert (tmp_path/'o'/'figures'/f'{name}.{kind}').stat().st_size > 100
+        for kind in ('png', 'svg', 'csv'):
+            assert (tmp_path / 'o' / 'figures' / f'{name}.{kind}').stat().st_size > 100
 
 
 # --- data and audit
 
+
 @pytest.mark.parametrize('name', ['cotempqa', 'msmarco', 'babi'])
 def test_data_show(name, tmp_path):
     out, _ = tracenb('data', 'show', name, '--n', 1, '--count', 22, '--balanced', cwd=tmp_path)
-    for words in ('question', 'answer', f'22 test examples of {name} (simulated)', 'incorrect_paper', 'mix:0.5', 'trace_mean'): assert words in out, words
+    for words in (
+        'question',
+        'answer',
+        f'22 test examples of {name} (simulated)',
+        'incorrect_paper',
+        'mix:0.5',
+        'trace_mean',
+    ):
+        assert words in out, words
     assert not list(tmp_path.iterdir())
 
 
 def test_data_export_gives_rows_that_datasets_loads(tmp_path):
-    out, _ = tracenb('data', 'export', 'cotempqa', '--out', 'rows', '--n-train', 12, '--n-test', 4, '--conditions', 'vanilla,mix:0.5', cwd=tmp_path)
+    out, _ = tracenb(
+        'data',
+        'export',
+        'cotempqa',
+        '--out',
+        'rows',
+        '--n-train',
+        12,
+        '--n-test',
+        4,
+        '--conditions',
+        'vanilla,mix:0.5',
+        cwd=tmp_path,
+    )
     assert 'sft_mix_0.5_train.jsonl' in out
     import datasets
-    rows = datasets.Dataset.from_json(str(tmp_path/'rows'/'sft_mix_0.5_train.jsonl'), cache_dir=str(tmp_path/'cache'))
+
+    rows = datasets.Dataset.from_json(
+        str(tmp_path / 'rows' / 'sft_mix_0.5_train.jsonl'), cache_dir=str(tmp_path / 'cache')
+    )
     assert len(rows) == 12 and rows[0]['completion'][0]['content'].startswith('<think>')
     _, err = tracenb('data', 'export', 'cotempqa', '--out', 'rows', '--n-train', 12, cwd=tmp_path, code=1)
     assert err.startswith('error: ') and 'Traceback' not in err
 
 
 def test_data_from_files_in_the_official_format(tmp_path):
-    from tracenb.babi import babi
+    from tracenb.tasks.babi import babi
+
     stories = babi.simulate(4, 0, 'test', ('counting',), None)
-    lines = [line for e in stories for line in ([f'{i} {c}' for i, c in enumerate(e.context, 1)] + [f"{len(e.context) + 1} {e.question}\t{','.join(e.answers)}\t{' '.join(str(i + 1) for i in e.meta['facts'])}"])]
-    (tmp_path/'qa7_counting_test.txt').write_text('\n'.join(lines) + '\n')
+    lines = [
+        line
+        for e in stories
+        for line in (
+            [f'{i} {c}' for i, c in enumerate(e.context, 1)]
+            + [
+                f'{len(e.context) + 1} {e.question}\t{",".join(e.answers)}\t{" ".join(str(i + 1) for i in e.meta["facts"])}'
+            ]
+        )
+    ]
+    (tmp_path / 'qa7_counting_test.txt').write_text('\n'.join(lines) + '\n')
     out, _ = tracenb('data', 'show', 'babi', '--source', '.', '--n', 4, cwd=tmp_path)
     assert '4 test examples of babi (.)' in out and stories[0].question in out
 
 
-@pytest.mark.parametrize('args, says', [(('data', 'show', 'babbi'), "did you mean 'babi'"), (('data', 'show', 'cotempqa', '--source', 'nowhere'), 'no such file or folder'), (('data', 'show', 'babi', '--condition', 'corect'), "did you mean 'correct'"),
-                                        (('audit', 'nowhere.jsonl'), 'no such file or folder'), (('audit', 'rows.jsonl', '--data', 'x'), 'both or neither')])
+@pytest.mark.parametrize(
+    'args, says',
+    [
+        (('data', 'show', 'babbi'), "did you mean 'babi'"),
+        (('data', 'show', 'cotempqa', '--source', 'nowhere'), 'no such file or folder'),
+        (('data', 'show', 'babi', '--condition', 'corect'), "did you mean 'correct'"),
+        (('audit', 'nowhere.jsonl'), 'no such file or folder'),
+        (('audit', 'rows.jsonl', '--data', 'x'), 'both or neither'),
+    ],
+)
 def test_errors_of_data_and_audit(args, says, tmp_path):
-    (tmp_path/'rows.jsonl').write_text('{}\n')
+    (tmp_path / 'rows.jsonl').write_text('{}\n')
     _, err = tracenb(*args, cwd=tmp_path, code=1)
     assert err.startswith('error: ') and says in err and 'Traceback' not in err
 
 
 def test_audit_prints_the_ends_of_the_ladder_and_writes_its_files(tmp_path):
-    from tracenb.chat import completion_text
-    from tracenb.cotempqa import cotempqa
-    from tracenb.traces import build_traces
+    from tracenb.tasks.cotempqa import cotempqa
+    from tracenb.traces.chat import completion_text
+    from tracenb.traces.conditions import build_traces
+
     examples = cotempqa.simulate(20, 0, 'test', cotempqa.labels, None)
-    rows = [dict(dataset='cotempqa', model='Tiny', condition='correct', question=e.question, facts=list(e.context), gold=list(e.answers), category=e.meta['label'], triple_element=e.meta['triple_element'],
-                 prediction=None if k == 3 else completion_text(e, t, cotempqa)) for k, (e, t) in enumerate(zip(examples, build_traces(examples, cotempqa, 'correct')))]
-    (tmp_path/'rows.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in rows))
+    rows = [
+        dict(
+            dataset='cotempqa',
+            model='Tiny',
+            condition='correct',
+            question=e.question,
+            facts=list(e.context),
+            gold=list(e.answers),
+            category=e.meta['label'],
+            triple_element=e.meta['triple_element'],
+            prediction=None if k == 3 else completion_text(e, t, cotempqa),
+        )
+        for k, (e, t) in enumerate(zip(examples, build_traces(examples, cotempqa, 'correct')))
+    ]
+    (tmp_path / 'rows.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in rows))
     out, _ = tracenb('audit', 'rows.jsonl', '--out', 'o', cwd=tmp_path)
     assert 'cotempqa Tiny correct: 1 rows left out' in out and 'own_any' in out and 'o/audit.html' in out
-    assert {p.name for p in (tmp_path/'o').iterdir()} == {'audit.json', 'audit.html', 'rows.parquet', 'left_out.jsonl'}
+    assert {p.name for p in (tmp_path / 'o').iterdir()} == {
+        'audit.json',
+        'audit.html',
+        'rows.parquet',
+        'left_out.jsonl',
+    }

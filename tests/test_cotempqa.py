@@ -1,4 +1,5 @@
 """CoTempQA: dates and their relations, the loader on good and bad files, both decompositions, the simulator's promises, and the real rows where they are at hand."""
+
 import calendar
 import gzip
 import json
@@ -8,28 +9,61 @@ import warnings
 from collections import Counter
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tracenb.core import Example, TracenbError, normalise
-from tracenb.cotempqa import COUNTS, ELEMENTS, FIRST, LABELS, computed_label, cotempqa, decompose, load, paper_steps, read_answers, read_row, released_order, right_answer
-from tracenb.cotempqa_sim import KINDS, Story, simulate, tell
-from tracenb.dates import (MEANWHILE, PHRASES, READINGS, WHILE, Date, Fact, Interval, answer_facts, co_temporal, event_facts, mix, read_date, read_fact, read_interval, read_question,
-                           relation)
-from tracenb.rows import RowsLeftOut
-from tracenb.simulate import split_of
-from tracenb.task import DataConfig, as_list, check_examples, get_task, load_examples
+from tracenb.core.records import Example, TracenbError, normalize
+from tracenb.core.rows import RowsLeftOut
+from tracenb.tasks.cotempqa import (
+    COUNTS,
+    ELEMENTS,
+    FIRST,
+    LABELS,
+    computed_label,
+    cotempqa,
+    decompose,
+    load,
+    paper_steps,
+    read_answers,
+    read_row,
+    released_order,
+    right_answer,
+)
+from tracenb.tasks.cotempqa_sim import KINDS, Story, simulate, tell
+from tracenb.tasks.dates import (
+    MEANWHILE,
+    PHRASES,
+    READINGS,
+    Date,
+    Fact,
+    Interval,
+    answer_facts,
+    co_temporal,
+    event_facts,
+    mix,
+    read_date,
+    read_fact,
+    read_interval,
+    read_question,
+    relation,
+)
+from tracenb.tasks.simulate import split_of
+from tracenb.tasks.task import DataConfig, check_examples, get_task, load_examples
 
 # --- Dates
+
 
 @st.composite
 def dates(draw, first=1, last=2100):
     year, month = draw(st.integers(first, last)), draw(st.integers(0, 12))
     return Date(year, month, draw(st.integers(0, calendar.monthrange(year, month)[1])) if month else 0)
 
+
 @st.composite
 def intervals(draw, first=1990, last=2000):
     a, b = draw(dates(first, last)), draw(dates(first, last))
     return next(i for i in (Interval(a, b), Interval(b, a), Interval(a, a)) if i.possible)
+
 
 readings = st.sampled_from(list(READINGS))
 
@@ -40,18 +74,46 @@ def test_dates_round_trip(d):
 
 
 @given(intervals(1, 2100))
-def test_intervals_round_trip(i): assert read_interval(str(i)) == i
+def test_intervals_round_trip(i):
+    assert read_interval(str(i)) == i
 
 
-@pytest.mark.parametrize('text, reason', [('February 31, 2001', 'February 2001 has no day 31'), ('February 29, 1900', 'has no day 29'), ('June 0, 1999', 'has no day 0'), ('March', 'a month without a year'),
-                                          ('March, ', 'a month without a year'), ('Juny, 1999', "no month 'Juny'"), ('0', 'no year 0'), ('', 'not a day'), ('12345', 'not a day'), ('1999-06-01', 'not a day'), ('3 June, 1999', 'not a day')])
+@pytest.mark.parametrize(
+    'text, reason',
+    [
+        ('February 31, 2001', 'February 2001 has no day 31'),
+        ('February 29, 1900', 'has no day 29'),
+        ('June 0, 1999', 'has no day 0'),
+        ('March', 'a month without a year'),
+        ('March, ', 'a month without a year'),
+        ('Juny, 1999', "no month 'Juny'"),
+        ('0', 'no year 0'),
+        ('', 'not a day'),
+        ('12345', 'not a day'),
+        ('1999-06-01', 'not a day'),
+        ('3 June, 1999', 'not a day'),
+    ],
+)
 def test_unreadable_dates_are_named_with_the_reason(text, reason):
-    with pytest.raises(TracenbError, match=re.escape(repr(text)) + '.*' + re.escape(reason)): read_date(text)
+    with pytest.raises(TracenbError, match=re.escape(repr(text)) + '.*' + re.escape(reason)):
+        read_date(text)
 
 
-@pytest.mark.parametrize('text', ['from 2001 to 2000', 'from March 2, 2001 to March 1, 2001', 'from 2001', 'in 2001 to 2002', 'since 2001', 'in', 'from May to 2002'])
+@pytest.mark.parametrize(
+    'text',
+    [
+        'from 2001 to 2000',
+        'from March 2, 2001 to March 1, 2001',
+        'from 2001',
+        'in 2001 to 2002',
+        'since 2001',
+        'in',
+        'from May to 2002',
+    ],
+)
 def test_unreadable_intervals(text):
-    with pytest.raises(TracenbError): read_interval(text)
+    with pytest.raises(TracenbError):
+        read_interval(text)
 
 
 def test_a_coarse_end_may_hold_its_start():
@@ -69,27 +131,50 @@ def test_relations_of_years_are_those_of_numbers_and_do_not_move(a, n, b, m, shi
     when = lambda start, length, by=0: Interval(Date(1990 + start + by), Date(1990 + start + length + by))
     x, y = set(range(a, a + n + 1)), set(range(b, b + m + 1))  # shared years
     expected = 'equal' if x == y else 'during' if x <= y or y <= x else 'overlap' if x & y else 'none'
-    assert {relation(when(a, n), when(b, m), r) for r in READINGS} == {expected} == {relation(when(a, n, shift), when(b, m, shift), r) for r in READINGS}
+    assert (
+        {relation(when(a, n), when(b, m), r) for r in READINGS}
+        == {expected}
+        == {relation(when(a, n, shift), when(b, m, shift), r) for r in READINGS}
+    )
 
 
 @given(intervals(), intervals())
 def test_whole_periods_share_what_first_days_share(a, b):
-    if relation(a, b, 'first_day') != 'none': assert relation(a, b, 'whole_period') != 'none'
+    if relation(a, b, 'first_day') != 'none':
+        assert relation(a, b, 'whole_period') != 'none'
 
 
 @given(st.lists(st.sampled_from(['equal', 'during', 'overlap', 'none'])))
 def test_mix(found):
-    assert mix(found) == mix(found[::-1]) == mix(found + ['none']) == ('mix' if len(set(found) - {'none'}) > 1 else next(iter(set(found) - {'none'}), 'none'))
+    assert (
+        mix(found)
+        == mix(found[::-1])
+        == mix(found + ['none'])
+        == ('mix' if len(set(found) - {'none'}) > 1 else next(iter(set(found) - {'none'}), 'none'))
+    )
 
 
 def test_unknown_reading_and_impossible_times():
     a, b = read_interval('in 2001'), read_interval('from 2002 to 1999', ordered=False)
-    with pytest.raises(TracenbError, match="did you mean 'first_day'"): relation(a, a, 'first_days')
+    with pytest.raises(TracenbError, match="did you mean 'first_day'"):
+        relation(a, a, 'first_days')
     assert {relation(a, b, r) for r in READINGS} == {'none'}
+
 
 # --- Facts and questions
 
-names = st.sampled_from(['Ada Marlow', 'Piet in Rosmer', "D'Arcy (junior)", 'Éva Ős, 3rd Baron of X', 'Union in Exile', 'envoy from Arkwell', 'X. from Y to Z', 'Nyhaven, Osterby'])
+names = st.sampled_from(
+    [
+        'Ada Marlow',
+        'Piet in Rosmer',
+        "D'Arcy (junior)",
+        'Éva Ős, 3rd Baron of X',
+        'Union in Exile',
+        'envoy from Arkwell',
+        'X. from Y to Z',
+        'Nyhaven, Osterby',
+    ]
+)
 
 
 @given(names, st.sampled_from(list(PHRASES)), names, intervals(1, 2100))
@@ -100,21 +185,43 @@ def test_facts_round_trip_whatever_their_objects_hold(subject, kind, thing, when
 
 
 def test_tenses_are_one_relation():
-    assert {read_fact(f'Ada Marlow {p} Arkwell in 1999.').relation for p in PHRASES['employer'] + ('works for',)} == {'employer'}
+    assert {read_fact(f'Ada Marlow {p} Arkwell in 1999.').relation for p in PHRASES['employer'] + ('works for',)} == {
+        'employer'
+    }
 
 
-@pytest.mark.parametrize('text', ['', 'Ada sings in 1999.', 'Ada Marlow works for Arkwell.', 'Ada Marlow works for in 1999.', 'Ada Marlow works for Arkwell in Nyhaven.', 'Ada Marlow works for Arkwell in June.'])
+@pytest.mark.parametrize(
+    'text',
+    [
+        '',
+        'Ada sings in 1999.',
+        'Ada Marlow works for Arkwell.',
+        'Ada Marlow works for in 1999.',
+        'Ada Marlow works for Arkwell in Nyhaven.',
+        'Ada Marlow works for Arkwell in June.',
+    ],
+)
 def test_unreadable_facts(text):
-    with pytest.raises(TracenbError, match=re.escape(repr(text))): read_fact(text)
+    with pytest.raises(TracenbError, match=re.escape(repr(text))):
+        read_fact(text)
 
 
-@pytest.mark.parametrize('ask, who, asked, shared', [
-    ('which position did Ada Marlow', 'Ada Marlow', 'position', 'S1_R2_O2'), ('which political party did Piet Rosmer belong to', 'Piet Rosmer', 'party', 'S2_R2_O2'), ('which school was Piet Rosmer attending', 'Piet Rosmer', 'school', 'S2_R2_O2'),
-    ('which employer did Ada Marlow work for', 'Ada Marlow', 'employer', 'S1_R1_O2'), ('which employer did Piet Rosmer work for', 'Piet Rosmer', 'employer', 'S2_R1_O2'), ('who also worked for Arkwell, Lower Town', None, 'employer', 'S2_R1_O1')])
+@pytest.mark.parametrize(
+    'ask, who, asked, shared',
+    [
+        ('which position did Ada Marlow', 'Ada Marlow', 'position', 'S1_R2_O2'),
+        ('which political party did Piet Rosmer belong to', 'Piet Rosmer', 'party', 'S2_R2_O2'),
+        ('which school was Piet Rosmer attending', 'Piet Rosmer', 'school', 'S2_R2_O2'),
+        ('which employer did Ada Marlow work for', 'Ada Marlow', 'employer', 'S1_R1_O2'),
+        ('which employer did Piet Rosmer work for', 'Piet Rosmer', 'employer', 'S2_R1_O2'),
+        ('who also worked for Arkwell, Lower Town', None, 'employer', 'S2_R1_O1'),
+    ],
+)
 @pytest.mark.parametrize('when', MEANWHILE)
 def test_questions(ask, who, asked, shared, when):
     q = read_question(f'While Ada Marlow was working for Arkwell, Lower Town, {ask} {when}?')
     assert q == ('Ada Marlow', 'employer', 'Arkwell, Lower Town', who, asked) and q.shared == shared
+
 
 # --- Which facts answer
 
@@ -122,73 +229,163 @@ ASK = 'While Ada Marlow was working for Arkwell, which position did Ben Okoro ho
 EVENT = 'Ada Marlow works for Arkwell from 1920 to 1930.'
 
 
-@pytest.mark.parametrize('answers, facts', [
-    (('reeve',), (1,)),               # whole objects: not `deputy reeve`; the asked person: not Ada; in time: not 1950
-    (('deputy reeve',), (3,)),        # in two times, neither shared: no, this one is alone and counts though it shares none
-    (('Fennick College',), (5,)),     # of another relation than the asked one
-    (('Ada Marlow',), (0, 4)),        # found as a subject, of the two ways left
-    (('Fennick',), (5,)),             # part of a name, for want of a whole one
-    (('reeve', 'Fennick College'), (1, 5))])
+@pytest.mark.parametrize(
+    'answers, facts',
+    [
+        (('reeve',), (1,)),  # whole objects: not `deputy reeve`; the asked person: not Ada; in time: not 1950
+        (
+            ('deputy reeve',),
+            (3,),
+        ),  # in two times, neither shared: no, this one is alone and counts though it shares none
+        (('Fennick College',), (5,)),  # of another relation than the asked one
+        (('Ada Marlow',), (0, 4)),  # found as a subject, of the two ways left
+        (('Fennick',), (5,)),  # part of a name, for want of a whole one
+        (('reeve', 'Fennick College'), (1, 5)),
+    ],
+)
 def test_which_facts_answer(answers, facts):
-    context = (EVENT, 'Ben Okoro holds the position of reeve in 1925.', 'Ben Okoro holds the position of reeve in 1950.', 'Ben Okoro holds the position of deputy reeve in 1960.',
-               'Ada Marlow holds the position of reeve in 1925.', 'Ben Okoro attended Fennick College from 1921 to 1929.')
+    context = (
+        EVENT,
+        'Ben Okoro holds the position of reeve in 1925.',
+        'Ben Okoro holds the position of reeve in 1950.',
+        'Ben Okoro holds the position of deputy reeve in 1960.',
+        'Ada Marlow holds the position of reeve in 1925.',
+        'Ben Okoro attended Fennick College from 1921 to 1929.',
+    )
     assert answer_facts(context, ASK, answers) == facts
     shuffled = random.Random(1).sample(range(6), 6)
-    assert answer_facts(tuple(context[i] for i in shuffled), ASK, answers) == tuple(sorted(shuffled.index(i) for i in facts))
+    assert answer_facts(tuple(context[i] for i in shuffled), ASK, answers) == tuple(
+        sorted(shuffled.index(i) for i in facts)
+    )
 
 
 def test_an_event_stated_twice_is_not_compared_with_itself():
-    context = ('Ada Marlow holds the position of reeve from 1920 to 1940.', 'Ada Marlow holds the position of reeve in 1930.')
+    context = (
+        'Ada Marlow holds the position of reeve from 1920 to 1940.',
+        'Ada Marlow holds the position of reeve in 1930.',
+    )
     question = 'While Ada Marlow was holding the position of reeve, which position did Ada Marlow simultaneously?'
-    assert event_facts(context, question) == (0, 1) and answer_facts(context, question, ('reeve',)) == (0, 1) and co_temporal(context, question, (0, 1)) == 'during'
+    assert (
+        event_facts(context, question) == (0, 1)
+        and answer_facts(context, question, ('reeve',)) == (0, 1)
+        and co_temporal(context, question, (0, 1)) == 'during'
+    )
 
 
 def test_the_paper_counts_substrings_and_keeps_case():
-    e = read_row(row(facts=[EVENT, 'Ada Marlow holds the position of reeve in 1925.', 'Ada Marlow holds the position of deputy reeve in 1910.', 'Ada Marlow holds the position of Reeve in 1912.']), 'train')
+    e = read_row(
+        row(
+            facts=[
+                EVENT,
+                'Ada Marlow holds the position of reeve in 1925.',
+                'Ada Marlow holds the position of deputy reeve in 1910.',
+                'Ada Marlow holds the position of Reeve in 1912.',
+            ]
+        ),
+        'train',
+    )
     assert decompose(e).facts == (1,) and paper_steps(e).facts == (1, 2) and cotempqa.paper.decompose is paper_steps
+
 
 # --- Rows
 
+
 def row(**change):
-    return {'question': 'While Ada Marlow was working for Arkwell, which position did Ada Marlow hold at the same time?', 'answer': ['reeve'], 'triple_element': 'S1_R2_O2', 'label': 'during',
-            'facts': [EVENT, 'Ada Marlow holds the position of reeve in 1925.', 'Ada Marlow attended Fennick College in 1911.'], 'row_id': 7} | change
+    return {
+        'question': 'While Ada Marlow was working for Arkwell, which position did Ada Marlow hold at the same time?',
+        'answer': ['reeve'],
+        'triple_element': 'S1_R2_O2',
+        'label': 'during',
+        'facts': [
+            EVENT,
+            'Ada Marlow holds the position of reeve in 1925.',
+            'Ada Marlow attended Fennick College in 1911.',
+        ],
+        'row_id': 7,
+    } | change
 
 
 def test_the_three_forms_of_a_row_are_one_example():
     official = row()
-    published = {'gold': official['answer'], 'category': 'during', 'prediction': 'x'} | {k: v for k, v in official.items() if k not in ('answer', 'label')}
-    forms = [official, published, row(answer="['reeve']", facts=repr(official['facts'])), row(row_id=None, index=7), row(index=7), row(row_id=7.0)]
+    published = {'gold': official['answer'], 'category': 'during', 'prediction': 'x'} | {
+        k: v for k, v in official.items() if k not in ('answer', 'label')
+    }
+    forms = [
+        official,
+        published,
+        row(answer="['reeve']", facts=repr(official['facts'])),
+        row(row_id=None, index=7),
+        row(index=7),
+        row(row_id=7.0),
+    ]
     assert [read_row(f, 'test') for f in forms] == [read_row(official, 'test')] * len(forms)
     e = read_row(official, 'test')
-    assert e.id == 'cotempqa-during-0007' and e.meta == {'label': 'during', 'triple_element': 'S1_R2_O2', 'row_id': 7} and Example.from_json(e.to_json()) == e
+    assert (
+        e.id == 'cotempqa-during-0007'
+        and e.meta == {'label': 'during', 'triple_element': 'S1_R2_O2', 'row_id': 7}
+        and Example.from_json(e.to_json()) == e
+    )
     assert read_row(row(label='mix', row_id=3532 + 41), 'test').id == 'cotempqa-mix-0041'
 
 
 def test_a_row_without_a_number_is_named_by_its_content():
-    a, b = (read_row(row(row_id=None, question=row()['question'].replace('at the same time', w)), 'train').id for w in ('at the same time', 'concurrently'))
+    a, b = (
+        read_row(row(row_id=None, question=row()['question'].replace('at the same time', w)), 'train').id
+        for w in ('at the same time', 'concurrently')
+    )
     assert a != b and re.fullmatch(r'cotempqa-during-[0-9a-f]{12}', a) and a == read_row(row(row_id=None), 'test').id
 
 
-@pytest.mark.parametrize('change, reason', [
-    ({'question': None}, "'question' is missing"), ({'question': 5}, "'question' is no text"), ({'question': ' '}, "'question' is no text"), ({'answer': None}, "'answer' is missing"), ({'answer': 'reeve'}, "'answer' is no list"),
-    ({'answer': "['reeve"}, "'answer' is no list"), ({'answer': [3]}, "'answer' is no list"), ({'answer': []}, "'answer' is empty"), ({'answer': ['reeve', '']}, 'holds an empty string'), ({'answer': ['warden']}, "'warden' occurs in no fact"),
-    ({'facts': None}, "'facts' is missing"), ({'facts': []}, "'facts' is empty"), ({'facts': 'x'}, "'facts' is no list"), ({'facts': {'a': 1}}, "'facts' is no list"), ({'facts': [EVENT, 'reeve of nothing']}, 'no dated fact'),
-    ({'facts': ['Ada Marlow holds the position of reeve in February 30, 1925.']}, 'has no day 30'), ({'label': None}, "'label' is missing"), ({'label': 'durin'}, "did you mean 'during'"), ({'label': ['during']}, "'label' is no text"),
-    ({'triple_element': None}, "'triple_element' is missing"), ({'triple_element': 'S1_R1_O1'}, 'unknown triple_element'), ({'row_id': 3096}, 'is not one of during'), ({'row_id': 'x'}, 'is no row number'), ({'row_id': None, 'index': -1}, 'is no row number'),
-    ({'row_id': None, 'index': True}, 'is no row number'), ({'index': 8}, 'contradict each other')])
+@pytest.mark.parametrize(
+    'change, reason',
+    [
+        ({'question': None}, "'question' is missing"),
+        ({'question': 5}, "'question' is no text"),
+        ({'question': ' '}, "'question' is no text"),
+        ({'answer': None}, "'answer' is missing"),
+        ({'answer': 'reeve'}, "'answer' is no list"),
+        ({'answer': "['reeve"}, "'answer' is no list"),
+        ({'answer': [3]}, "'answer' is no list"),
+        ({'answer': []}, "'answer' is empty"),
+        ({'answer': ['reeve', '']}, 'holds an empty string'),
+        ({'answer': ['warden']}, "'warden' occurs in no fact"),
+        ({'facts': None}, "'facts' is missing"),
+        ({'facts': []}, "'facts' is empty"),
+        ({'facts': 'x'}, "'facts' is no list"),
+        ({'facts': {'a': 1}}, "'facts' is no list"),
+        ({'facts': [EVENT, 'reeve of nothing']}, 'no dated fact'),
+        ({'facts': ['Ada Marlow holds the position of reeve in February 30, 1925.']}, 'has no day 30'),
+        ({'label': None}, "'label' is missing"),
+        ({'label': 'durin'}, "did you mean 'during'"),
+        ({'label': ['during']}, "'label' is no text"),
+        ({'triple_element': None}, "'triple_element' is missing"),
+        ({'triple_element': 'S1_R1_O1'}, 'unknown triple_element'),
+        ({'row_id': 3096}, 'is not one of during'),
+        ({'row_id': 'x'}, 'is no row number'),
+        ({'row_id': None, 'index': -1}, 'is no row number'),
+        ({'row_id': None, 'index': True}, 'is no row number'),
+        ({'index': 8}, 'contradict each other'),
+    ],
+)
 def test_bad_rows(change, reason):
-    with pytest.raises(TracenbError, match=re.escape(reason)): read_row(row(**change), 'train')
+    with pytest.raises(TracenbError, match=re.escape(reason)):
+        read_row(row(**change), 'train')
 
 
 def test_a_question_of_another_wording_keeps_its_row():
     e = read_row(row(question='Which office had Ada Marlow then?'), 'train')
     assert decompose(e).facts == (1,)
-    with pytest.raises(TracenbError, match='not worded like'): computed_label(e)
+    with pytest.raises(TracenbError, match='not worded like'):
+        computed_label(e)
+
 
 # --- Files
 
+
 def test_the_draw_of_the_paper():
-    assert list(released_order(436))[:5] == [395, 78, 278, 305, 325] and {label: len(released_order(n)) for label, n in COUNTS.items()} == {'during': 619, 'equal': 87, 'mix': 113, 'overlap': 131}
+    assert list(released_order(436))[:5] == [395, 78, 278, 305, 325] and {
+        label: len(released_order(n)) for label, n in COUNTS.items()
+    } == {'during': 619, 'equal': 87, 'mix': 113, 'overlap': 131}
 
 
 def write(path, rows):
@@ -196,17 +393,31 @@ def write(path, rows):
     path.write_bytes(gzip.compress(data) if path.suffix == '.gz' else data)
     return path
 
-def official(e): return {'question': e.question, 'facts': list(e.context), 'answer': list(e.answers), 'triple_element': e.meta['triple_element']}
 
-def both(source): return load(source, 'train') + load(source, 'test')
+def official(e):
+    return {
+        'question': e.question,
+        'facts': list(e.context),
+        'answer': list(e.answers),
+        'triple_element': e.meta['triple_element'],
+    }
+
+
+def both(source):
+    return load(source, 'train') + load(source, 'test')
+
 
 @pytest.fixture(scope='module')
-def simulated(): return {label: [official(e) for e in simulate(25, labels=(label,), max_words=60)] for label in LABELS}
+def simulated():
+    return {label: [official(e) for e in simulate(25, labels=(label,), max_words=60)] for label in LABELS}
+
 
 @pytest.fixture
 def folder(tmp_path, simulated):
-    for label, rows in simulated.items(): write(tmp_path/f'{label}.json', rows)
+    for label, rows in simulated.items():
+        write(tmp_path / f'{label}.json', rows)
     return tmp_path
+
 
 def loudly(source):
     "Both splits, and the problems of the training split."
@@ -219,46 +430,59 @@ def loudly(source):
 def test_official_folder(folder, simulated):
     train, test = load(folder, 'train'), load(folder, 'test')
     assert [e.meta['label'] for e in test] == [label for label in LABELS for _ in range(5)] and len(train) == 80
-    assert [e.question for e in test] == [simulated[label][i]['question'] for label in LABELS for i in released_order(25)]
-    assert [e.id for e in train] == [f'cotempqa-{label}-{i:04}' for label in LABELS for i in range(25) if i not in released_order(25)]
+    assert [e.question for e in test] == [
+        simulated[label][i]['question'] for label in LABELS for i in released_order(25)
+    ]
+    assert [e.id for e in train] == [
+        f'cotempqa-{label}-{i:04}' for label in LABELS for i in range(25) if i not in released_order(25)
+    ]
     assert check_examples(train + test, cotempqa) and {e.split for e in train} == {'train'}
 
 
 @pytest.mark.parametrize('suffix', ['.jsonl', '.jsonl.gz', '.json.gz'])
 def test_other_suffixes(tmp_path, folder, simulated, suffix):
-    (there := tmp_path/'other').mkdir()
-    for label, rows in simulated.items(): write(there/f'{label}{suffix}', rows)
+    (there := tmp_path / 'other').mkdir()
+    for label, rows in simulated.items():
+        write(there / f'{label}{suffix}', rows)
     assert both(there) == both(folder)
-    assert load(there/f'mix{suffix}', 'test') == [e for e in load(folder, 'test') if e.meta['label'] == 'mix']
+    assert load(there / f'mix{suffix}', 'test') == [e for e in load(folder, 'test') if e.meta['label'] == 'mix']
 
 
 def test_one_file_whose_rows_carry_labels(tmp_path, folder, simulated):
     rows = [r | {'category': label} for label, group in simulated.items() for r in group]
-    assert both(write(tmp_path/'all.jsonl', rows)) == both(folder)
+    assert both(write(tmp_path / 'all.jsonl', rows)) == both(folder)
     random.Random(0).shuffle(rows)
-    assert len(both(write(tmp_path/'all.jsonl', rows))) == 100
-    with pytest.raises(TracenbError, match="'label' is missing|neither split"): load(write(tmp_path/'none.jsonl', simulated['mix']), 'train')
+    assert len(both(write(tmp_path / 'all.jsonl', rows))) == 100
+    with pytest.raises(TracenbError, match="'label' is missing|neither split"):
+        load(write(tmp_path / 'none.jsonl', simulated['mix']), 'train')
 
 
 def test_splits_in_the_rows_are_believed(tmp_path, simulated):
     rows = [r | {'split': 'test' if i < 3 else 'train'} for i, r in enumerate(simulated['equal'])]
-    assert [e.question for e in load(write(tmp_path/'equal.json', rows), 'test')] == [r['question'] for r in rows[:3]]
-    with pytest.warns(RowsLeftOut, match="unknown split 'dev'"): assert len(load(write(tmp_path/'equal.json', [rows[3], rows[4] | {'split': 'dev'}]), 'train')) == 1
-    with pytest.warns(RowsLeftOut, match='neither split nor index'): assert len(load(write(tmp_path/'equal.json', [rows[3], simulated['equal'][4]]), 'train')) == 1
+    assert [e.question for e in load(write(tmp_path / 'equal.json', rows), 'test')] == [r['question'] for r in rows[:3]]
+    with pytest.warns(RowsLeftOut, match="unknown split 'dev'"):
+        assert len(load(write(tmp_path / 'equal.json', [rows[3], rows[4] | {'split': 'dev'}]), 'train')) == 1
+    with pytest.warns(RowsLeftOut, match='neither split nor index'):
+        assert len(load(write(tmp_path / 'equal.json', [rows[3], simulated['equal'][4]]), 'train')) == 1
 
 
 def test_numbered_rows_take_the_released_split(tmp_path, simulated):
     order = list(released_order(COUNTS['mix']))
-    rows = [r | {'row_id': FIRST['mix'] + i} for r, i in zip(simulated['mix'], [*sorted(order[:10]), *(i for i in range(40) if i not in order)])]
-    test = load(write(tmp_path/'mix.json', rows), 'test')
-    assert [e.meta['row_id'] - FIRST['mix'] for e in test] == order[:10] and len(load(tmp_path/'mix.json', 'train')) == 15
+    rows = [
+        r | {'row_id': FIRST['mix'] + i}
+        for r, i in zip(simulated['mix'], [*sorted(order[:10]), *(i for i in range(40) if i not in order)])
+    ]
+    test = load(write(tmp_path / 'mix.json', rows), 'test')
+    assert [e.meta['row_id'] - FIRST['mix'] for e in test] == order[:10] and len(
+        load(tmp_path / 'mix.json', 'train')
+    ) == 15
 
 
 def test_bad_rows_are_named_and_the_others_keep_their_ids_and_splits(folder, simulated):
     before = {e.question: e for e in both(folder)}
-    lines = (folder/'mix.json').read_text().splitlines()
+    lines = (folder / 'mix.json').read_text().splitlines()
     lines[0], lines[4], lines[9], lines[-1] = '{torn', '[1]', json.dumps(simulated['mix'][9] | {'answer': []}), '"x"'
-    (folder/'mix.json').write_text('\n'.join(lines))
+    (folder / 'mix.json').write_text('\n'.join(lines))
     examples, problems = loudly(folder)
     assert len(examples) == 96 and all(before[e.question] == e for e in examples)
     named = {re.search(r'mix\.json:(\d+): ', p.what)[1] for p in problems}
@@ -267,52 +491,111 @@ def test_bad_rows_are_named_and_the_others_keep_their_ids_and_splits(folder, sim
 
 def test_duplicate_rows_are_left_out_once(tmp_path, simulated):
     rows = [r | {'split': 'train'} for r in simulated['equal'][:4]]
-    with pytest.warns(RowsLeftOut, match=r'3 rows kept, 1 left out:\n.*equal\.json:3: id .* was used before, at .*equal\.json:1'):
-        assert len(load(write(tmp_path/'equal.json', [rows[0], rows[1], rows[0], rows[2]]), 'train')) == 3
-    with pytest.warns(RowsLeftOut, match='was used before'): load(write(tmp_path/'equal.json', [rows[0] | {'index': 3}, rows[1] | {'index': 3}]), 'train')
+    with pytest.warns(
+        RowsLeftOut, match=r'3 rows kept, 1 left out:\n.*equal\.json:3: id .* was used before, at .*equal\.json:1'
+    ):
+        assert len(load(write(tmp_path / 'equal.json', [rows[0], rows[1], rows[0], rows[2]]), 'train')) == 3
+    with pytest.warns(RowsLeftOut, match='was used before'):
+        load(write(tmp_path / 'equal.json', [rows[0] | {'index': 3}, rows[1] | {'index': 3}]), 'train')
 
 
 def test_a_truncated_archive_gives_what_it_holds(tmp_path, simulated):
-    path = write(tmp_path/'equal.jsonl.gz', simulated['equal'])
+    path = write(tmp_path / 'equal.jsonl.gz', simulated['equal'])
     path.write_bytes(path.read_bytes()[:-900])
     examples, problems = loudly(path)
     assert 5 < len(examples) < 25 and any('archive is damaged' in p.what for p in problems)
     place = {r['question']: i for i, r in enumerate(simulated['equal'])}
     for e in examples:  # numbered as in the whole archive, split as in the official one
-        assert e.id == f"cotempqa-equal-{place[e.question]:04}" and e.split == ('test' if place[e.question] in released_order(COUNTS['equal']) else 'train')
+        assert e.id == f'cotempqa-equal-{place[e.question]:04}' and e.split == (
+            'test' if place[e.question] in released_order(COUNTS['equal']) else 'train'
+        )
 
 
 def test_folders_that_cannot_be_meant(tmp_path, folder, simulated):
-    (folder/'mix.json').unlink()
-    with pytest.warns(RowsLeftOut, match="no file of 'mix'"): assert len(load(folder, 'train')) == 60
-    write(folder/'equal.jsonl', simulated['equal'])
-    with pytest.raises(TracenbError, match='a second file of equal'): load(folder, 'train')
-    with pytest.raises(TracenbError, match='none of the files'): load((tmp_path/'empty').mkdir() or tmp_path/'empty', 'train')
-    with pytest.raises(TracenbError, match='no such file or folder'): load(tmp_path/'nowhere', 'train')
-    with pytest.raises(TracenbError, match="unknown split 'dev'"): load(folder, 'dev')
-    with pytest.warns(RowsLeftOut, match="the row says 'mix', the file 'overlap'"): load(write(tmp_path/'overlap.json', [simulated['overlap'][0], simulated['overlap'][1] | {'label': 'mix'}]), 'train')
+    (folder / 'mix.json').unlink()
+    with pytest.warns(RowsLeftOut, match="no file of 'mix'"):
+        assert len(load(folder, 'train')) == 60
+    write(folder / 'equal.jsonl', simulated['equal'])
+    with pytest.raises(TracenbError, match='a second file of equal'):
+        load(folder, 'train')
+    with pytest.raises(TracenbError, match='none of the files'):
+        load((tmp_path / 'empty').mkdir() or tmp_path / 'empty', 'train')
+    with pytest.raises(TracenbError, match='no such file or folder'):
+        load(tmp_path / 'nowhere', 'train')
+    with pytest.raises(TracenbError, match="unknown split 'dev'"):
+        load(folder, 'dev')
+    with pytest.warns(RowsLeftOut, match="the row says 'mix', the file 'overlap'"):
+        load(
+            write(tmp_path / 'overlap.json', [simulated['overlap'][0], simulated['overlap'][1] | {'label': 'mix'}]),
+            'train',
+        )
+
 
 # --- Answers
 
-nasty = st.one_of(st.text(max_size=12), st.sampled_from(['assistant professor', 'thinker', "St Maud's, Lower Town (1921)", '["a", "b"]', "', '", 'a "b", \'c\'', 'Łódź\u2028\xa0', '[', "\\'", '</answer>', '\x00']))
+nasty = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(
+        [
+            'assistant professor',
+            'thinker',
+            "St Maud's, Lower Town (1921)",
+            '["a", "b"]',
+            "', '",
+            'a "b", \'c\'',
+            'Łódź\u2028\xa0',
+            '[',
+            "\\'",
+            '</answer>',
+            '\x00',
+        ]
+    ),
+)
 
 
 @given(st.lists(nasty, max_size=4).map(tuple))
-def test_answers_round_trip(answers): assert cotempqa.read_answers(cotempqa.write_answers(answers)) == answers
+def test_answers_round_trip(answers):
+    assert cotempqa.read_answers(cotempqa.write_answers(answers)) == answers
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_some_answers(text): assert all(isinstance(a, str) for a in read_answers(text))
+def test_any_text_is_some_answers(text):
+    assert all(isinstance(a, str) for a in read_answers(text))
 
 
-@pytest.mark.parametrize('text, answers', [("['St Maud's', 'b, c']", ("St Maud's", 'b, c')), ("['a', 'b", ('a', 'b')), ('["a" , \'b\'', ('a', 'b')), ('a, b', ('a, b',)), ("[]", ()), ('', ()), ("[[1], None]", ('[1]', 'None')), ("('a', 'b')", ("('a', 'b')",))])
-def test_broken_lists(text, answers): assert read_answers(text) == answers
+@pytest.mark.parametrize(
+    'text, answers',
+    [
+        ("['St Maud's', 'b, c']", ("St Maud's", 'b, c')),
+        ("['a', 'b", ('a', 'b')),
+        ('["a" , \'b\'', ('a', 'b')),
+        ('a, b', ('a, b',)),
+        ('[]', ()),
+        ('', ()),
+        ('[[1], None]', ('[1]', 'None')),
+        ("('a', 'b')", ("('a', 'b')",)),
+    ],
+)
+def test_broken_lists(text, answers):
+    assert read_answers(text) == answers
 
 
-@pytest.mark.parametrize('prediction, right', [
-    ("<answer>['reeve']</answer>", True), ("<answer>['REEVE', 'warden']</answer>", True), ("<answer>['warden']</answer>", False), ('reeve', True), ('It is the reeve of course', True), ("<think>['reeve']</think>", True),
-    ("<answer>['reeve', 'Ada Marlow']</answer>", True),               # the first candidate that is in the question is forgotten
-    ('the answer reeve', True), ('Answer: reeve Answer the question based on: warden', True), ("warden </think> my answer warden answer reeve", False), ('', False)])
+@pytest.mark.parametrize(
+    'prediction, right',
+    [
+        ("<answer>['reeve']</answer>", True),
+        ("<answer>['REEVE', 'warden']</answer>", True),
+        ("<answer>['warden']</answer>", False),
+        ('reeve', True),
+        ('It is the reeve of course', True),
+        ("<think>['reeve']</think>", True),
+        ("<answer>['reeve', 'Ada Marlow']</answer>", True),  # the first candidate that is in the question is forgotten
+        ('the answer reeve', True),
+        ('Answer: reeve Answer the question based on: warden', True),
+        ('warden </think> my answer warden answer reeve', False),
+        ('', False),
+    ],
+)
 def test_the_scorer_of_the_paper(prediction, right):
     e = read_row(row(), 'test')
     assert right_answer(prediction, e) is right is cotempqa.paper.right_answer(prediction, e)
@@ -320,45 +603,78 @@ def test_the_scorer_of_the_paper(prediction, right):
 
 def test_the_scorer_of_the_paper_has_its_faults():
     assert right_answer('assistant reeve', read_row(row(), 'test'))
-    e = read_row(row(facts=[EVENT, 'Ada Marlow holds the position of assistant professor in 1925.'], answer=['assistant professor']), 'test')
+    e = read_row(
+        row(
+            facts=[EVENT, 'Ada Marlow holds the position of assistant professor in 1925.'],
+            answer=['assistant professor'],
+        ),
+        'test',
+    )
     assert not right_answer("['assistant professor']", e)  # it deletes the word inside the answer
-    who = read_row(row(question='While Ada Marlow was working for Arkwell, who also worked for Arkwell at the same time?', facts=[EVENT, 'Ben Okoro works for Arkwell in 1925.', 'Cy Dee works for Arkwell in 1950.'],
-                       answer=['Ben Okoro'], triple_element='S2_R1_O1'), 'test')
-    assert right_answer("['Ben Okoro', 'Cy Dee']", who) and not right_answer("['Cy Dee']", who)  # wrong people are no candidates
+    who = read_row(
+        row(
+            question='While Ada Marlow was working for Arkwell, who also worked for Arkwell at the same time?',
+            facts=[EVENT, 'Ben Okoro works for Arkwell in 1925.', 'Cy Dee works for Arkwell in 1950.'],
+            answer=['Ben Okoro'],
+            triple_element='S2_R1_O1',
+        ),
+        'test',
+    )
+    assert right_answer("['Ben Okoro', 'Cy Dee']", who) and not right_answer(
+        "['Cy Dee']", who
+    )  # wrong people are no candidates
 
 
 @given(st.randoms())
 def test_the_paper_quotes_one_fact_without_an_answer(rng):
     e = read_row(row(), 'train')
     drawn = cotempqa.paper.wrong_facts(e, rng)
-    assert len(drawn) == 1 and drawn[0] in (0, 2) and cotempqa.paper.quote(tuple(e.context[i] for i in drawn)) == e.context[drawn[0]]
+    assert (
+        len(drawn) == 1
+        and drawn[0] in (0, 2)
+        and cotempqa.paper.quote(tuple(e.context[i] for i in drawn)) == e.context[drawn[0]]
+    )
     everywhere = read_row(row(facts=['Ada Marlow holds the position of reeve in 1925.']), 'train')
     assert cotempqa.paper.wrong_facts(everywhere, rng) == (0,)
 
 
 def test_where_the_paper_looks_gold_up():
-    place = cotempqa.paper.lookup(read_row(row(row_id=list(released_order(COUNTS['during']))[3], answer=['reeve', 'Arkwell']), 'test'))
+    place = cotempqa.paper.lookup(
+        read_row(row(row_id=list(released_order(COUNTS['during']))[3], answer=['reeve', 'Arkwell']), 'test')
+    )
     assert place == ('during', 3, "['reeve', 'Arkwell']", 'reeve')
     assert cotempqa.paper.lookup(simulate(1)[0]).rank == 87  # after all that have a place
 
+
 # --- The task
+
 
 def test_wording():
     e = read_row(row(), 'train')
     assert get_task('cotempqa') is cotempqa and cotempqa.labels == LABELS
-    assert cotempqa.prompt(e) == f'Answer the question based on the context:\n{list(e.context)!r}\nQuestion: {e.question} Only return the answer.\n'
-    assert cotempqa.trace_text(e, cotempqa.decompose(e)) == ('The temporal relation between the event in question and the event in context is: during.\n'
-                                                            "I need to use the following facts to answer the question: ['Ada Marlow holds the position of reeve in 1925.']")
+    assert (
+        cotempqa.prompt(e)
+        == f'Answer the question based on the context:\n{list(e.context)!r}\nQuestion: {e.question} Only return the answer.\n'
+    )
+    assert cotempqa.trace_text(e, cotempqa.decompose(e)) == (
+        'The temporal relation between the event in question and the event in context is: during.\n'
+        "I need to use the following facts to answer the question: ['Ada Marlow holds the position of reeve in 1925.']"
+    )
+
 
 # --- The simulation
+
 
 def test_simulation_keeps_its_promises():
     long, short = simulate(120, seed=3), simulate(17, seed=3)
     assert long[:17] == short and [e.meta['label'] for e in short] == [LABELS[i % 4] for i in range(17)]
-    assert len({e.id for e in long}) == 120 and all(e.meta['simulated'] is True and e.dataset == 'cotempqa' for e in long)
+    assert len({e.id for e in long}) == 120 and all(
+        e.meta['simulated'] is True and e.dataset == 'cotempqa' for e in long
+    )
     assert {e.id for e in simulate(20, seed=4)}.isdisjoint(e.id for e in long)
     test = simulate(60, seed=3, split='test')
-    for e in long + test: assert split_of(Story(e.context, e.question, e.answers, (), '')) == e.split
+    for e in long + test:
+        assert split_of(Story(e.context, e.question, e.answers, (), '')) == e.split
     assert {(e.context, e.question) for e in long}.isdisjoint((e.context, e.question) for e in test)
 
 
@@ -371,75 +687,121 @@ def test_one_story_in_five_is_for_testing():
 def test_simulation_respects_max_words(words):
     examples = simulate(12, max_words=words)
     assert all(sum(len(c.split()) for c in e.context) <= words for e in examples)
-    assert all(len(decompose(e).facts) + 1 < len(e.context) for e in examples)  # the event and another fact beside the gold ones
+    assert all(
+        len(decompose(e).facts) + 1 < len(e.context) for e in examples
+    )  # the event and another fact beside the gold ones
 
 
-@pytest.mark.parametrize('wrong, reason', [({'n': 0}, 'n is 0'), ({'split': 'dev'}, 'unknown split'), ({'labels': ('equals',)}, "did you mean 'equal'"), ({'max_words': 15}, 'at most 15 words')])
+@pytest.mark.parametrize(
+    'wrong, reason',
+    [
+        ({'n': 0}, 'n is 0'),
+        ({'split': 'dev'}, 'unknown split'),
+        ({'labels': ('equals',)}, "did you mean 'equal'"),
+        ({'max_words': 15}, 'at most 15 words'),
+    ],
+)
 def test_simulation_refuses(wrong, reason):
-    with pytest.raises(TracenbError, match=reason): simulate(**({'n': 1} | wrong))
+    with pytest.raises(TracenbError, match=reason):
+        simulate(**({'n': 1} | wrong))
 
 
 def test_simulated_labels_and_facts_follow_from_the_dates_alone():
     for e in simulate(200, seed=11):
         facts, q = [read_fact(c) for c in e.context], read_question(e.question)
-        years = {r: [(first(f.when.start), max(first(f.when.start), last(f.when.end))) for f in facts] for r, (first, last) in READINGS.items()}
-        event = [i for i, f in enumerate(facts) if (f.subject, f.relation, f.object) == (q.subject, q.relation, q.object)]
+        years = {
+            r: [(first(f.when.start), max(first(f.when.start), last(f.when.end))) for f in facts]
+            for r, (first, last) in READINGS.items()
+        }
+        event = [
+            i for i, f in enumerate(facts) if (f.subject, f.relation, f.object) == (q.subject, q.relation, q.object)
+        ]
         assert len(event) == 1 and len(set(e.context)) == len(e.context)
-        slot = [i for i, f in enumerate(facts) if i not in event and f.relation == q.asked_relation and (f.object == q.object if q.asked_subject is None else f.subject == q.asked_subject)]
+        slot = [
+            i
+            for i, f in enumerate(facts)
+            if i not in event
+            and f.relation == q.asked_relation
+            and (f.object == q.object if q.asked_subject is None else f.subject == q.asked_subject)
+        ]
         for spans in years.values():
             a, b = spans[event[0]]
             meets = [i for i in slot if spans[i][0] <= b and a <= spans[i][1]]
-            assert meets == list(decompose(e).facts) and {facts[i].subject if q.asked_subject is None else facts[i].object for i in meets} == set(e.answers)
-            kinds = {'equal' if spans[i] == (a, b) else 'during' if (spans[i][0] <= a and b <= spans[i][1]) or (a <= spans[i][0] and spans[i][1] <= b) else 'overlap' for i in meets}
+            assert meets == list(decompose(e).facts) and {
+                facts[i].subject if q.asked_subject is None else facts[i].object for i in meets
+            } == set(e.answers)
+            kinds = {
+                'equal'
+                if spans[i] == (a, b)
+                else 'during'
+                if (spans[i][0] <= a and b <= spans[i][1]) or (a <= spans[i][0] and spans[i][1] <= b)
+                else 'overlap'
+                for i in meets
+            }
             assert e.meta['label'] == ('mix' if len(kinds) > 1 else kinds.pop())
         assert q.shared == e.meta['triple_element']
 
 
 def test_simulation_has_every_kind_of_question():
     made = Counter((e.meta['label'], e.meta['triple_element']) for e in simulate(600, seed=1, max_words=90))
-    assert set(made) >= {(label, kind) for label, kinds in KINDS.items() for kind, percent in kinds.items() if percent > 2} and set(ELEMENTS) == {kind for _, kind in made}
+    assert set(made) >= {
+        (label, kind) for label, kinds in KINDS.items() for kind, percent in kinds.items() if percent > 2
+    } and set(ELEMENTS) == {kind for _, kind in made}
     assert all(s is None or s.kind in KINDS['equal'] for s in (tell(random.Random(i), 'equal', 80) for i in range(20)))
 
 
 def test_a_simulated_set_is_asked_for_like_any_other():
     for split in ('train', 'test'):
-        for e in load_examples(cotempqa, DataConfig(labels=('mix', 'equal'), n_train=6, n_test=4), split): assert Example.from_json(e.to_json()) == e and e.split == split
+        for e in load_examples(cotempqa, DataConfig(labels=('mix', 'equal'), n_train=6, n_test=4), split):
+            assert Example.from_json(e.to_json()) == e and e.split == split
+
 
 # --- The real rows
 
+
 def test_the_paper_s_split_can_be_made_again_from_the_counts(shared):
-    ids = json.loads((shared/'cotempqa'/'split_test_ids.json').read_text())
-    assert {label: [FIRST[label] + i for i in released_order(COUNTS[label])] for label in LABELS} == ids and sum(map(len, ids.values())) == 950
+    ids = json.loads((shared / 'cotempqa' / 'split_test_ids.json').read_text())
+    assert {label: [FIRST[label] + i for i in released_order(COUNTS[label])] for label in LABELS} == ids and sum(
+        map(len, ids.values())
+    ) == 950
 
 
 def test_real_rows_are_all_read_in_the_released_order(shared, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        train, test = load(shared/'cotempqa', 'train'), load(shared/'cotempqa', 'test')
-    ids = json.loads((shared/'cotempqa'/'split_test_ids.json').read_text())
+        train, test = load(shared / 'cotempqa', 'train'), load(shared / 'cotempqa', 'test')
+    ids = json.loads((shared / 'cotempqa' / 'split_test_ids.json').read_text())
     assert [e.meta['row_id'] for e in test] == [i for label in LABELS for i in ids[label]] and len(train) == 2399
     assert sum('row_id' not in e.meta for e in train) == 66 and len({e.id for e in train + test}) == 3349
     check_examples(train + test, cotempqa)
     for rows, split in ((train, 'train'), (test, 'test')):  # without `split`, place decides
-        some = [json.loads(line) for line in (shared/'cotempqa'/'mix.jsonl').open(encoding='utf-8')]
+        some = [json.loads(line) for line in (shared / 'cotempqa' / 'mix.jsonl').open(encoding='utf-8')]
         bare = [{k: r[k] for k in ('question', 'facts', 'answer', 'triple_element')} | {'label': 'mix'} for r in some]
-        assert [e.id for e in rows if e.meta['label'] == 'mix'] == [e.id for e in load(write(tmp_path/'mix.json', bare), split)]
+        assert [e.id for e in rows if e.meta['label'] == 'mix'] == [
+            e.id for e in load(write(tmp_path / 'mix.json', bare), split)
+        ]
 
 
 def test_rule_and_official_labels(shared):
-    real = load(shared/'cotempqa', 'train') + load(shared/'cotempqa', 'test')
-    agree = lambda reading, steps: Counter(e.meta['label'] for e in real if computed_label(e, reading, steps(e)) == e.meta['label'])
+    real = load(shared / 'cotempqa', 'train') + load(shared / 'cotempqa', 'test')
+    agree = lambda reading, steps: Counter(
+        e.meta['label'] for e in real if computed_label(e, reading, steps(e)) == e.meta['label']
+    )
     assert agree('written', decompose) == {'equal': 436, 'during': 1696, 'mix': 551, 'overlap': 650}
     assert agree('first_day', decompose) == {'equal': 436, 'during': 1696, 'mix': 550, 'overlap': 648}
     assert agree('whole_period', decompose) == {'equal': 436, 'during': 1673, 'mix': 538, 'overlap': 591}
     assert agree('written', paper_steps) == {'equal': 436, 'during': 1687, 'mix': 551, 'overlap': 650}
     assert all(decompose(e).facts and set(decompose(e).facts) <= set(paper_steps(e).facts) for e in real)
     assert sum(decompose(e) != paper_steps(e) for e in real) == 144
-    assert all(read_question(e.question).shared == e.meta['triple_element'] and event_facts(e.context, e.question) for e in real)
+    assert all(
+        read_question(e.question).shared == e.meta['triple_element'] and event_facts(e.context, e.question)
+        for e in real
+    )
 
 
 def predictions(shared, condition):
-    with gzip.open(shared/'published'/f'cotempqa_Qwen3-1.7B_{condition}.jsonl.gz', 'rt', encoding='utf-8') as f: rows = list(map(json.loads, f))
+    with gzip.open(shared / 'published' / f'cotempqa_Qwen3-1.7B_{condition}.jsonl.gz', 'rt', encoding='utf-8') as f:
+        rows = list(map(json.loads, f))
     return [(r['prediction'], read_row(r, 'test')) for r in rows]
 
 
@@ -447,31 +809,46 @@ def own_answers(text):
     "The answers of a published prediction, by the reading of the method notes."
     text = re.sub(r'^\s*assistant\b', '', text)
     rest = text.rpartition('</think>')[2].replace('<think>', '')
-    tag, lines = re.search(r'<answer>(.*?)(?:</answer>|\Z)', rest, re.S), re.findall(r'(?im)(?:^\s*answer:|answer is:)(.*)$', rest)
+    tag, lines = (
+        re.search(r'<answer>(.*?)(?:</answer>|\Z)', rest, re.S),
+        re.findall(r'(?im)(?:^\s*answer:|answer is:)(.*)$', rest),
+    )
     return read_answers(tag[1] if tag else lines[-1] if lines else rest)
 
 
-@pytest.mark.parametrize('condition, mean, right, exact', [('vanilla', 58.08, 545, 498), ('correct', 54.47, 512, 430), ('perturbed', 57.09, 532, 400)])
+@pytest.mark.parametrize(
+    'condition, mean, right, exact',
+    [('vanilla', 58.08, 545, 498), ('correct', 54.47, 512, 430), ('perturbed', 57.09, 532, 400)],
+)
 def test_published_answers_scored_both_ways(shared, condition, mean, right, exact):
     rows = predictions(shared, condition)
     hits, n = Counter(e.meta['label'] for p, e in rows if right_answer(p, e)), Counter(e.meta['label'] for _, e in rows)
     assert hits.total() == right and round(100 * sum(hits[label] / n[label] for label in LABELS) / 4, 2) == mean
-    same = lambda said, gold: set(map(normalise, said)) == set(map(normalise, gold))
+    same = lambda said, gold: set(map(normalize, said)) == set(map(normalize, gold))
     assert sum(same(own_answers(p), e.answers) for p, e in rows) == exact
 
 
 def test_published_files_are_a_source_like_any_other(shared):
-    path = shared/'published'/'cotempqa_Qwen3-1.7B_correct.jsonl.gz'
-    assert load(path, 'test') == load(shared/'cotempqa', 'test')
+    path = shared / 'published' / 'cotempqa_Qwen3-1.7B_correct.jsonl.gz'
+    assert load(path, 'test') == load(shared / 'cotempqa', 'test')
 
 
 def test_the_paper_s_confusion_table(shared):
-    paper = pytest.importorskip('tracenb.paper')
+    paper = pytest.importorskip('tracenb.tasks.paper')
     rows = predictions(shared, 'correct')
     gold, table = paper.lookup_gold([e for _, e in rows], cotempqa.paper), Counter()
     for p, e in rows:
         span, row = paper.think_span(p), gold[e.id]
-        trace = span is not None and paper.says_label(span, row.meta['label'], cotempqa.paper.label_sentence) and paper.quotes_any(span, row.context)
+        trace = (
+            span is not None
+            and paper.says_label(span, row.meta['label'], cotempqa.paper.label_sentence)
+            and paper.quotes_any(span, row.context)
+        )
         table[bool(trace), right_answer(p, e)] += 1
-    assert [table[t, a] for t, a in ((True, True), (True, False), (False, True), (False, False))] == [258, 201, 254, 237]
+    assert [table[t, a] for t, a in ((True, True), (True, False), (False, True), (False, False))] == [
+        258,
+        201,
+        254,
+        237,
+    ]
     assert round(100 * sum(gold[e.id].id != e.id for _, e in rows) / 950, 1) == 32.9

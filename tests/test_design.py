@@ -1,4 +1,5 @@
 """The study's design: who sees what, what may come back, which questions are chosen, and that jsPsych is the one that was pinned."""
+
 import base64
 import hashlib
 import io
@@ -18,19 +19,20 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracenb import questionnaire
-from tracenb.choice import compile_study, read_config
-from tracenb.core import Example, Generation, Score, TracenbError, write_jsonl, write_text
-from tracenb.design import Study, demo_study, page_of, plan, problems, read_study, square, trials, wording
-from tracenb.preregister import preregister, prolific_draft
-from tracenb.npm import Pinned, fetch, npm_registry
-from tracenb.questionnaire import JSPSYCH, build_study, in_words, page_files, script
-from tracenb.stages import make_run
+from tracenb.core.npm import Pinned, fetch, npm_registry
+from tracenb.core.records import Example, Generation, Score, TracenbError, write_jsonl, write_text
+from tracenb.runs.stages import make_run
+from tracenb.study import build as questionnaire
+from tracenb.study.build import JSPSYCH, build_study, in_words, page_files, script
+from tracenb.study.design import Study, demo_study, page_of, plan, problems, read_study, square, trials, wording
+from tracenb.study.preregister import preregister, prolific_draft
+from tracenb.study.sampling import compile_study, read_config
 
 DEMO, WITHIN = demo_study(), demo_study(layout='within')
 
 
 # --- who sees what
+
 
 @given(number=st.integers(0, 10**6), within=st.booleans(), n=st.integers(1, 8))
 @settings(max_examples=60, deadline=None)
@@ -44,15 +46,20 @@ def test_a_walk_holds_every_step_once_and_is_the_same_each_time(number, within, 
     assert {s for s in walk if s.startswith('attention')} == {'attention:attention_low', 'attention:attention_high'}
     shown = trials(study, number, group)
     assert len({i for i, _ in shown}) == study.trials
-    if within: assert set(Counter(c for _, c in shown).values()) == {study.trials // 4}
-    else: assert {c for _, c in shown} == {group}
+    if within:
+        assert set(Counter(c for _, c in shown).values()) == {study.trials // 4}
+    else:
+        assert {c for _, c in shown} == {group}
 
 
 def test_attention_checks_lie_between_trials():
     for number in range(20):
         walk = plan(DEMO, number, 'r1')
         at = [walk.index(s) for s in walk if s.startswith('attention')]
-        assert all(walk[a - 1].startswith('trial') and walk[a + 1].startswith('trial') for a in at) and abs(at[0] - at[1]) > 1
+        assert (
+            all(walk[a - 1].startswith('trial') and walk[a + 1].startswith('trial') for a in at)
+            and abs(at[0] - at[1]) > 1
+        )
 
 
 @pytest.mark.parametrize('n', range(1, 9))
@@ -74,7 +81,10 @@ def test_within_every_item_is_seen_under_every_condition_and_in_every_place():
 def test_a_part_of_the_items_is_balanced_over_labels():
     study = replace(DEMO, trials=4)
     counts = Counter(i for number in range(400) for i, _ in trials(study, number, 'r1'))
-    assert all(Counter(DEMO.items[i].label for i, _ in trials(study, n, 'r1')) == {'location': 2, 'owner': 2} for n in range(50))
+    assert all(
+        Counter(DEMO.items[i].label for i, _ in trials(study, n, 'r1')) == {'location': 2, 'owner': 2}
+        for n in range(50)
+    )
     assert min(counts.values()) > 150, 'every item is shown about as often'
 
 
@@ -84,8 +94,10 @@ def leaves(value):
             yield str(k)
             yield from leaves(v)
     elif isinstance(value, (list, tuple)):
-        for v in value: yield from leaves(v)
-    else: yield value
+        for v in value:
+            yield from leaves(v)
+    else:
+        yield value
 
 
 def test_the_page_learns_nothing_it_may_not_know():
@@ -94,84 +106,190 @@ def test_the_page_learns_nothing_it_may_not_know():
             page = page_of(study, 7, group, step)
             found = list(leaves(page))
             assert json.loads(json.dumps(page)) == page
-            assert not {'right', 'shown', 'condition', 'model', 'label', 'id', 'decomposition', 'r1_summary', 'post_hoc'} & set(map(str, found)), step
+            assert not {
+                'right',
+                'shown',
+                'condition',
+                'model',
+                'label',
+                'id',
+                'decomposition',
+                'r1_summary',
+                'post_hoc',
+            } & set(map(str, found)), step
             if step.startswith('trial'):
                 index, condition = trials(study, 7, group)[int(step[6:])]
                 others = {s.trace for c, s in study.items[index].shown.items() if c != condition}
                 assert page['trace'] == study.items[index].shown[condition].trace and not others & set(found)
 
 
-VALUES = st.recursive(st.none() | st.booleans() | st.integers(-2, 9) | st.floats() | st.text(max_size=8), lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=5), v, max_size=3), max_leaves=5)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 9) | st.floats() | st.text(max_size=8),
+    lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=5), v, max_size=3),
+    max_leaves=5,
+)
 
-@given(step=st.sampled_from([*plan(DEMO, 1, 'r1')]), values=st.dictionaries(st.sampled_from(['agree', 'comment', 'age', *(s.name for s in DEMO.scales), *(c.name for c in DEMO.checks), 'x']), VALUES) | VALUES)
+
+@given(
+    step=st.sampled_from([*plan(DEMO, 1, 'r1')]),
+    values=st.dictionaries(
+        st.sampled_from(
+            ['agree', 'comment', 'age', *(s.name for s in DEMO.scales), *(c.name for c in DEMO.checks), 'x']
+        ),
+        VALUES,
+    )
+    | VALUES,
+)
 @settings(max_examples=200, deadline=None)
 def test_any_values_get_a_verdict_and_what_passes_can_be_stored(step, values):
     found = problems(DEMO, step, values)
     assert all(isinstance(p, str) for p in found)
-    if found: return
+    if found:
+        return
     assert all(isinstance(v, (bool, int, str)) for v in values.values())
     json.dumps(values, ensure_ascii=False).encode()
-    if step.startswith('trial'): assert set(values) == {s.name for s in DEMO.scales} and all(1 <= v <= 5 for v in values.values())
+    if step.startswith('trial'):
+        assert set(values) == {s.name for s in DEMO.scales} and all(1 <= v <= 5 for v in values.values())
 
 
-@pytest.mark.parametrize('change, said', [
-    (dict(trials=9), 'there are 8 items'), (dict(conditions=('r1', 'r1')), 'stands twice'), (dict(layout='within', trials=6), 'use a multiple'), (dict(attention_allowed=3), '3 of 2 checks'),
-    (dict(texts={**DEMO.texts, 'constent': ''}), "'constent' is unknown"), (dict(texts={}), 'is missing'), (dict(checks=(replace(DEMO.checks[0], right=7),)), 'at most 2'), (dict(scales=DEMO.scales * 2), 'stands twice'), (dict(scales=(DEMO.scales[0], replace(DEMO.scales[1], points=7))), 'one number of points'), (dict(name='../x'), 'pattern'),
-    (dict(language='german'), 'pattern'), (dict(words={**DEMO.words, 'agre': 'Ja'}), "did you mean 'agree'"), (dict(words={**DEMO.words, 'place': 'Seite {n}'}), 'needs {n} and {total}'), (dict(words={**DEMO.words, 'copy': ' '}), 'copy is blank'), (dict(words={}), 'agree is missing')])
+@pytest.mark.parametrize(
+    'change, said',
+    [
+        (dict(trials=9), 'there are 8 items'),
+        (dict(conditions=('r1', 'r1')), 'stands twice'),
+        (dict(layout='within', trials=6), 'use a multiple'),
+        (dict(attention_allowed=3), '3 of 2 checks'),
+        (dict(texts={**DEMO.texts, 'constent': ''}), "'constent' is unknown"),
+        (dict(texts={}), 'is missing'),
+        (dict(checks=(replace(DEMO.checks[0], right=7),)), 'at most 2'),
+        (dict(scales=DEMO.scales * 2), 'stands twice'),
+        (dict(scales=(DEMO.scales[0], replace(DEMO.scales[1], points=7))), 'one number of points'),
+        (dict(name='../x'), 'pattern'),
+        (dict(language='german'), 'pattern'),
+        (dict(words={**DEMO.words, 'agre': 'Ja'}), "did you mean 'agree'"),
+        (dict(words={**DEMO.words, 'place': 'Seite {n}'}), 'needs {n} and {total}'),
+        (dict(words={**DEMO.words, 'copy': ' '}), 'copy is blank'),
+        (dict(words={}), 'agree is missing'),
+    ],
+)
 def test_a_design_that_contradicts_itself_is_refused(change, said):
-    with pytest.raises(ValueError, match=said): replace(DEMO, **change)
+    with pytest.raises(ValueError, match=said):
+        replace(DEMO, **change)
 
 
 # --- choosing from runs
 
+
 def run_folder(at, condition, rights, context='The cup is red.', **files):
     "A finished run of the toy task: what it said to q0, q1, ... and whether that was right."
     run = make_run(dataset='toy', condition=condition, model='tiny-random', data=dict(n_train=4, n_test=4))
-    examples = [Example(id=f'q{k}', dataset='toy', split='test', context=(context,), question=f'What colour is cup {k}?', answers=('red',), meta={'label': 'colour', 'facts': [0]}) for k in range(len(rights))]
-    folder = at/run.name
-    write_text(folder/'run.json', json.dumps(dict(settings=run.to_dict())))
-    write_jsonl(folder/'examples.jsonl', examples)
-    write_jsonl(folder/'generations.jsonl', [Generation(id=e.id, text=f"<think>{condition} on {e.id}</think> <answer>{'red' if r else 'blue'}</answer>" if r is not None else 'no tags', n_tokens=9, finish_reason='stop') for e, r in zip(examples, rights)])
-    write_jsonl(folder/'scores.jsonl', [Score(id=e.id, scorer=s, value=float(bool(r))) for e, r in zip(examples, rights) for s in ('answer_exact', 'answer_contains')])
-    write_text(folder/'metrics.json', '{}')
+    examples = [
+        Example(
+            id=f'q{k}',
+            dataset='toy',
+            split='test',
+            context=(context,),
+            question=f'What color is cup {k}?',
+            answers=('red',),
+            meta={'label': 'color', 'facts': [0]},
+        )
+        for k in range(len(rights))
+    ]
+    folder = at / run.name
+    write_text(folder / 'run.json', json.dumps(dict(settings=run.to_dict())))
+    write_jsonl(folder / 'examples.jsonl', examples)
+    write_jsonl(
+        folder / 'generations.jsonl',
+        [
+            Generation(
+                id=e.id,
+                text=f'<think>{condition} on {e.id}</think> <answer>{"red" if r else "blue"}</answer>'
+                if r is not None
+                else 'no tags',
+                n_tokens=9,
+                finish_reason='stop',
+            )
+            for e, r in zip(examples, rights)
+        ],
+    )
+    write_jsonl(
+        folder / 'scores.jsonl',
+        [
+            Score(id=e.id, scorer=s, value=float(bool(r)))
+            for e, r in zip(examples, rights)
+            for s in ('answer_exact', 'answer_contains')
+        ],
+    )
+    write_text(folder / 'metrics.json', '{}')
     return folder
 
 
 @pytest.fixture
 def toy_labels(monkeypatch):
     "The toy task says what its labels are in a way of its own; here an example says it."
-    from tracenb.core import Steps
-    from tracenb.task import TASKS
-    monkeypatch.setitem(TASKS, 'toy', replace(TASKS['toy'], decompose=lambda e: Steps(label=e.meta['label'], facts=tuple(e.meta['facts']))))
+    from tracenb.core.records import Steps
+    from tracenb.tasks.task import TASKS
+
+    monkeypatch.setitem(
+        TASKS,
+        'toy',
+        replace(TASKS['toy'], decompose=lambda e: Steps(label=e.meta['label'], facts=tuple(e.meta['facts']))),
+    )
 
 
-def config(at, **more): return write_text(at/'study.yaml', yaml.safe_dump(dict(name='s', contact='a@b.org', **more), sort_keys=False))
+def config(at, **more):
+    return write_text(at / 'study.yaml', yaml.safe_dump(dict(name='s', contact='a@b.org', **more), sort_keys=False))
 
 
 def test_runs_give_questions_that_all_conditions_answer_alike(tmp_path, toy_labels):
-    run_folder(tmp_path/'a', 'correct', [1, 1, 1, 0, 0, 0, 1, None, 1])
-    run_folder(tmp_path/'b', 'incorrect', [1, 1, 1, 0, 0, 0, 0, 1, 1])
-    study, made_from = compile_study(read_config(config(tmp_path, runs=dict(decomposition='a', wrong='b'), questions=6)))
-    assert Counter((i.shown['decomposition'].right, i.shown['wrong'].right) for i in study.items) == {(True, True): 3, (False, False): 3}
-    assert {i.id for i in study.items} <= {f'q{k}' for k in (0, 1, 2, 3, 4, 5, 8)}, 'not the one that differs, nor the one without a trace'
+    run_folder(tmp_path / 'a', 'correct', [1, 1, 1, 0, 0, 0, 1, None, 1])
+    run_folder(tmp_path / 'b', 'incorrect', [1, 1, 1, 0, 0, 0, 0, 1, 1])
+    study, made_from = compile_study(
+        read_config(config(tmp_path, runs=dict(decomposition='a', wrong='b'), questions=6))
+    )
+    assert Counter((i.shown['decomposition'].right, i.shown['wrong'].right) for i in study.items) == {
+        (True, True): 3,
+        (False, False): 3,
+    }
+    assert {i.id for i in study.items} <= {f'q{k}' for k in (0, 1, 2, 3, 4, 5, 8)}, (
+        'not the one that differs, nor the one without a trace'
+    )
     item = next(i for i in study.items if i.id == 'q3')
-    assert item.shown['wrong'].trace == 'incorrect on q3' and item.shown['wrong'].answer == 'blue' and item.shown['wrong'].model == 'tiny-random'
+    assert (
+        item.shown['wrong'].trace == 'incorrect on q3'
+        and item.shown['wrong'].answer == 'blue'
+        and item.shown['wrong'].model == 'tiny-random'
+    )
     assert made_from['unusable'] == {'decomposition': 1, 'wrong': 0}
-    assert study == compile_study(read_config(tmp_path/'study.yaml'))[0]
-    with pytest.raises(TracenbError, match=r'colour, wrong: 3 of 4\. There are: colour: 4 right, 3 wrong, 1 mixed; left out: 1 without'): compile_study(read_config(config(tmp_path, runs=dict(decomposition='a', wrong='b'), questions=8)))
-    assert len(compile_study(read_config(config(tmp_path, runs=dict(decomposition='a', wrong='b'), questions=8, answers='any')))[0].items) == 8
+    assert study == compile_study(read_config(tmp_path / 'study.yaml'))[0]
+    with pytest.raises(
+        TracenbError, match=r'color, wrong: 3 of 4\. There are: color: 4 right, 3 wrong, 1 mixed; left out: 1 without'
+    ):
+        compile_study(read_config(config(tmp_path, runs=dict(decomposition='a', wrong='b'), questions=8)))
+    assert (
+        len(
+            compile_study(
+                read_config(config(tmp_path, runs=dict(decomposition='a', wrong='b'), questions=8, answers='any'))
+            )[0].items
+        )
+        == 8
+    )
 
 
 def test_runs_that_do_not_belong_together_are_refused(tmp_path, toy_labels):
-    run_folder(tmp_path/'a', 'correct', [1, 1])
-    run_folder(tmp_path/'b', 'incorrect', [1, 1], context='The cup is blue.')
-    with pytest.raises(TracenbError, match='q0: its question or context differs'): compile_study(read_config(config(tmp_path, runs=dict(x='a', y='b'), questions=2)))
-    run_folder(tmp_path/'a', 'incorrect', [1, 1])
-    with pytest.raises(TracenbError, match='holds 2 finished runs'): compile_study(read_config(config(tmp_path, runs=dict(x='a', y='b'), questions=2)))
-    with pytest.raises(TracenbError, match='no finished run'): compile_study(read_config(config(tmp_path, runs=dict(x='nowhere', y='b'), questions=2)))
+    run_folder(tmp_path / 'a', 'correct', [1, 1])
+    run_folder(tmp_path / 'b', 'incorrect', [1, 1], context='The cup is blue.')
+    with pytest.raises(TracenbError, match='q0: its question or context differs'):
+        compile_study(read_config(config(tmp_path, runs=dict(x='a', y='b'), questions=2)))
+    run_folder(tmp_path / 'a', 'incorrect', [1, 1])
+    with pytest.raises(TracenbError, match='holds 2 finished runs'):
+        compile_study(read_config(config(tmp_path, runs=dict(x='a', y='b'), questions=2)))
+    with pytest.raises(TracenbError, match='no finished run'):
+        compile_study(read_config(config(tmp_path, runs=dict(x='nowhere', y='b'), questions=2)))
 
 
 # --- jsPsych
+
 
 def tarball(text):
     data = io.BytesIO()
@@ -185,6 +303,7 @@ def tarball(text):
 @pytest.fixture
 def registry():
     "An npm registry on this machine: path -> bytes; what was asked is in `asked`."
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             server.asked.append(self.path)
@@ -192,7 +311,10 @@ def registry():
             self.send_response(200 if data is not None else 404)
             self.end_headers()
             self.wfile.write(data or b'')
-        def log_message(self, *_): pass
+
+        def log_message(self, *_):
+            pass
+
     server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
     server.files, server.asked, server.url = {}, [], f'http://127.0.0.1:{server.server_port}'
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -201,124 +323,217 @@ def registry():
     server.server_close()
 
 
-def test_a_package_is_fetched_from_the_users_registry_once_and_refused_if_it_is_another(registry, tmp_path, monkeypatch):
+def test_a_package_is_fetched_from_the_users_registry_once_and_refused_if_it_is_another(
+    registry, tmp_path, monkeypatch
+):
     data = tarball(b'var it = 1;')
     pin = Pinned('@scope/thing', '1.2.3', 'sha512-' + base64.b64encode(hashlib.sha512(data).digest()).decode())
     path = '/npm/@scope/thing/-/thing-1.2.3.tgz'
     monkeypatch.setenv('npm_config_registry', f'{registry.url}/npm/')
     registry.files[path] = data + b'.'
-    with pytest.raises(TracenbError, match='not @scope/thing 1.2.3 as pinned'): fetch(pin, cache=tmp_path/'c')
-    assert not (tmp_path/'c').exists(), 'nothing is kept'
+    with pytest.raises(TracenbError, match='not @scope/thing 1.2.3 as pinned'):
+        fetch(pin, cache=tmp_path / 'c')
+    assert not (tmp_path / 'c').exists(), 'nothing is kept'
     registry.files[path] = data
-    assert script(fetch(pin, cache=tmp_path/'c')) == 'var it = 1;'
+    assert script(fetch(pin, cache=tmp_path / 'c')) == 'var it = 1;'
     registry.files.clear()
-    assert fetch(pin, cache=tmp_path/'c') == data and len(registry.asked) == 2, 'from the cache, with nobody asked'
-    (tmp_path/'c'/'@scope+thing-1.2.3.tgz').write_bytes(b'broken')
-    with pytest.raises(TracenbError, match='404|Not Found'): fetch(pin, cache=tmp_path/'c')
+    assert fetch(pin, cache=tmp_path / 'c') == data and len(registry.asked) == 2, 'from the cache, with nobody asked'
+    (tmp_path / 'c' / '@scope+thing-1.2.3.tgz').write_bytes(b'broken')
+    with pytest.raises(TracenbError, match='404|Not Found'):
+        fetch(pin, cache=tmp_path / 'c')
 
 
 def test_without_node_and_settings_the_registry_is_the_public_one(monkeypatch):
-    for name in ('npm_config_registry', 'NPM_CONFIG_REGISTRY'): monkeypatch.delenv(name, raising=False)
+    for name in ('npm_config_registry', 'NPM_CONFIG_REGISTRY'):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('PATH', '')
     assert npm_registry() == 'https://registry.npmjs.org'
 
 
 def test_a_build_that_cannot_have_jspsych_writes_nothing(registry, tmp_path, monkeypatch):
     monkeypatch.setenv('npm_config_registry', registry.url)
-    monkeypatch.setenv('TRACENB_CACHE', str(tmp_path/'cache'))
-    files = {c: str(ROOT/'nbs'/'data'/'teacher_demo'/f'{c}.jsonl') for c in ('r1', 'post_hoc')}
-    with pytest.raises(TracenbError, match='npm_config_registry'): build_study(config(tmp_path, traces=files, questions=2), tmp_path/'out')
-    assert not (tmp_path/'out').exists()
+    monkeypatch.setenv('TRACENB_CACHE', str(tmp_path / 'cache'))
+    files = {c: str(ROOT / 'nbs' / 'data' / 'teacher_demo' / f'{c}.jsonl') for c in ('r1', 'post_hoc')}
+    with pytest.raises(TracenbError, match='npm_config_registry'):
+        build_study(config(tmp_path, traces=files, questions=2), tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
 
 
 def test_all_of_jspsych_is_pinned_and_the_page_names_it():
-    page = (ROOT/'tracenb'/'survey_page'/'index.html').read_text()
-    assert all(f"{p.name.rpartition('/')[2]}.js" in page for p in JSPSYCH)
+    page = (ROOT / 'tracenb' / 'survey_page' / 'index.html').read_text()
+    assert all(f'{p.name.rpartition("/")[2]}.js' in page for p in JSPSYCH)
     assert all(len(base64.b64decode(p.integrity.removeprefix('sha512-'))) == 64 for p in JSPSYCH)
-    assert 'http' not in page and 'innerHTML =' not in (ROOT/'tracenb'/'survey_page'/'survey.js').read_text()
+    assert 'http' not in page and 'innerHTML =' not in (ROOT / 'tracenb' / 'survey_page' / 'survey.js').read_text()
 
 
 # --- words
 
+
 def test_every_word_that_ships_is_used_and_the_page_has_none_of_its_own():
-    html, js = ((ROOT/'tracenb'/'survey_page'/name).read_text() for name in ('index.html', 'survey.js'))
+    html, js = ((ROOT / 'tracenb' / 'survey_page' / name).read_text() for name in ('index.html', 'survey.js'))
     code = re.sub(r'(?m)(^|\s)//.*', '', js)
-    used = set(re.findall(r'SAY\.(\w+)', code)) | set(re.findall('<<([a-z_]+)>>', html)) - {'language', 'direction', 'title', 'words'}
+    used = set(re.findall(r'SAY\.(\w+)', code)) | set(re.findall('<<([a-z_]+)>>', html)) - {
+        'language',
+        'direction',
+        'title',
+        'words',
+    }
     used |= {'ids_none', 'ids_kept', 'ids_hashed', 'paid'}  # for the consent text
     assert used == set(wording()['words'])
     own = {a or b for a, b in re.findall(r"'([^'\n]*)'|`([^`\n]*)`", code) if re.match('[A-Z][a-z]', a or b)}
-    assert own == {'Content-Type', 'Retry-After', 'Bearer ${shelf.held.token}'}, 'what begins like a sentence is for a header'
+    assert own == {'Content-Type', 'Retry-After', 'Bearer ${shelf.held.token}'}, (
+        'what begins like a sentence is for a header'
+    )
     assert not re.search('[A-Za-z]', re.sub('<[^>]*>', '', re.sub(r'<<\w+>>', '', html)))
 
 
 def test_a_config_replaces_words_one_by_one(tmp_path):
-    files = {c: str(ROOT/'nbs'/'data'/'teacher_demo'/f'{c}.jsonl') for c in ('r1', 'post_hoc')}
-    study, _ = compile_study(read_config(config(tmp_path, traces=files, questions=2, language='en-GB', words=dict(agree='</script><b>Ja', place='{total}/{n}'))))
-    assert study.words == wording()['words'] | dict(agree='</script><b>Ja', place='{total}/{n}') and Study.from_json(study.to_json()) == study
-    page = in_words((ROOT/'tracenb'/'survey_page'/'index.html').read_text(), replace(study, language='ar-EG'))
+    files = {c: str(ROOT / 'nbs' / 'data' / 'teacher_demo' / f'{c}.jsonl') for c in ('r1', 'post_hoc')}
+    study, _ = compile_study(
+        read_config(
+            config(
+                tmp_path,
+                traces=files,
+                questions=2,
+                language='en-GB',
+                words=dict(agree='</script><b>Ja', place='{total}/{n}'),
+            )
+        )
+    )
+    assert (
+        study.words == wording()['words'] | dict(agree='</script><b>Ja', place='{total}/{n}')
+        and Study.from_json(study.to_json()) == study
+    )
+    page = in_words((ROOT / 'tracenb' / 'survey_page' / 'index.html').read_text(), replace(study, language='ar-EG'))
     assert '<html lang="ar-EG" dir="rtl">' in page and '<b>' not in page and '<<' not in page
     assert json.loads(re.search('id="words">(.*?)</script>', page)[1]) == study.words
-    for wrong, said in ((dict(words=dict(agre='Ja')), "did you mean 'agree'"), (dict(words=dict(wrong_many='Falsch.')), r'study.yaml: words: wrong_many: \'Falsch.\'\n.*needs \{left\}'), (dict(words=dict(send='{n}')), 'leave the braces out'), (dict(words=dict(copy=True)), "this is 'True'"), (dict(language='Deutsch'), "this is 'Deutsch'")):
-        with pytest.raises(TracenbError, match=said): read_config(config(tmp_path, traces=files, **wrong))
+    for wrong, said in (
+        (dict(words=dict(agre='Ja')), "did you mean 'agree'"),
+        (dict(words=dict(wrong_many='Falsch.')), r'study.yaml: words: wrong_many: \'Falsch.\'\n.*needs \{left\}'),
+        (dict(words=dict(send='{n}')), 'leave the braces out'),
+        (dict(words=dict(copy=True)), "this is 'True'"),
+        (dict(language='Deutsch'), "this is 'Deutsch'"),
+    ):
+        with pytest.raises(TracenbError, match=said):
+            read_config(config(tmp_path, traces=files, **wrong))
 
 
 def test_a_study_in_another_language_holds_no_english(tmp_path):
     "A config that leaves a part as it ships is refused; one that replaces all of them is compiled with its own words, those about ids and pay too."
-    ships, files = wording(), {c: str(ROOT/'nbs'/'data'/'teacher_demo'/f'{c}.jsonl') for c in ('r1', 'post_hoc')}
-    german = dict(language='de', title='Titel', texts=dict.fromkeys(ships['texts'], '{minutes} Minuten. {ids} {pay}'), words=dict(ships['words'], paid='Bezahlt wird über Prolific.', ids_kept='Die ID bleibt.', ids_hashed='Die ID wird verschlüsselt.', ids_none='Niemand wird gefragt.'),
-                  **{part: ships[part] for part in ('scales', 'checks', 'free', 'demographics')})
-    for panel, said in ((dict(name='prolific'), 'Die ID wird verschlüsselt. Bezahlt wird über Prolific.'), (dict(name='prolific', keep_ids=True), 'Die ID bleibt. Bezahlt wird über Prolific.'), (dict(name='none'), 'Niemand wird gefragt. ')):
+    ships, files = (
+        wording(),
+        {c: str(ROOT / 'nbs' / 'data' / 'teacher_demo' / f'{c}.jsonl') for c in ('r1', 'post_hoc')},
+    )
+    german = dict(
+        language='de',
+        title='Titel',
+        texts=dict.fromkeys(ships['texts'], '{minutes} Minuten. {ids} {pay}'),
+        words=dict(
+            ships['words'],
+            paid='Bezahlt wird über Prolific.',
+            ids_kept='Die ID bleibt.',
+            ids_hashed='Die ID wird verschlüsselt.',
+            ids_none='Niemand wird gefragt.',
+        ),
+        **{part: ships[part] for part in ('scales', 'checks', 'free', 'demographics')},
+    )
+    for panel, said in (
+        (dict(name='prolific'), 'Die ID wird verschlüsselt. Bezahlt wird über Prolific.'),
+        (dict(name='prolific', keep_ids=True), 'Die ID bleibt. Bezahlt wird über Prolific.'),
+        (dict(name='none'), 'Niemand wird gefragt. '),
+    ):
         study, _ = compile_study(read_config(config(tmp_path, traces=files, questions=2, panel=panel, **german)))
-        assert {re.sub(r'^\d+ Minuten\. ', '', text) for text in study.texts.values()} == {said} and study.language == 'de'
-    for part, left in (('title', '1 parts would be in English: title'), ('scales', ': scales'), ('words', 'words: agree, ')):
-        with pytest.raises(TracenbError, match=left): read_config(config(tmp_path, traces=files, questions=2, **{k: v for k, v in german.items() if k != part}))
+        assert {re.sub(r'^\d+ Minuten\. ', '', text) for text in study.texts.values()} == {
+            said
+        } and study.language == 'de'
+    for part, left in (
+        ('title', '1 parts would be in English: title'),
+        ('scales', ': scales'),
+        ('words', 'words: agree, '),
+    ):
+        with pytest.raises(TracenbError, match=left):
+            read_config(config(tmp_path, traces=files, questions=2, **{k: v for k, v in german.items() if k != part}))
     half = german | dict(texts={k: v for k, v in german['texts'].items() if k != 'debrief'})
-    with pytest.raises(TracenbError, match='English: texts: debrief'): read_config(config(tmp_path, traces=files, questions=2, **half))
+    with pytest.raises(TracenbError, match='English: texts: debrief'):
+        read_config(config(tmp_path, traces=files, questions=2, **half))
 
 
 # --- the built folder
+
 
 @pytest.fixture(scope='module')
 def built(tmp_path_factory):
     "A study from a config, its page files stubbed where there is no network."
     at = tmp_path_factory.mktemp('built')
-    files = {c: str(ROOT/'nbs'/'data'/'teacher_demo'/f'{c}.jsonl') for c in ('r1', 'r1_summary', 'post_hoc')}
-    path = config(at, traces=dict(decomposition='rule', **files), questions=6, panel=dict(name='prolific'), codes=dict(complete='C0MPLETE', screened_out='SCR33N', full='FU11'))
+    files = {c: str(ROOT / 'nbs' / 'data' / 'teacher_demo' / f'{c}.jsonl') for c in ('r1', 'r1_summary', 'post_hoc')}
+    path = config(
+        at,
+        traces=dict(decomposition='rule', **files),
+        questions=6,
+        panel=dict(name='prolific'),
+        codes=dict(complete='C0MPLETE', screened_out='SCR33N', full='FU11'),
+    )
     before, questionnaire.page_files = questionnaire.page_files, lambda: {'index.html': '<body>'}
-    try: return build_study(path, at/'out')
-    finally: questionnaire.page_files = before
+    try:
+        return build_study(path, at / 'out')
+    finally:
+        questionnaire.page_files = before
 
 
 def test_a_build_holds_design_codes_page_and_where_it_came_from(built):
     study = read_study(built)
     assert (len(study.items), study.conditions) == (6, ('decomposition', 'r1', 'r1_summary', 'post_hoc'))
-    assert json.loads((built/'private.json').read_text())['codes']['complete'] == 'C0MPLETE' and (built/'private.json').stat().st_mode & 0o077 == 0
+    assert (
+        json.loads((built / 'private.json').read_text())['codes']['complete'] == 'C0MPLETE'
+        and (built / 'private.json').stat().st_mode & 0o077 == 0
+    )
     public = ''.join(p.read_text() for p in built.rglob('*') if p.is_file() and p.name != 'private.json')
     assert 'C0MPLETE' not in public and 'SCR33N' not in public and '{minutes}' not in public
     assert 'keyed hash' in study.texts['consent'] and study.panel.complete_url.startswith('https://app.prolific.com/')
-    assert json.loads((built/'made_from.json').read_text())['files']['r1']['r1.jsonl']
-    text = json.dumps(json.loads((built/'study.json').read_text()))
+    assert json.loads((built / 'made_from.json').read_text())['files']['r1']['r1.jsonl']
+    text = json.dumps(json.loads((built / 'study.json').read_text()))
     assert Study.from_json(text) == study
 
 
 def test_preregistration_and_draft_say_what_the_study_does(built):
     text, study = preregister(built), read_study(built)
-    for said in (*(s.prompt for s in study.scales), *(c.prompt for c in study.checks), 'Kruskal-Wallis', 'Holm', 'H1.', '100 in all', 'r1.jsonl', f'Seed of the study: {study.seed}'): assert said in text, said
+    for said in (
+        *(s.prompt for s in study.scales),
+        *(c.prompt for c in study.checks),
+        'Kruskal-Wallis',
+        'Holm',
+        'H1.',
+        '100 in all',
+        'r1.jsonl',
+        f'Seed of the study: {study.seed}',
+    ):
+        assert said in text, said
     assert 'C0MPLETE' not in text
     draft = prolific_draft(built, 'https://study.example.org/s?lang=en')
-    assert draft['external_study_url'].startswith('https://study.example.org/s?lang=en&PROLIFIC_PID={{%PROLIFIC_PID%}}&')
-    assert [c['code'] for c in draft['completion_codes']] == ['C0MPLETE', 'SCR33N', 'FU11'] and draft['reward'] > 0 and draft['total_available_places'] == 100
+    assert draft['external_study_url'].startswith(
+        'https://study.example.org/s?lang=en&PROLIFIC_PID={{%PROLIFIC_PID%}}&'
+    )
+    assert (
+        [c['code'] for c in draft['completion_codes']] == ['C0MPLETE', 'SCR33N', 'FU11']
+        and draft['reward'] > 0
+        and draft['total_available_places'] == 100
+    )
 
 
 @pytest.mark.slow
 def test_the_real_jspsych_is_what_was_pinned(tmp_path):
-    try: files = page_files()
-    except TracenbError as e: pytest.skip(f'jsPsych is neither in the cache nor within reach: {e}')
+    try:
+        files = page_files()
+    except TracenbError as e:
+        pytest.skip(f'jsPsych is neither in the cache nor within reach: {e}')
     assert 'jsPsychSurveyLikert' in files['plugin-survey-likert.js'] and 'initJsPsych' in files['jspsych.js']
     assert not any('sourceMappingURL' in text for text in files.values())
 
 
 def test_reading_a_design_needs_no_torch():
     "The server reads designs; it must start fast and small."
-    code = "import sys; import tracenb.design, tracenb.choice, tracenb.questionnaire, tracenb.preregister; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.split() == ['False', 'False']
+    code = "import sys; import tracenb.study.design, tracenb.study.sampling, tracenb.study.build, tracenb.study.preregister; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.split() == [
+        'False',
+        'False',
+    ]

@@ -1,26 +1,51 @@
 """What records show of themselves: all of the data, and nothing but text of it."""
+
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from IPython.core.formatters import DisplayFormatter
 from IPython.lib.pretty import pretty
 
-from tracenb.chat import MaskView
-from tracenb.core import ChatExample, Example, Generation, Rating, Response, Score, Steps, Trace
-from tracenb.display import show_response, show_trace
-from tracenb.grids import SHIPPED, get_grid
-from tracenb.markup import _UNSEEN
-from tracenb.task import TASKS, get_task, toy
-from tracenb.traces import build_traces
+from tracenb.core.html import _UNSEEN
+from tracenb.core.records import ChatExample, Example, Generation, Rating, Response, Score, Steps, Trace
+from tracenb.runs.grids import SHIPPED, get_grid
+from tracenb.tasks.task import TASKS, get_task, toy
+from tracenb.traces.chat import MaskView
+from tracenb.traces.conditions import build_traces
+from tracenb.traces.display import show_response, show_trace
 
-TAGS = {'style', 'div', 'p', 'b', 'ol', 'ul', 'li', 'table', 'thead', 'tbody', 'tr', 'th', 'td', 'small', 'mark', 'span', 'details', 'summary', 'h4'}
+TAGS = {
+    'style',
+    'div',
+    'p',
+    'b',
+    'ol',
+    'ul',
+    'li',
+    'table',
+    'thead',
+    'tbody',
+    'tr',
+    'th',
+    'td',
+    'small',
+    'mark',
+    'span',
+    'details',
+    'summary',
+    'h4',
+}
 ATTRIBUTES = {'class', 'title', 'dir', 'start', 'tabindex', 'aria-label'}
-HOSTILE = '</style></div><script>alert(1)</script><img src=x onerror=alert(1)>" onclick="x" \x1b[31m\x00\ud800é😀\u05e9&amp;'
+HOSTILE = (
+    '</style></div><script>alert(1)</script><img src=x onerror=alert(1)>" onclick="x" \x1b[31m\x00\ud800é😀\u05e9&amp;'
+)
 
 
 class Seen(HTMLParser):
     "The text of a piece of HTML, apart from its style; whatever is not ours is an error."
+
     def __init__(self, html):
         super().__init__(convert_charrefs=True)
         self.text, self.open = '', []
@@ -33,16 +58,43 @@ class Seen(HTMLParser):
         assert tag in TAGS and {k for k, _ in attributes} <= ATTRIBUTES
         self.open.append(tag)
 
-    def handle_endtag(self, tag): assert self.open.pop() == tag
-    def handle_data(self, text): self.text += text if self.open and self.open[-1] != 'style' else ''
-    def handle_comment(self, text): raise AssertionError('a comment')
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.text += text if self.open and self.open[-1] != 'style' else ''
+
+    def handle_comment(self, text):
+        raise AssertionError('a comment')
 
 
 def records(t):
-    e = Example(id=t, dataset='toy', split=t, context=(t, f'{t} {t}'), question=t, answers=(t,), meta={'label': t, 'facts': [1], t: t})
-    trace, response = Trace(id=t, condition=t, text=t, steps=Steps(label=t, facts=(1,)), source=t), Response(id=t, label=t, facts=(t,), answers=(t,), error=t, text=f'<think>{t}</think> <answer>{t}</answer>')
-    return [e, trace, response, ChatExample(id=t, prompt=({'role': t, 'content': t},), completion=({'role': 'assistant', 'content': t},)), Generation(id=t, text=t, n_tokens=1, finish_reason=t),
-            Score(id=t, scorer=t, value=None, explanation=t), Rating(participant=t, id=t, condition=t, dimension=t, value=3), Steps(label=t, facts=()), show_trace(e, trace), show_response(response, e), MaskView((t, t), (True, False))]
+    e = Example(
+        id=t,
+        dataset='toy',
+        split=t,
+        context=(t, f'{t} {t}'),
+        question=t,
+        answers=(t,),
+        meta={'label': t, 'facts': [1], t: t},
+    )
+    trace, response = (
+        Trace(id=t, condition=t, text=t, steps=Steps(label=t, facts=(1,)), source=t),
+        Response(id=t, label=t, facts=(t,), answers=(t,), error=t, text=f'<think>{t}</think> <answer>{t}</answer>'),
+    )
+    return [
+        e,
+        trace,
+        response,
+        ChatExample(id=t, prompt=({'role': t, 'content': t},), completion=({'role': 'assistant', 'content': t},)),
+        Generation(id=t, text=t, n_tokens=1, finish_reason=t),
+        Score(id=t, scorer=t, value=None, explanation=t),
+        Rating(participant=t, id=t, condition=t, dimension=t, value=3),
+        Steps(label=t, facts=()),
+        show_trace(e, trace),
+        show_response(response, e),
+        MaskView((t, t), (True, False)),
+    ]
 
 
 @settings(max_examples=60, deadline=None)
@@ -51,11 +103,12 @@ def records(t):
 def test_any_text_is_shown_and_is_only_text(text):
     for r in records(text):
         assert _UNSEEN.sub('\ufffd', text) in Seen(r._repr_html_()).text.replace('\r', '\ufffd')
-        if not isinstance(r, MaskView): assert '\x1b' not in str(r)
+        if not isinstance(r, MaskView):
+            assert '\x1b' not in str(r)
 
 
 def test_a_list_of_records_stays_a_list_of_one_line_each():
-    score = Score(id='a', scorer='answer_exact', value=1.)
+    score = Score(id='a', scorer='answer_exact', value=1.0)
     assert pretty(score) == 'answer_exact of a: 1' and pretty([score]) == f'[{score!r}]'
     assert eval(repr(score)) == score
 
@@ -63,26 +116,44 @@ def test_a_list_of_records_stays_a_list_of_one_line_each():
 def test_a_notebook_is_offered_html_and_text():
     formatter = DisplayFormatter()
     formatter.active_types = ['text/plain', 'text/html']
-    for r in (*records('x'), get_grid('smoke'), get_grid('smoke').runs[0], get_task('toy')): assert set(formatter.format(r)[0]) == {'text/plain', 'text/html'}, r
+    for r in (*records('x'), get_grid('smoke'), get_grid('smoke').runs[0], get_task('toy')):
+        assert set(formatter.format(r)[0]) == {'text/plain', 'text/html'}, r
 
 
 @pytest.mark.parametrize('name', sorted(TASKS))
 def test_gold_facts_are_marked_in_every_data_set(name):
     for e in get_task(name).simulate(n=4, seed=1, split='test'):
         facts = get_task(name).decompose(e).facts
-        assert e._repr_html_().count('✓ gold') == len(set(facts)) and sum(x.startswith('*') for x in str(e).splitlines()) == len(set(facts))
+        assert e._repr_html_().count('✓ gold') == len(set(facts)) and sum(
+            x.startswith('*') for x in str(e).splitlines()
+        ) == len(set(facts))
 
 
 def test_verdicts_of_a_trace_are_those_of_its_condition():
     examples = toy.simulate(n=9, seed=1, split='test')
-    marked = lambda c: [[show_trace(e, t).html.count(f'class="tnb-{k}" title') for k in ('right', 'wrong')] for e, t in zip(examples, build_traces(examples, toy, c))]
+    marked = lambda c: [
+        [show_trace(e, t).html.count(f'class="tnb-{k}" title') for k in ('right', 'wrong')]
+        for e, t in zip(examples, build_traces(examples, toy, c))
+    ]
     n = [len(toy.decompose(e).facts) for e in examples]
-    assert marked('correct') == [[1 + k, 0] for k in n] and all(right == 0 and wrong >= 2 for right, wrong in marked('incorrect'))
-    assert [right for right, _ in marked('wrong_label')] == n and all(right == 1 for right, _ in marked('wrong_facts')) and set(map(tuple, marked('vanilla'))) == {(0, 0)}
+    assert marked('correct') == [[1 + k, 0] for k in n] and all(
+        right == 0 and wrong >= 2 for right, wrong in marked('incorrect')
+    )
+    assert (
+        [right for right, _ in marked('wrong_label')] == n
+        and all(right == 1 for right, _ in marked('wrong_facts'))
+        and set(map(tuple, marked('vanilla'))) == {(0, 0)}
+    )
 
 
 def test_an_example_without_a_rule_or_with_half_its_data_still_shows_itself():
-    for dataset in ('toy', 'nobody knows'): assert 'gold' not in Example(id='a', dataset=dataset, split='test', context=('b',), question='c?', answers=('d',))._repr_html_().partition('</style>')[2]
+    for dataset in ('toy', 'nobody knows'):
+        assert (
+            'gold'
+            not in Example(id='a', dataset=dataset, split='test', context=('b',), question='c?', answers=('d',))
+            ._repr_html_()
+            .partition('</style>')[2]
+        )
 
 
 @pytest.mark.parametrize('name', sorted(SHIPPED))

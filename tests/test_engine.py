@@ -1,6 +1,6 @@
 """Really killing things: at every file operation of a run, in every stage of a grid, a worker, the report; a full disk; a scheduler elsewhere."""
+
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,23 +13,29 @@ import psutil
 import pytest
 import yaml
 
-from tracenb.core import TracenbError, read_jsonl
-from tracenb.engine import Unwritable, run_grid
-from tracenb.folders import list_runs, state
-from tracenb.grids import Grid, expand, get_grid
-from tracenb.stages import make_run, verify
+from tracenb.core.records import TracenbError
+from tracenb.runs.engine import Unwritable, run_grid
+from tracenb.runs.folders import list_runs, state
+from tracenb.runs.grids import Grid, get_grid
+from tracenb.runs.stages import make_run, verify
 
 BIN = Path(sys.executable).parent
-SMALL = dict(dataset='toy', condition='incorrect', data={'n_train': 8, 'n_test': 4}, train={'epochs': 2, 'accumulation': 1, 'save_steps': 1}, generate={'max_new_tokens': 6, 'batch_size': 2})
+SMALL = dict(
+    dataset='toy',
+    condition='incorrect',
+    data={'n_train': 8, 'n_test': 4},
+    train={'epochs': 2, 'accumulation': 1, 'save_steps': 1},
+    generate={'max_new_tokens': 6, 'batch_size': 2},
+)
 RESULTS = ('examples.jsonl', 'chat.jsonl', 'generations.jsonl', 'scores.jsonl', 'metrics.json')
 
 # A process that has imported everything forks one child a try; the child kills itself before its n-th operation on files of the run.
-KILLED = '''
+KILLED = """
 import json, os, signal, sys
 import bitsandbytes, peft
 from pathlib import Path
-from tracenb.folders import state
-from tracenb.stages import answer, build, finish, make_run, open_run, score, tune
+from tracenb.runs.folders import state
+from tracenb.runs.stages import answer, build, finish, make_run, open_run, score, tune
 
 run, root = make_run(**json.loads(sys.argv[1])), Path(sys.argv[2])
 
@@ -55,42 +61,53 @@ for n in range(1, 1000):
     code = attempt(root/str(n), n)
     print(json.dumps(dict(n=n, code=code, state=state(root/str(n)/run.name), again=attempt(root/str(n), 0) if code else 0)), flush=True)
     if not code: break
-'''
+"""
 
 
 @pytest.mark.slow
 def test_killed_before_every_file_operation_a_run_ends_with_the_same_bytes(tmp_path):
     run = make_run(**SMALL)
-    done = subprocess.run([sys.executable, '-c', KILLED, json.dumps(SMALL), str(tmp_path)], capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, '-c', KILLED, json.dumps(SMALL), str(tmp_path)], capture_output=True, text=True, timeout=600
+    )
     tries = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0 and not [t for t in tries if 'error' in t], done.stdout[-500:] + done.stderr[-1500:]
     *killed, last = tries
-    assert last['code'] == 0 and {t['code'] for t in killed} == {-signal.SIGKILL} and {t['again'] for t in killed} == {0}
+    assert (
+        last['code'] == 0 and {t['code'] for t in killed} == {-signal.SIGKILL} and {t['again'] for t in killed} == {0}
+    )
     stages = Counter(t['state'].split()[0] for t in killed)
     print(f'{len(killed)} kills: {dict(stages)}')
     assert stages.keys() >= {'building', 'training', 'generating', 'scoring', 'finished'} and len(killed) >= 30
-    whole = {name: (tmp_path/str(last['n'])/run.name/name).read_bytes() for name in RESULTS}
+    whole = {name: (tmp_path / str(last['n']) / run.name / name).read_bytes() for name in RESULTS}
     for t in killed:
-        at = tmp_path/str(t['n'])/run.name
-        assert {name: (at/name).read_bytes() for name in RESULTS} == whole, t
-        assert verify(at) == [] and not (at/'checkpoints').exists(), t
+        at = tmp_path / str(t['n']) / run.name
+        assert {name: (at / name).read_bytes() for name in RESULTS} == whole, t
+        assert verify(at) == [] and not (at / 'checkpoints').exists(), t
 
 
 def grid_file(folder, name='g', **more):
-    (folder/f'{name}.yaml').write_text(yaml.safe_dump(dict(datasets=['toy'], models=['tiny-random'], conditions=['correct', 'incorrect']) | more))
+    (folder / f'{name}.yaml').write_text(
+        yaml.safe_dump(dict(datasets=['toy'], models=['tiny-random'], conditions=['correct', 'incorrect']) | more)
+    )
     return f'{name}.yaml'
 
 
-def start(*args, cwd): return subprocess.Popen([BIN/'tracenb', *map(str, args)], cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def start(*args, cwd):
+    return subprocess.Popen(
+        [BIN / 'tracenb', *map(str, args)], cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def until(true, process, seconds=90):
     "Wait for something; False if the process ends before."
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if true(): return True
-        if process.poll() is not None: return True if true() else False
-        time.sleep(.002)
+        if true():
+            return True
+        if process.poll() is not None:
+            return True if true() else False
+        time.sleep(0.002)
     pytest.fail('it never came to that')
 
 
@@ -103,69 +120,108 @@ def kill_all(process):
     assert not alive
 
 
-def bytes_of(out): return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob('*')) if p.name in ('scores.jsonl', 'metrics.json')}
+def bytes_of(out):
+    return {
+        str(p.relative_to(out)): p.read_bytes()
+        for p in sorted(out.rglob('*'))
+        if p.name in ('scores.jsonl', 'metrics.json')
+    }
 
 
 @pytest.mark.slow
 def test_the_command_killed_in_every_stage_and_while_rendering(tmp_path):
     "SIGKILL of `tracenb run` as soon as a run is seen building, training, generating, and when its metrics are there but its notebook is not."
-    file = grid_file(tmp_path, settings=dict(data={'n_train': 80, 'n_test': 8}, train={'epochs': 2, 'accumulation': 1, 'save_steps': 10}, generate={'max_new_tokens': 100, 'batch_size': 1}))
-    runs = get_grid(str(tmp_path/file)).runs
+    file = grid_file(
+        tmp_path,
+        settings=dict(
+            data={'n_train': 80, 'n_test': 8},
+            train={'epochs': 2, 'accumulation': 1, 'save_steps': 10},
+            generate={'max_new_tokens': 100, 'batch_size': 1},
+        ),
+    )
+    runs = get_grid(str(tmp_path / file)).runs
     assert start('run', file, '--out', 'whole', cwd=tmp_path).wait() == 0
-    rendering = lambda at: (at/'metrics.json').exists() and not (at/'run.ipynb').exists()
+    rendering = lambda at: (at / 'metrics.json').exists() and not (at / 'run.ipynb').exists()
     kills = []
     for stage in ('building', 'training', 'generating', 'rendering'):
         process = start('run', file, '--out', 'killed', cwd=tmp_path)
-        there = lambda: any(rendering(at) if stage == 'rendering' else state(at).startswith(stage) for at in (tmp_path/'killed'/r.name for r in runs))
-        if until(there, process) and process.poll() is None: kill_all(process); kills.append(stage)
+        there = lambda: any(
+            rendering(at) if stage == 'rendering' else state(at).startswith(stage)
+            for at in (tmp_path / 'killed' / r.name for r in runs)
+        )
+        if until(there, process) and process.poll() is None:
+            kill_all(process)
+            kills.append(stage)
     assert kills == ['building', 'training', 'generating', 'rendering']
     assert start('run', file, '--out', 'killed', cwd=tmp_path).wait() == 0
-    assert bytes_of(tmp_path/'killed') == bytes_of(tmp_path/'whole') and len(bytes_of(tmp_path/'whole')) == 4
+    assert bytes_of(tmp_path / 'killed') == bytes_of(tmp_path / 'whole') and len(bytes_of(tmp_path / 'whole')) == 4
     for r in runs:
-        cells = json.loads((tmp_path/'killed'/r.name/'run.ipynb').read_text())['cells']
-        assert all(c['execution_count'] for c in cells if c['cell_type'] == 'code') and not list((tmp_path/'killed'/r.name).glob('.*partial*')), 'the notebook is whole'
+        cells = json.loads((tmp_path / 'killed' / r.name / 'run.ipynb').read_text())['cells']
+        assert all(c['execution_count'] for c in cells if c['cell_type'] == 'code') and not list(
+            (tmp_path / 'killed' / r.name).glob('.*partial*')
+        ), 'the notebook is whole'
 
 
 @pytest.mark.slow
 def test_two_workers_one_of_them_killed(tmp_path):
     "2 data sets x 3 conditions x 2 seeds; the run of the killed worker is taken up by its successor, and every byte is that of an undisturbed grid."
-    file = grid_file(tmp_path, datasets=['toy', 'babi'], conditions=['vanilla', 'correct', 'incorrect'], seeds=[1, 2],
-                     settings=dict(data={'n_train': 40, 'n_test': 6, 'max_words': 40}, train={'epochs': 2, 'accumulation': 1, 'save_steps': 5}, generate={'max_new_tokens': 8}), overrides=dict(datasets=dict(toy=dict(data=dict(max_words=None)))))
-    runs = get_grid(str(tmp_path/file)).runs
+    file = grid_file(
+        tmp_path,
+        datasets=['toy', 'babi'],
+        conditions=['vanilla', 'correct', 'incorrect'],
+        seeds=[1, 2],
+        settings=dict(
+            data={'n_train': 40, 'n_test': 6, 'max_words': 40},
+            train={'epochs': 2, 'accumulation': 1, 'save_steps': 5},
+            generate={'max_new_tokens': 8},
+        ),
+        overrides=dict(datasets=dict(toy=dict(data=dict(max_words=None)))),
+    )
+    runs = get_grid(str(tmp_path / file)).runs
     assert len(runs) == 12
     assert start('run', file, '--out', 'whole', '--workers', 2, cwd=tmp_path).wait() == 0
     process = start('run', file, '--out', 'killed', '--workers', 2, cwd=tmp_path)
-    training = lambda: [r for r in runs if state(tmp_path/'killed'/r.name).startswith('training')]
+    training = lambda: [r for r in runs if state(tmp_path / 'killed' / r.name).startswith('training')]
     assert until(training, process)
-    workers = [p for p in psutil.Process(process.pid).children() if len(p.children()) > 0]  # each has a nursery below it
+    workers = [
+        p for p in psutil.Process(process.pid).children() if len(p.children()) > 0
+    ]  # each has a nursery below it
     assert len(workers) == 2
     workers[0].kill()
     assert process.wait(180) == 0
-    assert list_runs(tmp_path/'killed').state.tolist() == ['finished'] * 12
-    assert bytes_of(tmp_path/'killed') == bytes_of(tmp_path/'whole') and len(bytes_of(tmp_path/'whole')) == 24
+    assert list_runs(tmp_path / 'killed').state.tolist() == ['finished'] * 12
+    assert bytes_of(tmp_path / 'killed') == bytes_of(tmp_path / 'whole') and len(bytes_of(tmp_path / 'whole')) == 24
 
 
 @pytest.mark.slow
 def test_a_report_that_is_killed_is_made_again(tmp_path):
-    run_grid(get_grid('smoke', only=['condition=zero_shot,correct']), tmp_path/'o')
-    before = bytes_of(tmp_path/'o')
+    run_grid(get_grid('smoke', only=['condition=zero_shot,correct']), tmp_path / 'o')
+    before = bytes_of(tmp_path / 'o')
     process = start('report', 'o', cwd=tmp_path)
-    assert until(lambda: list((tmp_path/'o').glob('figures/*.png')), process) and process.poll() is None
+    assert until(lambda: list((tmp_path / 'o').glob('figures/*.png')), process) and process.poll() is None
     kill_all(process)
-    assert not (tmp_path/'o'/'report.html').exists()
+    assert not (tmp_path / 'o' / 'report.html').exists()
     assert start('report', 'o', cwd=tmp_path).wait() == 0
-    assert (tmp_path/'o'/'report.html').read_text().rstrip().endswith('</html>') and bytes_of(tmp_path/'o') == before
+    assert (tmp_path / 'o' / 'report.html').read_text().rstrip().endswith('</html>') and bytes_of(
+        tmp_path / 'o'
+    ) == before
 
 
 # --- Disks
 
+
 @pytest.fixture
 def small_disk(tmp_path):
     "A disk of its own, of 4 MB, to be filled."
-    disk = tmp_path/'disk'
+    disk = tmp_path / 'disk'
     disk.mkdir()
-    made = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', disk], capture_output=True, text=True) if shutil.which('mount') else None
-    if made is None or made.returncode: pytest.skip('a small disk can only be mounted by root')
+    made = (
+        subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', disk], capture_output=True, text=True)
+        if shutil.which('mount')
+        else None
+    )
+    if made is None or made.returncode:
+        pytest.skip('a small disk can only be mounted by root')
     yield disk
     subprocess.run(['umount', '-l', disk], check=True)
 
@@ -173,52 +229,83 @@ def small_disk(tmp_path):
 @pytest.mark.slow
 def test_a_full_disk_stops_the_grid_and_leaves_what_was_finished(small_disk, tmp_path):
     grid = get_grid('smoke', only=['condition=zero_shot,vanilla,correct'])
-    out = small_disk/'o'
+    out = small_disk / 'o'
     run_grid(Grid(name='first', runs=grid.runs[:1]), out)
     finished = bytes_of(out)
-    (small_disk/'ballast').write_bytes(bytes(shutil.disk_usage(small_disk).free - 200_000))  # room for the first files of a run, not for its adapter
+    (small_disk / 'ballast').write_bytes(
+        bytes(shutil.disk_usage(small_disk).free - 200_000)
+    )  # room for the first files of a run, not for its adapter
     began = time.monotonic()
-    with pytest.raises(Unwritable, match='No space left on device\n.*the same command again'): run_grid(grid, out)
+    with pytest.raises(Unwritable, match='No space left on device\n.*the same command again'):
+        run_grid(grid, out)
     kept = bytes_of(out)
-    assert kept.items() >= finished.items() and 1 <= [state(out/r.name) for r in grid.runs].count('finished') < 3 and time.monotonic() - began < 60
+    assert (
+        kept.items() >= finished.items()
+        and 1 <= [state(out / r.name) for r in grid.runs].count('finished') < 3
+        and time.monotonic() - began < 60
+    )
     subprocess.run(['mount', '-o', 'remount,size=64m', small_disk], check=True)
     assert run_grid(grid, out) == {} and bytes_of(out).items() >= kept.items()
-    run_grid(grid, tmp_path/'whole')
-    assert bytes_of(out) == bytes_of(tmp_path/'whole')
+    run_grid(grid, tmp_path / 'whole')
+    assert bytes_of(out) == bytes_of(tmp_path / 'whole')
 
 
 def test_a_folder_that_cannot_be_written_to(small_disk, tmp_path):
     subprocess.run(['mount', '-o', 'remount,ro', small_disk], check=True)
-    with pytest.raises(Unwritable, match='Read-only file system\n.*mend the permissions'): run_grid(get_grid('smoke'), small_disk/'o')
-    (tmp_path/'file').touch()
-    with pytest.raises(TracenbError, match='File exists'): run_grid(get_grid('smoke'), tmp_path/'file')
+    with pytest.raises(Unwritable, match='Read-only file system\n.*mend the permissions'):
+        run_grid(get_grid('smoke'), small_disk / 'o')
+    (tmp_path / 'file').touch()
+    with pytest.raises(TracenbError, match='File exists'):
+        run_grid(get_grid('smoke'), tmp_path / 'file')
 
 
 # --- Elsewhere
 
+
 @pytest.mark.slow
 def test_a_scheduler_elsewhere_as_in_the_recipes(tmp_path):
     "The scheduler's and the workers' commands of the Slurm recipe, two workers; one is killed for good, the other ends the grid."
-    recipe = next(''.join(c['source']) for c in json.loads((Path(__file__).parents[1]/'nbs'/'15a_engine.ipynb').read_text())['cells'] if 'sbatch --array' in ''.join(c['source']))
+    recipe = next(
+        ''.join(c['source'])
+        for c in json.loads((Path(__file__).parents[1] / 'nbs' / '07_runs/07_engine.ipynb').read_text())['cells']
+        if 'sbatch --array' in ''.join(c['source'])
+    )
     lines = {line.split()[1]: line.rstrip(' &').split() for line in recipe.splitlines() if line.startswith('dask ')}
-    dask = lambda *more, what: subprocess.Popen([BIN/'dask', *lines[what][1:], *more], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    file = grid_file(tmp_path, seeds=[1, 2], settings=dict(data={'n_train': 60, 'n_test': 6}, train={'epochs': 2, 'accumulation': 1, 'save_steps': 5}, generate={'max_new_tokens': 8}))
+    dask = lambda *more, what: subprocess.Popen(
+        [BIN / 'dask', *lines[what][1:], *more], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    file = grid_file(
+        tmp_path,
+        seeds=[1, 2],
+        settings=dict(
+            data={'n_train': 60, 'n_test': 6},
+            train={'epochs': 2, 'accumulation': 1, 'save_steps': 5},
+            generate={'max_new_tokens': 8},
+        ),
+    )
     processes = [dask('--port', '0', '--host', '127.0.0.1', what='scheduler')]
     try:
-        assert until(lambda: (tmp_path/'scheduler.json').exists() and (tmp_path/'scheduler.json').stat().st_size > 0, processes[0])
+        assert until(
+            lambda: (tmp_path / 'scheduler.json').exists() and (tmp_path / 'scheduler.json').stat().st_size > 0,
+            processes[0],
+        )
         processes += [dask(what='worker'), dask(what='worker')]
         grid = start('run', file, '--out', 'o', '--scheduler', 'scheduler.json', cwd=tmp_path)
         processes.append(grid)
-        runs = get_grid(str(tmp_path/file)).runs
-        assert until(lambda: sum(state(tmp_path/'o'/r.name).startswith('training') for r in runs) == 2, grid)
+        runs = get_grid(str(tmp_path / file)).runs
+        assert until(lambda: sum(state(tmp_path / 'o' / r.name).startswith('training') for r in runs) == 2, grid)
         kill_all(processes[1])
         assert grid.wait(120) == 0
-        assert [state(tmp_path/'o'/r.name) for r in runs] == ['finished'] * 4
+        assert [state(tmp_path / 'o' / r.name) for r in runs] == ['finished'] * 4
     finally:
         for p in processes[::-1]:
-            if p.poll() is None: p.terminate(); p.wait(30)
+            if p.poll() is None:
+                p.terminate()
+                p.wait(30)
 
 
 def test_no_scheduler_there(tmp_path):
-    with pytest.raises(TracenbError, match='scheduler.json: no such file'): run_grid(get_grid('smoke'), tmp_path/'o', scheduler=str(tmp_path/'scheduler.json'))
-    with pytest.raises(TracenbError, match='no dask scheduler answers'): run_grid(get_grid('smoke'), tmp_path/'o', scheduler='nonsense://here')
+    with pytest.raises(TracenbError, match='scheduler.json: no such file'):
+        run_grid(get_grid('smoke'), tmp_path / 'o', scheduler=str(tmp_path / 'scheduler.json'))
+    with pytest.raises(TracenbError, match='no dask scheduler answers'):
+        run_grid(get_grid('smoke'), tmp_path / 'o', scheduler='nonsense://here')

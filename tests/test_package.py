@@ -1,4 +1,5 @@
 """The wheel: a usable library, the command, and the experiment notebooks, outside any checkout."""
+
 import os
 import subprocess
 import sys
@@ -11,7 +12,11 @@ from conftest import ROOT
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
     to = tmp_path_factory.mktemp('wheel')
-    done = subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--wheel-dir', to, str(ROOT)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--wheel-dir', to, str(ROOT)],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return next(to.glob('*.whl'))
 
@@ -19,30 +24,52 @@ def wheel(tmp_path_factory):
 @pytest.mark.slow
 def test_the_wheel_holds_library_command_and_experiments_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {'tracenb/core.py', 'tracenb/cli.py', 'tracenb/experiments/sft.ipynb', 'tracenb/experiments/report.ipynb', *(f'tracenb/survey_page/{n}' for n in ('index.html', 'survey.js', 'survey.css', 'wording.yaml'))} <= set(names)
+    assert {
+        'tracenb/core/records.py',
+        'tracenb/cli/main.py',
+        'tracenb/experiments/sft.ipynb',
+        'tracenb/experiments/report.ipynb',
+        *(f'tracenb/study/page/{n}' for n in ('index.html', 'survey.js', 'survey.css', 'wording.yaml')),
+    } <= set(names)
     assert {n.split('/')[0].split('-')[0] for n in names} == {'tracenb'}
     entry = next(n for n in names if n.endswith('entry_points.txt'))
-    assert 'tracenb = tracenb.cli:main' in zipfile.ZipFile(wheel).read(entry).decode()
+    assert 'tracenb = tracenb.cli.main:main' in zipfile.ZipFile(wheel).read(entry).decode()
 
 
 @pytest.mark.slow
 def test_the_unpacked_wheel_finds_its_own_experiments(wheel, tmp_path):
-    zipfile.ZipFile(wheel).extractall(tmp_path/'site')
-    code = "import tracenb; from tracenb.runs import experiment; from tracenb.stages import provenance; print(tracenb.__file__, experiment('sft'), provenance()['git'], sep='|')"
-    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=os.environ | {'PYTHONPATH': str(tmp_path/'site')}, capture_output=True, text=True)
+    zipfile.ZipFile(wheel).extractall(tmp_path / 'site')
+    code = "import tracenb; from tracenb.runs.notebook import experiment; from tracenb.runs.stages import provenance; print(tracenb.__file__, experiment('sft'), provenance()['git'], sep='|')"
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        cwd=tmp_path,
+        env=os.environ | {'PYTHONPATH': str(tmp_path / 'site')},
+        capture_output=True,
+        text=True,
+    )
     package, notebook, git = done.stdout.strip().split('|')
-    assert package.startswith(str(tmp_path)) and notebook == str(tmp_path/'site'/'tracenb'/'experiments'/'sft.ipynb')
+    assert package.startswith(str(tmp_path)) and notebook == str(
+        tmp_path / 'site' / 'tracenb' / 'experiments' / 'sft.ipynb'
+    )
     assert git == 'None', 'an installed package reports no revision of a checkout that happens to lie around it'
 
 
 @pytest.mark.parametrize('chosen', [None, '7'])
 def test_threads_do_not_spin_unless_the_user_says_so(chosen):
-    env = {k: v for k, v in os.environ.items() if k != 'GOMP_SPINCOUNT'} | ({'GOMP_SPINCOUNT': chosen} if chosen else {})
-    done = subprocess.run([sys.executable, '-c', "import os, sys, tracenb; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"], cwd=ROOT, env=env, capture_output=True, text=True)
+    env = {k: v for k, v in os.environ.items() if k != 'GOMP_SPINCOUNT'} | (
+        {'GOMP_SPINCOUNT': chosen} if chosen else {}
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', "import os, sys, tracenb; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout.split() == [chosen or '10000', 'False'], done.stderr
 
 
 @pytest.mark.parametrize('name', ['babi', 'cotempqa', 'msmarco'])
 def test_data_sets_that_ship_are_known_before_their_module_is_imported(name):
-    code = f"import sys; from tracenb.task import get_task; assert 'tracenb.{name}' not in sys.modules; print(get_task('{name}').name)"
+    code = f"import sys; from tracenb.tasks.task import get_task; assert 'tracenb.tasks.{name}' not in sys.modules; print(get_task('{name}').name)"
     assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == name

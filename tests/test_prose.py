@@ -1,4 +1,5 @@
 """What can be said about traces that are free text."""
+
 import socket
 from dataclasses import replace
 
@@ -6,11 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracenb import cotempqa  # noqa: F401
-from tracenb.core import Trace, TracenbError
-from tracenb.prose import closest, describe_text, describe_traces, find_conclusion, named_labels, split_sentences, verify_text
-from tracenb.task import get_task
-from tracenb.traces import build_traces
+from tracenb.core.records import Trace, TracenbError
+from tracenb.tasks import cotempqa  # noqa: F401
+from tracenb.tasks.task import get_task
+from tracenb.traces.conditions import build_traces
+from tracenb.traces.free_text import (
+    closest,
+    describe_text,
+    describe_traces,
+    find_conclusion,
+    named_labels,
+    split_sentences,
+    verify_text,
+)
 
 TOY = get_task('toy')
 HAT = TOY.load('', 'train')[0]
@@ -44,9 +53,20 @@ def test_labels_with_hyphens_and_inside_words():
     assert named_labels('This is CO TEMPORAL, unequal and mixed.', task) == ('co-temporal',)
 
 
-@pytest.mark.parametrize(('text', 'said'), [('The answer is blue. I am sure.', 'blue.'), ('Hence: red', 'red'), ('Therefore, the answer to the question is Ann.', 'Ann.'),
-                                            ('so it was. One. Two. Three.', None), ('also sober thusly', None), ('So', None), ('', None)])
-def test_conclusions(text, said): assert find_conclusion(text) == said
+@pytest.mark.parametrize(
+    ('text', 'said'),
+    [
+        ('The answer is blue. I am sure.', 'blue.'),
+        ('Hence: red', 'red'),
+        ('Therefore, the answer to the question is Ann.', 'Ann.'),
+        ('so it was. One. Two. Three.', None),
+        ('also sober thusly', None),
+        ('So', None),
+        ('', None),
+    ],
+)
+def test_conclusions(text, said):
+    assert find_conclusion(text) == said
 
 
 def test_conclusion_against_gold_and_final_answer():
@@ -59,19 +79,40 @@ def test_conclusion_against_gold_and_final_answer():
 
 
 def test_nothing_is_fetched(monkeypatch):
-    def refuse(*args, **kwargs): raise AssertionError('the network was asked')
+    def refuse(*args, **kwargs):
+        raise AssertionError('the network was asked')
+
     monkeypatch.setattr(socket, 'socket', refuse)
-    assert describe_text('An unprecedented deliberation took place.')['reading_ease'] < describe_text('The cat sat on the mat.')['reading_ease']
+    assert (
+        describe_text('An unprecedented deliberation took place.')['reading_ease']
+        < describe_text('The cat sat on the mat.')['reading_ease']
+    )
 
 
 def test_a_table_row_a_trace_and_equal_context_items():
     task = get_task('cotempqa')
     examples = task.simulate(n=8, seed=5, split='train', labels=task.labels, max_words=None)
-    table = describe_traces(build_traces(examples, task, 'correct') + [Trace(id=examples[0].id, condition='empty', text='', steps=None, source='rule')], examples[::-1], task)
-    assert len(table) == 9 and (table.f1[:8] == 1).all() and table.recall.iloc[8] == 0 and table.precision.isna().iloc[8]
+    table = describe_traces(
+        build_traces(examples, task, 'correct')
+        + [Trace(id=examples[0].id, condition='empty', text='', steps=None, source='rule')],
+        examples[::-1],
+        task,
+    )
+    assert (
+        len(table) == 9 and (table.f1[:8] == 1).all() and table.recall.iloc[8] == 0 and table.precision.isna().iloc[8]
+    )
     twice = replace(HAT, context=('The hat is blue.',) + HAT.context)
-    assert describe_traces([Trace(id=twice.id, condition='x', text='The hat is blue.', steps=None, source='rule')], [twice], replace(TOY, decompose=lambda e: replace(TOY.decompose(HAT), facts=(2,)))).f1[0] == 1
-    with pytest.raises(TracenbError, match='without its example'): describe_traces(build_traces(examples, task, 'correct'), [], task)
+    assert (
+        describe_traces(
+            [Trace(id=twice.id, condition='x', text='The hat is blue.', steps=None, source='rule')],
+            [twice],
+            replace(TOY, decompose=lambda e: replace(TOY.decompose(HAT), facts=(2,))),
+        ).f1[0]
+        == 1
+    )
+    with pytest.raises(TracenbError, match='without its example'):
+        describe_traces(build_traces(examples, task, 'correct'), [], task)
 
 
-def test_sentences_end_at_stops_and_lines(): assert split_sentences('It is 3.5 m. Yes?\n- No!') == ['It is 3.5 m.', 'Yes?', '- No!']
+def test_sentences_end_at_stops_and_lines():
+    assert split_sentences('It is 3.5 m. Yes?\n- No!') == ['It is 3.5 m.', 'Yes?', '- No!']

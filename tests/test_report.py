@@ -1,29 +1,63 @@
 """The report's tables and sentences, on rows made so that the right sentence is known; and its page, on data that would like to be HTML."""
+
 import base64
 import gzip
 import html
 import json
 import re
-import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from tracenb.chat import parse
-from tracenb.claims import say_accuracy, say_corruption, say_cost, say_dose, say_length, say_steps, say_trace_answer, say_training
-from tracenb.core import Example, Generation, Steps, TracenbError, write_jsonl
-from tracenb.figures import accuracy_figure, steps_figure, trace_answer_figure, trace_answer_table, training_figure
-from tracenb.report import (baselines, by_label, findings, finished, gather, headline, load_costs, load_logs, load_runs, make_report, percent, samples, section, show_table, the_grid, to_page, viewer_html,
-                            write_readme)
-from tracenb.results import Case, save_rows
-from tracenb.score import SCORERS, score_all, tabulate
-from tracenb.stages import make_run
-from tracenb.study_figures import DESIGN, corruption_figure, cost_figure, dose_figure, length_figure
-from tracenb.tables import chosen_pairs, measured, pairs, pairs_table, write_headline
-from tracenb.task import get_task
-from tracenb.traces import get_condition
-from tracenb.viewer import KINDS, SCRIPT, _units, chosen_rows, marks, packed, policy
+from tracenb.core.records import Example, Generation, Steps, TracenbError, write_jsonl
+from tracenb.report.claims import (
+    findings,
+    say_accuracy,
+    say_corruption,
+    say_cost,
+    say_dose,
+    say_length,
+    say_steps,
+    say_trace_answer,
+    say_training,
+)
+from tracenb.report.design_figures import DESIGN, corruption_figure, cost_figure, dose_figure, length_figure
+from tracenb.report.figures import (
+    accuracy_figure,
+    steps_figure,
+    trace_answer_figure,
+    trace_answer_table,
+    training_figure,
+)
+from tracenb.report.page import (
+    gather,
+    make_report,
+    percent,
+    samples,
+    section,
+    show_table,
+    the_grid,
+    to_page,
+    write_readme,
+)
+from tracenb.report.results import Case, finished, load_costs, load_logs, load_runs, save_rows
+from tracenb.report.tables import (
+    baselines,
+    by_label,
+    chosen_pairs,
+    headline,
+    measured,
+    pairs,
+    pairs_table,
+    write_headline,
+)
+from tracenb.report.viewer import KINDS, SCRIPT, _units, chosen_rows, marks, packed, policy, viewer_html
+from tracenb.runs.stages import make_run
+from tracenb.scoring.scorers import SCORERS, score_all, tabulate
+from tracenb.tasks.task import get_task
+from tracenb.traces.chat import parse
+from tracenb.traces.conditions import get_condition
 
 
 def rows(seeds=(1,), n=100, dataset='toy', model='m', **right):
@@ -32,94 +66,180 @@ def rows(seeds=(1,), n=100, dataset='toy', model='m', **right):
     for seed in seeds:
         for condition, k in right.items():
             exact = (np.arange(n) < k).astype(float)
-            t = pd.DataFrame({s: np.nan for s in SCORERS}, index=range(n)).assign(dataset=dataset, model=model, condition=condition, seed=seed, id=[f'e{i}' for i in range(n)], answer='a')
-            t['label'], t['answer_exact'], t['answer_contains'], t['format_error'] = np.where(np.arange(n) % 2, 'colour', 'place'), exact, exact, 0.
+            t = pd.DataFrame({s: np.nan for s in SCORERS}, index=range(n)).assign(
+                dataset=dataset, model=model, condition=condition, seed=seed, id=[f'e{i}' for i in range(n)], answer='a'
+            )
+            t['label'], t['answer_exact'], t['answer_contains'], t['format_error'] = (
+                np.where(np.arange(n) % 2, 'color', 'place'),
+                exact,
+                exact,
+                0.0,
+            )
             if condition not in ('vanilla', 'zero_shot'):
                 trace = np.where(np.arange(n) % 10 == 0, 1 - exact, exact)
-                for s in ('classification', 'retrieval_any', 'retrieval_exact', 'trace_correct_any', 'trace_correct_exact'): t[s] = trace
+                for s in (
+                    'classification',
+                    'retrieval_any',
+                    'retrieval_exact',
+                    'trace_correct_any',
+                    'trace_correct_exact',
+                ):
+                    t[s] = trace
             parts.append(t)
     return pd.concat(parts, ignore_index=True)
 
 
-HOSTILE = '<img src=x onerror="window.hit=1"></script></template><script>window.hit=1</script>&amp; \U0001F600'
+HOSTILE = '<img src=x onerror="window.hit=1"></script></template><script>window.hit=1</script>&amp; \U0001f600'
 
 
 def write_run(out, condition='correct', seed=1, n=6, right=3, text=HOSTILE, model='tiny-random'):
     "A finished run of the toy task, without any training."
-    task, run, cond = get_task('toy'), make_run(dataset='toy', model=model, condition=condition, seed=seed, data=dict(n_train=4, n_test=n)), get_condition(condition)
-    examples = [Example(id=f'q{i}', dataset='toy', split='test', context=('The cup is red.', f'The hat is blue. {text}'), question=f'Which colour is the cup? {text}', answers=('red',),
-                        meta=dict(label='colour', facts=[0])) for i in range(n)]
+    task, run, cond = (
+        get_task('toy'),
+        make_run(dataset='toy', model=model, condition=condition, seed=seed, data=dict(n_train=4, n_test=n)),
+        get_condition(condition),
+    )
+    examples = [
+        Example(
+            id=f'q{i}',
+            dataset='toy',
+            split='test',
+            context=('The cup is red.', f'The hat is blue. {text}'),
+            question=f'Which color is the cup? {text}',
+            answers=('red',),
+            meta=dict(label='color', facts=[0]),
+        )
+        for i in range(n)
+    ]
     made = []
     for i, e in enumerate(examples):
         answer = 'red' if i < right else f'blue {text}'
-        trace = task.trace_text(e, Steps(label='colour' if i % 2 else 'place', facts=(0, 1) if i % 3 else (1,))) if cond.has_steps else ''
-        made.append(Generation(id=e.id, text=f'<think>{trace}</think> <answer>{answer}</answer>' if trace else answer, n_tokens=9, finish_reason='stop'))
-    scores = score_all([parse(g, e, task, trace=cond.has_trace, steps=cond.has_steps) for g, e in zip(made, examples)], examples, task, trace=cond.has_steps)
-    at = out/run.name
-    for name, lines in dict(examples=examples, generations=made, scores=scores).items(): write_jsonl(at/f'{name}.jsonl', lines)
-    if cond.trains: write_jsonl(at/'train_log.jsonl', [dict(step=k, loss=2 / k) for k in (1, 2, 3)])
-    cost = dict(train_seconds=60. if cond.trains else None, generate_seconds=5., all_seconds=70., peak_memory_mb=900, tokens_generated=54)
-    (at/'run.json').write_text(json.dumps(dict(settings=run.to_dict(), cost=cost, code='abc')))
-    (at/'metrics.json').write_text(json.dumps(dict(too_long=dict(train=['x'], test=[]))))
+        trace = (
+            task.trace_text(e, Steps(label='color' if i % 2 else 'place', facts=(0, 1) if i % 3 else (1,)))
+            if cond.has_steps
+            else ''
+        )
+        made.append(
+            Generation(
+                id=e.id,
+                text=f'<think>{trace}</think> <answer>{answer}</answer>' if trace else answer,
+                n_tokens=9,
+                finish_reason='stop',
+            )
+        )
+    scores = score_all(
+        [parse(g, e, task, trace=cond.has_trace, steps=cond.has_steps) for g, e in zip(made, examples)],
+        examples,
+        task,
+        trace=cond.has_steps,
+    )
+    at = out / run.name
+    for name, lines in dict(examples=examples, generations=made, scores=scores).items():
+        write_jsonl(at / f'{name}.jsonl', lines)
+    if cond.trains:
+        write_jsonl(at / 'train_log.jsonl', [dict(step=k, loss=2 / k) for k in (1, 2, 3)])
+    cost = dict(
+        train_seconds=60.0 if cond.trains else None,
+        generate_seconds=5.0,
+        all_seconds=70.0,
+        peak_memory_mb=900,
+        tokens_generated=54,
+    )
+    (at / 'run.json').write_text(json.dumps(dict(settings=run.to_dict(), cost=cost, code='abc')))
+    (at / 'metrics.json').write_text(json.dumps(dict(too_long=dict(train=['x'], test=[]))))
     return at
 
 
 @pytest.fixture
 def grid(tmp_path):
     for seed in (1, 2):
-        for condition, right in (('zero_shot', 0), ('vanilla', 2), ('correct', 4), ('incorrect', 1)): write_run(tmp_path, condition, seed, right=right)
+        for condition, right in (('zero_shot', 0), ('vanilla', 2), ('correct', 4), ('incorrect', 1)):
+            write_run(tmp_path, condition, seed, right=right)
     return tmp_path
 
 
 # --- reading
 
+
 def test_gather_reads_what_tabulate_gives(grid):
     found = gather(grid)
     assert len(found.runs) == 8 and len(found.rows) == 48 and len(found.cases) == 6 and not found.left_out
     path, run = next((p, r) for p, r in found.runs.items() if r.condition == 'correct')
-    from tracenb.core import Score, read_jsonl
-    table = tabulate(read_jsonl(path/'scores.jsonl', Score), read_jsonl(path/'examples.jsonl', Example), get_task('toy')).reset_index()
+    from tracenb.core.records import Score, read_jsonl
+
+    table = tabulate(
+        read_jsonl(path / 'scores.jsonl', Score), read_jsonl(path / 'examples.jsonl', Example), get_task('toy')
+    ).reset_index()
     own = found.rows[(found.rows.condition == 'correct') & (found.rows.seed == run.seed)].reset_index(drop=True)
     pd.testing.assert_frame_equal(own[list(table)], table, check_dtype=False)
-    assert load_runs(grid).equals(found.rows) and load_logs(grid).equals(found.logs) and load_costs(grid).equals(found.costs)
+    assert (
+        load_runs(grid).equals(found.rows)
+        and load_logs(grid).equals(found.logs)
+        and load_costs(grid).equals(found.costs)
+    )
 
 
-@pytest.mark.parametrize('damage', [lambda at: (at/'scores.jsonl').write_text('{"id": "q0"'), lambda at: (at/'scores.jsonl').write_text(''), lambda at: (at/'generations.jsonl').unlink(),
-                                    lambda at: (at/'examples.jsonl').unlink(), lambda at: (at/'metrics.json').write_text('{')], ids=['torn', 'empty', 'no texts', 'no questions', 'no metrics'])
+@pytest.mark.parametrize(
+    'damage',
+    [
+        lambda at: (at / 'scores.jsonl').write_text('{"id": "q0"'),
+        lambda at: (at / 'scores.jsonl').write_text(''),
+        lambda at: (at / 'generations.jsonl').unlink(),
+        lambda at: (at / 'examples.jsonl').unlink(),
+        lambda at: (at / 'metrics.json').write_text('{'),
+    ],
+    ids=['torn', 'empty', 'no texts', 'no questions', 'no metrics'],
+)
 def test_a_damaged_run_is_named_and_the_others_are_kept(tmp_path, damage):
     good, bad = write_run(tmp_path, 'correct'), write_run(tmp_path, 'incorrect')
     damage(bad)
     found = gather(tmp_path)
-    assert list(found.rows.condition.unique()) == ['correct'] and len(found.left_out) == 1 and 'incorrect' in found.left_out[0]
+    assert (
+        list(found.rows.condition.unique()) == ['correct']
+        and len(found.left_out) == 1
+        and 'incorrect' in found.left_out[0]
+    )
     assert 'could not be read' in the_grid(found).data
     damage(good)
-    with pytest.raises(TracenbError, match='none of 2 finished runs can be read'): gather(tmp_path)
+    with pytest.raises(TracenbError, match='none of 2 finished runs can be read'):
+        gather(tmp_path)
 
 
 def test_unfinished_runs_are_named(grid):
     at = write_run(grid, 'correct', seed=9)
-    (at/'metrics.json').unlink()
+    (at / 'metrics.json').unlink()
     page = the_grid(gather(grid)).data
     assert '1 runs are not finished' in page and 'seed9' in page
 
 
 def test_nothing_finished_says_how_to_run(tmp_path):
-    with pytest.raises(TracenbError, match='tracenb run demo'): finished(tmp_path)
+    with pytest.raises(TracenbError, match='tracenb run demo'):
+        finished(tmp_path)
 
 
 def test_the_saved_rows_name_question_and_run(grid):
-    saved = pd.read_parquet(save_rows(gather(grid), grid/'rows.parquet'))
-    assert len(saved) == 48 and all((grid/f/'generations.jsonl').exists() for f in saved.folder.unique()) and saved.question.str.startswith('Which').all()
+    saved = pd.read_parquet(save_rows(gather(grid), grid / 'rows.parquet'))
+    assert (
+        len(saved) == 48
+        and all((grid / f / 'generations.jsonl').exists() for f in saved.folder.unique())
+        and saved.question.str.startswith('Which').all()
+    )
 
 
 def test_samples_show_wrong_and_right_answers(grid):
     shown = samples(grid, 1)
-    assert set(shown.answer) == {'right', 'wrong'} and len(shown[shown.condition == 'zero_shot']) == 2 and shown.generation.str.len().gt(0).all()
+    assert (
+        set(shown.answer) == {'right', 'wrong'}
+        and len(shown[shown.condition == 'zero_shot']) == 2
+        and shown.generation.str.len().gt(0).all()
+    )
 
 
 # --- tables
 
-def test_percent(): assert (percent(.724, .63, .801), percent(1.), percent(float('nan'))) == ('72 [63, 80]', '100', '-')
+
+def test_percent():
+    assert (percent(0.724, 0.63, 0.801), percent(1.0), percent(float('nan'))) == ('72 [63, 80]', '100', '-')
 
 
 def test_headline_has_a_row_a_condition_and_dashes_where_unscored():
@@ -137,9 +257,12 @@ def test_headline_sums_seeds_up():
 def test_headline_files_hold_every_seed_and_are_escaped(tmp_path):
     table = rows(seeds=(1, 2), model='a_b & c', vanilla=50, correct=60)
     write_headline(table, tmp_path)
-    numbers = pd.read_csv(tmp_path/'headline.csv')
+    numbers = pd.read_csv(tmp_path / 'headline.csv')
     assert set(numbers.seed) == {'all', '1', '2'} and len(numbers) == len(measured(table))
-    assert r'a\_b \& c' in (tmp_path/'headline.tex').read_text() and '| a_b & c |' in (tmp_path/'headline.md').read_text()
+    assert (
+        r'a\_b \& c' in (tmp_path / 'headline.tex').read_text()
+        and '| a_b & c |' in (tmp_path / 'headline.md').read_text()
+    )
 
 
 def test_baselines_and_labels():
@@ -151,14 +274,21 @@ def test_baselines_and_labels():
 
 
 def test_pairs_are_the_ones_worth_asking():
-    assert chosen_pairs(['zero_shot', 'vanilla', 'correct', 'filler']) == [('vanilla', 'correct'), ('correct', 'filler')]
+    assert chosen_pairs(['zero_shot', 'vanilla', 'correct', 'filler']) == [
+        ('vanilla', 'correct'),
+        ('correct', 'filler'),
+    ]
     assert chosen_pairs(['zero_shot']) == [] and chosen_pairs(['swapped', 'filler']) == [('swapped', 'filler')]
 
 
 def test_pairs_use_mcnemar_for_one_seed_and_permutation_for_several():
     one, two = pairs(rows(vanilla=30, correct=90)), pairs(rows(seeds=(1, 2), vanilla=30, correct=90))
-    assert one.test.tolist() == ['McNemar, exact'] and two.test.tolist() == ['permutation'] and one.difference[0] == two.difference[0] == pytest.approx(-.6)
-    assert two.low[0] <= -.6 <= two.high[0] and max(one.p_holm[0], two.p_holm[0]) < .001
+    assert (
+        one.test.tolist() == ['McNemar, exact']
+        and two.test.tolist() == ['permutation']
+        and one.difference[0] == two.difference[0] == pytest.approx(-0.6)
+    )
+    assert two.low[0] <= -0.6 <= two.high[0] and max(one.p_holm[0], two.p_holm[0]) < 0.001
     assert pairs_table(one).points.iloc[0].startswith('-60 [')
 
 
@@ -168,6 +298,7 @@ def test_pairs_compare_shared_questions_only():
 
 
 # --- sentences
+
 
 def test_no_difference_is_called_absence_of_evidence():
     said = ' '.join(findings(rows(vanilla=71, correct=72, incorrect=70)))
@@ -180,7 +311,8 @@ def test_a_large_difference_is_said_with_its_test():
     assert any(re.search(r'vanilla and correct differ by -60 points .*p < 0.001', s) for s in said)
 
 
-def test_two_seeds_need_no_seed_caution(): assert not any('One seed' in s for s in findings(rows(seeds=(1, 2), vanilla=50, correct=55)))
+def test_two_seeds_need_no_seed_caution():
+    assert not any('One seed' in s for s in findings(rows(seeds=(1, 2), vanilla=50, correct=55)))
 
 
 def test_trace_and_answer_are_reported_under_both_definitions():
@@ -199,7 +331,17 @@ def test_several_places_are_one_sentence_a_pair():
 
 
 def test_every_figure_has_its_sentence():
-    table = rows(seeds=(1, 2), n=40, vanilla=20, correct=32, incorrect=8, wrong_label=32, wrong_facts=8, filler=20, **{'mix:0.5': 20}).assign(n_tokens=30, context_words=np.tile(np.arange(40), 14))
+    table = rows(
+        seeds=(1, 2),
+        n=40,
+        vanilla=20,
+        correct=32,
+        incorrect=8,
+        wrong_label=32,
+        wrong_facts=8,
+        filler=20,
+        **{'mix:0.5': 20},
+    ).assign(n_tokens=30, context_words=np.tile(np.arange(40), 14))
     table.loc[table.condition == 'vanilla', 'n_tokens'] = 3
     dose, two, length = dose_figure(table)[1], corruption_figure(table)[1], length_figure(table)[1]
     assert '80 % to 20 %: -6.0 points' in say_dose(dose)[0]
@@ -207,15 +349,38 @@ def test_every_figure_has_its_sentence():
     assert 'rank correlation' in say_length(length)[0]
     assert say_accuracy(accuracy_figure(table)[1])[0].startswith('Exactly right answers: correct 80 %')
     assert 'the right label in 80 %' in re.sub(r'7\d %', '80 %', say_steps(steps_figure(table)[1])[0])
-    assert 'label step alone' in say_trace_answer(trace_answer_figure(table)[1], trace_answer_table(table, 'classification'))[0]
-    costs = pd.DataFrame([dict(dataset='d', model='m', condition='correct', seed=1, train_seconds=1, generate_seconds=1, all_seconds=7200, peak_memory_mb=1, tokens_generated=1)])
+    assert (
+        'label step alone'
+        in say_trace_answer(trace_answer_figure(table)[1], trace_answer_table(table, 'classification'))[0]
+    )
+    costs = pd.DataFrame(
+        [
+            dict(
+                dataset='d',
+                model='m',
+                condition='correct',
+                seed=1,
+                train_seconds=1,
+                generate_seconds=1,
+                all_seconds=7200,
+                peak_memory_mb=1,
+                tokens_generated=1,
+            )
+        ]
+    )
     assert say_cost(cost_figure(costs)[1])[0].startswith('The 1 runs took 2.0 hours')
-    logs = pd.DataFrame(dict(dataset='d', model='m', condition='correct', seed=1, step=[1, 2], loss=[2., 1.]))
+    logs = pd.DataFrame(dict(dataset='d', model='m', condition='correct', seed=1, step=[1, 2], loss=[2.0, 1.0]))
     assert 'correct 1.00' in say_training(training_figure(logs)[1])[0]
-    for absent in (say_dose(dose[:0]), say_corruption(corruption_figure(table[table.condition == 'correct'])[1]), say_training(pd.DataFrame())): assert absent is None
+    for absent in (
+        say_dose(dose[:0]),
+        say_corruption(corruption_figure(table[table.condition == 'correct'])[1]),
+        say_training(pd.DataFrame()),
+    ):
+        assert absent is None
 
 
 # --- the page
+
 
 def test_a_figure_without_its_conditions_is_left_out(tmp_path):
     table = rows(vanilla=3, correct=5)
@@ -233,24 +398,55 @@ def test_tables_are_escaped_and_link_their_numbers():
 def test_the_page_stands_alone_and_escapes_data(tmp_path):
     import nbformat
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
     out = new_output('stream', text='<script>alert(1)</script>')
-    nbformat.write(new_notebook(cells=[new_markdown_cell('# Title'), new_code_cell('secret_code()', outputs=[out])]), tmp_path/'n.ipynb')
-    page = to_page(tmp_path/'n.ipynb', tmp_path/'p.html').read_text()
-    assert 'Title' in page and 'secret_code' not in page and '<script' not in page and not re.search(r'(src|href)="https?:', page)
+    nbformat.write(
+        new_notebook(cells=[new_markdown_cell('# Title'), new_code_cell('secret_code()', outputs=[out])]),
+        tmp_path / 'n.ipynb',
+    )
+    page = to_page(tmp_path / 'n.ipynb', tmp_path / 'p.html').read_text()
+    assert (
+        'Title' in page
+        and 'secret_code' not in page
+        and '<script' not in page
+        and not re.search(r'(src|href)="https?:', page)
+    )
     assert "default-src 'none'" in page and "script-src 'none'" in page
 
 
 def test_readme_links_work_from_the_top(tmp_path):
     import nbformat
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-    nbformat.write(new_notebook(cells=[new_markdown_cell('[a](00_core.ipynb) ![b](images/b.png) [c](https://x.org) [d](#e) [o](../outputs/README.md)'), new_code_cell('#| hide\nx')]), tmp_path/'i.ipynb')
-    text = write_readme(tmp_path/'i.ipynb', tmp_path/'R.md').read_text()
-    assert '(nbs/00_core.ipynb)' in text and '(nbs/images/b.png)' in text and '(https://x.org)' in text and '(#e)' in text and '(outputs/README.md)' in text and '#| hide' not in text
+
+    nbformat.write(
+        new_notebook(
+            cells=[
+                new_markdown_cell(
+                    '[a](../main/00_core/01_records.ipynb) ![b](images/b.png) [c](https://x.org) [d](#e) [o](../outputs/README.md)'
+                ),
+                new_code_cell('#| hide\nx'),
+            ]
+        ),
+        tmp_path / 'i.ipynb',
+    )
+    text = write_readme(tmp_path / 'i.ipynb', tmp_path / 'R.md').read_text()
+    assert (
+        '(nbs/00_core/01_records.ipynb)' in text
+        and '(nbs/images/b.png)' in text
+        and '(https://x.org)' in text
+        and '(#e)' in text
+        and '(outputs/README.md)' in text
+        and '#| hide' not in text
+    )
 
 
 # --- the viewer
 
-def unpack(text): return json.loads(gzip.decompress(base64.b64decode(re.search(r'<template id="tv-data">(.*?)</template>', text, re.S)[1])))
+
+def unpack(text):
+    return json.loads(
+        gzip.decompress(base64.b64decode(re.search(r'<template id="tv-data">(.*?)</template>', text, re.S)[1]))
+    )
 
 
 def test_the_viewer_holds_every_row_as_it_is(grid):
@@ -260,8 +456,10 @@ def test_the_viewer_holds_every_row_as_it_is(grid):
     assert data['rows']['text'] == found.rows.text.tolist() and len(data['cases']) == 6 and len(data['runs']) == 8
     assert [data['runs'][r][2] for r in data['rows']['run']] == found.rows.condition.tolist()
     assert [data['cases'][c]['id'] for c in data['rows']['case']] == found.rows.id.tolist()
-    assert [float('nan') if v == -1 else v for v in data['rows']['label']] == pytest.approx(found.rows.classification.tolist(), nan_ok=True)
-    assert all((grid/r[4]/'generations.jsonl').exists() for r in data['runs'])
+    assert [float('nan') if v == -1 else v for v in data['rows']['label']] == pytest.approx(
+        found.rows.classification.tolist(), nan_ok=True
+    )
+    assert all((grid / r[4] / 'generations.jsonl').exists() for r in data['runs'])
     assert 'onerror' not in text and text.count('<script>') == 1 and 'innerHTML' not in SCRIPT
 
 
@@ -271,27 +469,55 @@ def test_marks_lie_on_what_they_mark(grid):
     for text, flat in zip(data['rows']['text'], data['rows']['marks']):
         units, ends = text.encode('utf-16-le'), [-1]
         for a, b, kind in zip(flat[::3], flat[1::3], flat[2::3]):
-            marked = units[2 * a:2 * b].decode('utf-16-le')
+            marked = units[2 * a : 2 * b].decode('utf-16-le')
             seen.add(KINDS[kind])
             assert a >= ends[-1] and b > a
             ends.append(b)
-            if 'label' in KINDS[kind]: assert marked == ('colour' if KINDS[kind] == 'right label' else 'place')
-            if KINDS[kind] == 'gold fact': assert marked == 'The cup is red.'
-            if 'answer' in KINDS[kind]: assert (marked == 'red') == (KINDS[kind] == 'right answer')
+            if 'label' in KINDS[kind]:
+                assert marked == ('color' if KINDS[kind] == 'right label' else 'place')
+            if KINDS[kind] == 'gold fact':
+                assert marked == 'The cup is red.'
+            if 'answer' in KINDS[kind]:
+                assert (marked == 'red') == (KINDS[kind] == 'right answer')
     assert seen >= {'right label', 'wrong label', 'gold fact', 'other fact', 'right answer', 'wrong answer'}
 
 
-@pytest.mark.parametrize('text', ['', '<think>', '<answer>', '<think></think><answer></answer>', 'a</think>b</think><answer>x', '<answer>x</answer><think>y', 'The category of the question asked is: '])
+@pytest.mark.parametrize(
+    'text',
+    [
+        '',
+        '<think>',
+        '<answer>',
+        '<think></think><answer></answer>',
+        'a</think>b</think><answer>x',
+        '<answer>x</answer><think>y',
+        'The category of the question asked is: ',
+    ],
+)
 def test_marks_take_any_text(text):
-    case = Case(Example(id='e', dataset='toy', split='test', context=('a', '', 'a'), question='q', answers=('x',), meta=dict(label='colour', facts=[0])), Steps(label='colour', facts=(0,)), 'x', 2)
-    for a, b, kind in marks(text, case, get_task('toy'), 0., 1.): assert 0 <= a < b <= len(text) and kind in range(len(KINDS))
+    case = Case(
+        Example(
+            id='e',
+            dataset='toy',
+            split='test',
+            context=('a', '', 'a'),
+            question='q',
+            answers=('x',),
+            meta=dict(label='color', facts=[0]),
+        ),
+        Steps(label='color', facts=(0,)),
+        'x',
+        2,
+    )
+    for a, b, kind in marks(text, case, get_task('toy'), 0.0, 1.0):
+        assert 0 <= a < b <= len(text) and kind in range(len(KINDS))
 
 
 def test_large_grids_show_the_same_questions_of_every_run(grid):
     found = gather(grid)
     data, n = packed(found, most=20)
     assert n == 16 and set(chosen_rows(found.rows, 20).groupby(['condition', 'seed']).id.agg(tuple)) == {('q0', 'q1')}
-    assert 'This page holds 16 of 48 rows' in viewer_html(found, 20) and _units('\U0001F600a', [(1, 2, 0)]) == [2, 3, 0]
+    assert 'This page holds 16 of 48 rows' in viewer_html(found, 20) and _units('\U0001f600a', [(1, 2, 0)]) == [2, 3, 0]
 
 
 @pytest.fixture(scope='module')
@@ -299,32 +525,63 @@ def page(tmp_path_factory):
     "A report of runs whose every text is hostile."
     out = tmp_path_factory.mktemp('report')
     for seed in (1, 2):
-        for k, condition in enumerate(('zero_shot', 'vanilla', 'correct', 'mix:0.5', 'incorrect', 'wrong_label', 'wrong_facts')): write_run(out, condition, seed, right=k)
+        for k, condition in enumerate(
+            ('zero_shot', 'vanilla', 'correct', 'mix:0.5', 'incorrect', 'wrong_label', 'wrong_facts')
+        ):
+            write_run(out, condition, seed, right=k)
     return make_report(out)
 
 
 @pytest.mark.slow
 def test_report_from_run_folders_to_page(page):
     text = page.read_text()
-    assert "default-src 'none'" in text and policy(text) in text and text.count('<script>') == 1 and '<img src=x' not in text
+    assert (
+        "default-src 'none'" in text
+        and policy(text) in text
+        and text.count('<script>') == 1
+        and '<img src=x' not in text
+    )
     assert not re.findall(r'(?:src|href)="(?:https?:)?//[^"]*"', text)
     links = {html.unescape(x) for x in re.findall(r'href="([^"#]+)"', text)}
-    assert links and all((page.parent/x).exists() for x in links), links
-    assert {'rows.parquet', 'headline.csv', 'headline.tex', 'runs.csv', 'pairs.csv', 'figures/dose.csv', 'figures/corruption.csv'} <= links
-    for heading in ('What was run', 'Headline', 'What can be said', 'Answers', 'Dose and response', 'Which step has to be right?', 'Length', 'Training', 'Cost', 'What the models wrote'): assert heading in text
-    assert text.count('data:image/png') == 8 and len(pd.read_csv(page.parent/'runs.csv')) == 14
+    assert links and all((page.parent / x).exists() for x in links), links
+    assert {
+        'rows.parquet',
+        'headline.csv',
+        'headline.tex',
+        'runs.csv',
+        'pairs.csv',
+        'figures/dose.csv',
+        'figures/corruption.csv',
+    } <= links
+    for heading in (
+        'What was run',
+        'Headline',
+        'What can be said',
+        'Answers',
+        'Dose and response',
+        'Which step has to be right?',
+        'Length',
+        'Training',
+        'Cost',
+        'What the models wrote',
+    ):
+        assert heading in text
+    assert text.count('data:image/png') == 8 and len(pd.read_csv(page.parent / 'runs.csv')) == 14
 
 
 @pytest.mark.slow
 def test_the_viewer_in_a_browser(page, tab):
     from playwright.sync_api import expect
+
     v = tab(width=400, height=800)
     v.goto(page.as_uri())
     v.wait_for_selector('.tv-line')
     assert v.inner_text('#tv-count').startswith('84 of 84 rows') and v.evaluate('window.hit') is None and not v.errors
     assert [u for u in v.asked if not u.startswith(('file:', 'data:'))] == []
     assert v.evaluate('document.documentElement.scrollWidth') <= 400
-    choose = lambda name, value: v.locator('#tv-filters label', has_text=name).first.locator('select').select_option(value)
+    choose = lambda name, value: (
+        v.locator('#tv-filters label', has_text=name).first.locator('select').select_option(value)
+    )
     choose('condition', 'correct')
     choose('label step', 'wrong')
     assert v.inner_text('#tv-count').startswith('6 of 84 rows')

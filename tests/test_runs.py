@@ -1,4 +1,5 @@
 """Run folders: named by their settings, resumed by stage, never reused under other examples; what fails is reported and loses nothing."""
+
 import json
 import os
 import signal
@@ -16,14 +17,20 @@ import pytest
 import yaml
 from jupyter_client.manager import AsyncKernelManager
 
-from tracenb.core import TracenbError, read_jsonl
-from tracenb.engine import plan, run_grid
-from tracenb.folders import list_runs, samples, show_run, state
-from tracenb.grids import SHIPPED, Grid, expand, get_grid
-from tracenb.runs import execute, experiment, printed
-from tracenb.stages import Run, answer, build, finish, make_run, open_run, score, tune, verify
+from tracenb.core.records import TracenbError, read_jsonl
+from tracenb.runs.engine import plan, run_grid
+from tracenb.runs.folders import list_runs, samples, show_run, state
+from tracenb.runs.grids import SHIPPED, Grid, expand, get_grid
+from tracenb.runs.notebook import execute, experiment, printed
+from tracenb.runs.stages import Run, answer, build, finish, make_run, open_run, score, tune, verify
 
-SMALL = dict(dataset='toy', condition='incorrect', data={'n_train': 8, 'n_test': 4}, train={'epochs': 2, 'accumulation': 1, 'save_steps': 1}, generate={'max_new_tokens': 6, 'batch_size': 2})
+SMALL = dict(
+    dataset='toy',
+    condition='incorrect',
+    data={'n_train': 8, 'n_test': 4},
+    train={'epochs': 2, 'accumulation': 1, 'save_steps': 1},
+    generate={'max_new_tokens': 6, 'batch_size': 2},
+)
 
 
 def go(run, out):
@@ -35,29 +42,51 @@ def go(run, out):
 
 
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory): return go(make_run(**SMALL), tmp_path_factory.mktemp('whole'))
+def whole(tmp_path_factory):
+    return go(make_run(**SMALL), tmp_path_factory.mktemp('whole'))
 
 
-def results(opened): return {n: opened.file(n).read_bytes() for n in ('examples.jsonl', 'chat.jsonl', 'generations.jsonl', 'scores.jsonl', 'metrics.json')}
+def results(opened):
+    return {
+        n: opened.file(n).read_bytes()
+        for n in ('examples.jsonl', 'chat.jsonl', 'generations.jsonl', 'scores.jsonl', 'metrics.json')
+    }
 
 
 def test_other_settings_are_another_folder():
     run = make_run(**SMALL)
-    others = [replace(run, seed=2), replace(run, quantise='none'), replace(run, data=replace(run.data, n_train=9)), replace(run, train=replace(run.train, lr=1e-3))]
+    others = [
+        replace(run, seed=2),
+        replace(run, quantize='none'),
+        replace(run, data=replace(run.data, n_train=9)),
+        replace(run, train=replace(run.train, lr=1e-3)),
+    ]
     assert len({r.name for r in (run, *others)}) == 5
     assert make_run(**json.loads(run.to_json())) == run
 
 
 def test_a_hub_id_or_a_path_makes_a_plain_folder_name():
-    assert '/' not in make_run(model='allenai/OLMo-2-0425-1B').name.split('/')[1] and len(make_run(model='allenai/OLMo-2-0425-1B').name.split('/')) == 4
+    assert (
+        '/' not in make_run(model='allenai/OLMo-2-0425-1B').name.split('/')[1]
+        and len(make_run(model='allenai/OLMo-2-0425-1B').name.split('/')) == 4
+    )
 
 
-@pytest.mark.parametrize('settings, says', [
-    (dict(condition='incorect'), "did you mean 'incorrect'"), (dict(dataset='babbi'), "did you mean 'babi'"), (dict(model='smollm-135m'), "did you mean 'smollm2-135m'"),
-    (dict(sed=1), "did you mean 'seed'"), (dict(train={'lrr': 1}), "did you mean 'lr'"), (dict(data={'n_train': 'many'}), 'n_train'), (dict(seed='one'), 'seed'),
-])
+@pytest.mark.parametrize(
+    'settings, says',
+    [
+        (dict(condition='incorect'), "did you mean 'incorrect'"),
+        (dict(dataset='babbi'), "did you mean 'babi'"),
+        (dict(model='smollm-135m'), "did you mean 'smollm2-135m'"),
+        (dict(sed=1), "did you mean 'seed'"),
+        (dict(train={'lrr': 1}), "did you mean 'lr'"),
+        (dict(data={'n_train': 'many'}), 'n_train'),
+        (dict(seed='one'), 'seed'),
+    ],
+)
 def test_bad_settings_name_the_value_and_the_remedy(settings, says):
-    with pytest.raises(TracenbError, match=says): make_run(**settings)
+    with pytest.raises(TracenbError, match=says):
+        make_run(**settings)
 
 
 def test_a_second_pass_changes_no_byte_and_loads_no_model(whole):
@@ -66,10 +95,13 @@ def test_a_second_pass_changes_no_byte_and_loads_no_model(whole):
     assert results(again) == before and 'base_model' not in vars(again)
 
 
-@pytest.mark.parametrize('lost', [('metrics.json',), ('metrics.json', 'scores.jsonl'), ('metrics.json', 'scores.jsonl', 'generations.jsonl')])
+@pytest.mark.parametrize(
+    'lost', [('metrics.json',), ('metrics.json', 'scores.jsonl'), ('metrics.json', 'scores.jsonl', 'generations.jsonl')]
+)
 def test_a_lost_stage_is_redone_to_the_same_bytes(whole, lost):
     before = results(whole)
-    for name in lost: whole.file(name).unlink()
+    for name in lost:
+        whole.file(name).unlink()
     assert results(go(whole.run, whole.path.parents[3])) == before
 
 
@@ -85,47 +117,60 @@ def test_other_examples_never_reuse_a_folder(whole):
     path = whole.file('run.json')
     text = path.read_text()
     path.write_text(text.replace(json.loads(text)['data_hash'], '0' * 16))
-    with pytest.raises(TracenbError, match='begun with other examples'): open_run(whole.run, whole.path.parents[3])
+    with pytest.raises(TracenbError, match='begun with other examples'):
+        open_run(whole.run, whole.path.parents[3])
     path.write_text(text)
 
 
 def test_run_json_says_how_to_redo_it(whole):
     record = json.loads(whole.file('run.json').read_text())
     assert make_run(**record['settings']) == whole.run
-    assert record['packages'].keys() >= {'torch', 'transformers', 'peft', 'bitsandbytes'} and record['hardware']['cpu_count'] == os.cpu_count()
-    assert record['cost'].keys() >= {'peak_memory_mb', 'tokens_generated'} and not record['settings'].keys() - Run.__dataclass_fields__.keys()
+    assert (
+        record['packages'].keys() >= {'torch', 'transformers', 'peft', 'bitsandbytes'}
+        and record['hardware']['cpu_count'] == os.cpu_count()
+    )
+    assert (
+        record['cost'].keys() >= {'peak_memory_mb', 'tokens_generated'}
+        and not record['settings'].keys() - Run.__dataclass_fields__.keys()
+    )
 
 
 def test_metrics_are_the_means_of_the_scores(whole):
     metrics = json.loads(whole.file('metrics.json').read_text())
     values = {}
-    for s in read_jsonl(whole.file('scores.jsonl')): values.setdefault(s['scorer'], []).append(s['value'])
+    for s in read_jsonl(whole.file('scores.jsonl')):
+        values.setdefault(s['scorer'], []).append(s['value'])
     assert metrics['metrics'].keys() == values.keys()
-    for name, v in values.items(): assert metrics['metrics'][name]['mean'] == pytest.approx(sum(v) / len(v)) and metrics['metrics'][name]['n'] == 4
+    for name, v in values.items():
+        assert metrics['metrics'][name]['mean'] == pytest.approx(sum(v) / len(v)) and metrics['metrics'][name]['n'] == 4
 
 
 def test_the_stage_is_read_from_the_files(tmp_path):
     run = make_run(**SMALL)
-    at = tmp_path/run.name
+    at = tmp_path / run.name
     assert state(at) == 'new'
     opened = open_run(run, tmp_path)
     assert state(at) == 'building'
     chats = build(opened)
-    (at/'train_log.jsonl').write_text('{"step": 1, "steps": 16, "rows": 4}\n{"step": 2, "steps": 16, "rows": 8}\n')
+    (at / 'train_log.jsonl').write_text('{"step": 1, "steps": 16, "rows": 4}\n{"step": 2, "steps": 16, "rows": 8}\n')
     assert state(at) == 'training 2/16' and samples(at) == (8, 64)
-    (at/'train_log.jsonl').unlink()
+    (at / 'train_log.jsonl').unlink()
     tune(opened, chats)
     assert state(at) == 'generating 0/4'
 
 
 def test_an_unknown_parameter_is_an_error_not_a_warning(tmp_path):
-    with pytest.raises(TracenbError, match="unknown parameter of sft.ipynb 'conditon': .*did you mean 'condition'|unknown parameter of sft.ipynb 'conditon'"):
-        execute(experiment('sft'), tmp_path/'x.ipynb', dict(conditon='vanilla'))
+    with pytest.raises(
+        TracenbError,
+        match="unknown parameter of sft.ipynb 'conditon': .*did you mean 'condition'|unknown parameter of sft.ipynb 'conditon'",
+    ):
+        execute(experiment('sft'), tmp_path / 'x.ipynb', dict(conditon='vanilla'))
     assert not list(tmp_path.iterdir())
 
 
 def test_the_default_parameters_of_the_template_are_a_smoke_test():
     import papermill
+
     defaults = papermill.inspect_notebook(str(experiment('sft')))
     assert set(defaults) == set(Run.__dataclass_fields__) | {'out'}
     assert defaults['model']['default'] == "'tiny-random'"
@@ -134,8 +179,11 @@ def test_the_default_parameters_of_the_template_are_a_smoke_test():
 def test_grids_are_known_and_limited():
     assert [r.condition for r in get_grid('demo').runs] == ['zero_shot', 'vanilla', 'correct', 'incorrect']
     few = get_grid('demo', limit=3).runs
-    assert {(r.data.n_train, r.data.n_test) for r in few} == {(3, 3)} and not {r.name for r in few} & {r.name for r in get_grid('demo').runs}
-    with pytest.raises(TracenbError, match="did you mean 'demo'"): get_grid('dem')
+    assert {(r.data.n_train, r.data.n_test) for r in few} == {(3, 3)} and not {r.name for r in few} & {
+        r.name for r in get_grid('demo').runs
+    }
+    with pytest.raises(TracenbError, match="did you mean 'demo'"):
+        get_grid('dem')
 
 
 @pytest.mark.slow
@@ -144,94 +192,159 @@ def test_a_failing_run_is_reported_and_the_others_go_on(tmp_path):
     good = make_run(**SMALL | dict(condition='zero_shot'))
     errors = run_grid(Grid(name='two', runs=(bad, good)), tmp_path)
     assert list(errors) == [bad.name] and 'nowhere' in errors[bad.name] and 'run.ipynb' in errors[bad.name]
-    assert state(tmp_path/good.name) == 'finished' and state(tmp_path/bad.name) == 'failed'
-    assert 'nowhere' in (tmp_path/bad.name/'run.ipynb').read_text(), 'the executed notebook holds the traceback'
+    assert state(tmp_path / good.name) == 'finished' and state(tmp_path / bad.name) == 'failed'
+    assert 'nowhere' in (tmp_path / bad.name / 'run.ipynb').read_text(), 'the executed notebook holds the traceback'
 
 
 # --- Grids
 
-SPEC = dict(datasets=['toy', 'babi'], models=['tiny-random'], conditions=['vanilla', 'correct'], seeds=[1, 2], settings=dict(data=dict(n_train=4, n_test=2)))
+SPEC = dict(
+    datasets=['toy', 'babi'],
+    models=['tiny-random'],
+    conditions=['vanilla', 'correct'],
+    seeds=[1, 2],
+    settings=dict(data=dict(n_train=4, n_test=2)),
+)
 
 
 def test_a_grid_is_a_product_with_overrides_and_exclusions():
-    grid = expand(SPEC | dict(overrides=dict(datasets=dict(babi=dict(data=dict(n_train=9))), seeds={2: dict(train=dict(lr=.5))}), exclude=[dict(dataset='babi', seed=2), dict(condition=['vanilla'], dataset='toy')]), 'g')
+    grid = expand(
+        SPEC
+        | dict(
+            overrides=dict(datasets=dict(babi=dict(data=dict(n_train=9))), seeds={2: dict(train=dict(lr=0.5))}),
+            exclude=[dict(dataset='babi', seed=2), dict(condition=['vanilla'], dataset='toy')],
+        ),
+        'g',
+    )
     assert [(r.dataset, r.condition, r.seed, r.data.n_train, r.train.lr) for r in grid.runs] == [
-        ('toy', 'correct', 1, 4, 2e-4), ('babi', 'vanilla', 1, 9, 2e-4), ('babi', 'correct', 1, 9, 2e-4), ('toy', 'correct', 2, 4, .5)]
+        ('toy', 'correct', 1, 4, 2e-4),
+        ('babi', 'vanilla', 1, 9, 2e-4),
+        ('babi', 'correct', 1, 9, 2e-4),
+        ('toy', 'correct', 2, 4, 0.5),
+    ]
 
 
-@pytest.mark.parametrize('change, says', [
-    (dict(dataset=['toy']), "g.yaml: unknown key 'dataset'"), (dict(models=[]), 'g.yaml: models: no value'), (dict(models='tiny-random'), 'g.yaml: models: a list is expected'), (dict(seeds=[1, 1]), 'a value stands twice'),
-    (dict(conditions=['corect']), "g.yaml: toy, tiny-random, corect, seed 1: unknown condition 'corect'"), (dict(settings=dict(train=dict(lrr=1))), "unknown setting of train 'lrr'"), (dict(settings=dict(modle='x')), "unknown run setting 'modle'"),
-    (dict(overrides=dict(dataset={})), "g.yaml: overrides: unknown axis 'dataset'"), (dict(overrides=dict(datasets=dict(baby={}))), "overrides.datasets: unknown value of datasets 'baby'"),
-    (dict(overrides=dict(datasets=dict(babi=[1]))), 'overrides.datasets.babi: settings are expected'), (dict(exclude=[dict(colour=1)]), "exclude, rule 1: unknown axis 'colour'"), (dict(exclude=['babi']), 'exclude, rule 1: a mapping'),
-    (dict(exclude=[dict(model='tiny-random')]), 'every run is excluded'), (dict(retries='often'), 'retries: a int is expected')])
+@pytest.mark.parametrize(
+    'change, says',
+    [
+        (dict(dataset=['toy']), "g.yaml: unknown key 'dataset'"),
+        (dict(models=[]), 'g.yaml: models: no value'),
+        (dict(models='tiny-random'), 'g.yaml: models: a list is expected'),
+        (dict(seeds=[1, 1]), 'a value stands twice'),
+        (dict(conditions=['corect']), "g.yaml: toy, tiny-random, corect, seed 1: unknown condition 'corect'"),
+        (dict(settings=dict(train=dict(lrr=1))), "unknown setting of train 'lrr'"),
+        (dict(settings=dict(modle='x')), "unknown run setting 'modle'"),
+        (dict(overrides=dict(dataset={})), "g.yaml: overrides: unknown axis 'dataset'"),
+        (dict(overrides=dict(datasets=dict(baby={}))), "overrides.datasets: unknown value of datasets 'baby'"),
+        (dict(overrides=dict(datasets=dict(babi=[1]))), 'overrides.datasets.babi: settings are expected'),
+        (dict(exclude=[dict(color=1)]), "exclude, rule 1: unknown axis 'color'"),
+        (dict(exclude=['babi']), 'exclude, rule 1: a mapping'),
+        (dict(exclude=[dict(model='tiny-random')]), 'every run is excluded'),
+        (dict(retries='often'), 'retries: a int is expected'),
+    ],
+)
 def test_a_bad_grid_says_where_and_what_is_meant(change, says):
-    with pytest.raises(TracenbError) as e: expand(SPEC | change, 'g', 'g.yaml')
+    with pytest.raises(TracenbError) as e:
+        expand(SPEC | change, 'g', 'g.yaml')
     assert says in str(e.value)
 
 
 def test_grid_files(tmp_path):
-    (tmp_path/'mine.yaml').write_text(yaml.safe_dump(SPEC))
-    assert get_grid(tmp_path/'mine.yaml').name == 'mine' and len(get_grid(str(tmp_path/'mine.yaml'), only=['seed=2', 'dataset=toy']).runs) == 2
-    (tmp_path/'torn.yml').write_text('datasets: [toy')
-    with pytest.raises(TracenbError, match='torn.yml: not YAML'): get_grid(str(tmp_path/'torn.yml'))
-    with pytest.raises(TracenbError, match='none.yaml: cannot be read'): get_grid(str(tmp_path/'none.yaml'))
-    (tmp_path/'list.yaml').write_text('- 1')
-    with pytest.raises(TracenbError, match='a mapping is expected'): get_grid(str(tmp_path/'list.yaml'))
+    (tmp_path / 'mine.yaml').write_text(yaml.safe_dump(SPEC))
+    assert (
+        get_grid(tmp_path / 'mine.yaml').name == 'mine'
+        and len(get_grid(str(tmp_path / 'mine.yaml'), only=['seed=2', 'dataset=toy']).runs) == 2
+    )
+    (tmp_path / 'torn.yml').write_text('datasets: [toy')
+    with pytest.raises(TracenbError, match='torn.yml: not YAML'):
+        get_grid(str(tmp_path / 'torn.yml'))
+    with pytest.raises(TracenbError, match='none.yaml: cannot be read'):
+        get_grid(str(tmp_path / 'none.yaml'))
+    (tmp_path / 'list.yaml').write_text('- 1')
+    with pytest.raises(TracenbError, match='a mapping is expected'):
+        get_grid(str(tmp_path / 'list.yaml'))
 
 
-@pytest.mark.parametrize('only, says', [(['condition'], 'no equals sign'), (['sed=1'], "did you mean 'seed'"), (['condition=mix:0.5'], 'no run has condition=mix:0.5')])
+@pytest.mark.parametrize(
+    'only, says',
+    [
+        (['condition'], 'no equals sign'),
+        (['sed=1'], "did you mean 'seed'"),
+        (['condition=mix:0.5'], 'no run has condition=mix:0.5'),
+    ],
+)
 def test_bad_restrictions(only, says):
-    with pytest.raises(TracenbError, match=says): get_grid('smoke', only=only)
+    with pytest.raises(TracenbError, match=says):
+        get_grid('smoke', only=only)
 
 
 def test_every_shipped_grid_can_be_read():
     sizes = {name: len(get_grid(name).runs) for name in SHIPPED}
-    assert sizes['paper'] == 3 * 2 * 3 * 3 and sizes['controls'] == 3 * 2 * 8 * 3 and sizes['demo'] == sizes['smoke'] == 4 and sizes['interpretability'] == 4 * 4 * 3
+    assert (
+        sizes['paper'] == 3 * 2 * 3 * 3
+        and sizes['controls'] == 3 * 2 * 8 * 3
+        and sizes['demo'] == sizes['smoke'] == 4
+        and sizes['interpretability'] == 4 * 4 * 3
+    )
 
 
 def test_the_plan_counts_steps_and_tokens(tmp_path):
     table = plan(get_grid('smoke'), tmp_path).set_index(pd.Index(['zero_shot', 'vanilla', 'correct', 'incorrect']))
-    assert table.state.eq('new').all() and table.steps.tolist() == [0, 4, 4, 4] and table.tokens_generated_at_most.eq(8 * 16).all()
+    assert (
+        table.state.eq('new').all()
+        and table.steps.tolist() == [0, 4, 4, 4]
+        and table.tokens_generated_at_most.eq(8 * 16).all()
+    )
     assert table.tokens_trained['zero_shot'] == 0 < table.tokens_trained['vanilla'] < table.tokens_trained['correct']
 
 
 # --- Nothing stale, nothing twice
+
 
 def test_other_code_never_reuses_a_folder(whole):
     path, text = whole.file('run.json'), whole.file('run.json').read_text()
     path.write_text(text.replace(json.loads(text)['code'], '0' * 16))
     try:
         assert state(whole.path) == 'stale'
-        with pytest.raises(TracenbError, match='begun with another version of the code'): open_run(whole.run, whole.path.parents[3])
-        with pytest.raises(TracenbError, match='finished under another version of the code'): run_grid(Grid(name='g', runs=(whole.run,)), whole.path.parents[3])
-    finally: path.write_text(text)
+        with pytest.raises(TracenbError, match='begun with another version of the code'):
+            open_run(whole.run, whole.path.parents[3])
+        with pytest.raises(TracenbError, match='finished under another version of the code'):
+            run_grid(Grid(name='g', runs=(whole.run,)), whole.path.parents[3])
+    finally:
+        path.write_text(text)
     assert state(whole.path) == 'finished'
 
 
 def test_comments_and_docstrings_do_not_make_another_version(monkeypatch, tmp_path):
     import shutil
-    from tracenb import provenance
-    shutil.copytree(provenance.PACKAGE, tmp_path/'tracenb')
-    monkeypatch.setattr(provenance, 'PACKAGE', tmp_path/'tracenb')
+
+    from tracenb.runs import provenance
+
+    shutil.copytree(provenance.PACKAGE, tmp_path / 'tracenb')
+    monkeypatch.setattr(provenance, 'PACKAGE', tmp_path / 'tracenb')
     version = provenance.code_version.__wrapped__
-    before, source = version(), (tmp_path/'tracenb'/'core.py').read_text()
-    (tmp_path/'tracenb'/'core.py').write_text(source.replace('"Base of all records', '"The base of all records') + '\n# a remark\n')
+    before, source = version(), (tmp_path / 'tracenb' / 'core.py').read_text()
+    (tmp_path / 'tracenb' / 'core.py').write_text(
+        source.replace('"Base of all records', '"The base of all records') + '\n# a remark\n'
+    )
     assert version() == before
-    (tmp_path/'tracenb'/'report.py').write_text('')  # nothing that a run uses
+    (tmp_path / 'tracenb' / 'report.py').write_text('')  # nothing that a run uses
     assert version() == before
-    (tmp_path/'tracenb'/'core.py').write_text(source.replace('text.lower()', 'text.upper()'))
+    (tmp_path / 'tracenb' / 'core.py').write_text(source.replace('text.lower()', 'text.upper()'))
     assert version() != before
 
 
 def test_two_processes_on_one_run(tmp_path):
     run = make_run(**SMALL)
-    hold = f"import sys, time; from tracenb.stages import *; o = open_run(make_run(**{SMALL!r}), sys.argv[1]); print('held', flush=True); time.sleep(60)"
+    hold = f"import sys, time; from tracenb.runs.stages import *; o = open_run(make_run(**{SMALL!r}), sys.argv[1]); print('held', flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, '-c', hold, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline().strip() == 'held'
-        with pytest.raises(TracenbError, match='another process works on this run'): open_run(run, tmp_path)
-    finally: other.kill(); other.wait()
+        with pytest.raises(TracenbError, match='another process works on this run'):
+            open_run(run, tmp_path)
+    finally:
+        other.kill()
+        other.wait()
     open_run(run, tmp_path)  # a lock ends with its process
 
 
@@ -239,31 +352,42 @@ def test_verify_computes_again_and_names_what_differs(whole):
     assert verify(whole.path) == []
     path, text = whole.file('scores.jsonl'), whole.file('scores.jsonl').read_text()
     path.write_text(text.replace('"value": 0.0', '"value": 1.0', 1))
-    try: [said] = verify(whole.path)
-    finally: path.write_text(text)
+    try:
+        [said] = verify(whole.path)
+    finally:
+        path.write_text(text)
     assert 'stored 1.0, now 0.0' in said
-    with pytest.raises(TracenbError, match='there is no run.json'): verify(whole.path.parent)
+    with pytest.raises(TracenbError, match='there is no run.json'):
+        verify(whole.path.parent)
 
 
 # --- The table of runs
+
 
 def test_runs_are_listed_and_shown(whole):
     table = list_runs(whole.path.parents[3])
     assert table[['dataset', 'condition', 'seed', 'state']].values.tolist() == [['toy', 'incorrect', 1, 'finished']]
     said = show_run(whole.path)
-    for words in ('state: finished', 'condition: "incorrect"', 'data hash', 'revision', 'answer_exact'): assert words in said
-    with pytest.raises(TracenbError, match='no such folder'): list_runs(whole.path/'nowhere')
+    for words in ('state: finished', 'condition: "incorrect"', 'data hash', 'revision', 'answer_exact'):
+        assert words in said
+    with pytest.raises(TracenbError, match='no such folder'):
+        list_runs(whole.path / 'nowhere')
 
 
 # --- The engine, with real processes
 
+
 @pytest.mark.slow
 def test_a_run_that_fails_once_is_retried(tmp_path):
     "The first attempt meets a folder that cannot be read, the second does not."
-    run = make_run(**SMALL | dict(dataset='babi', condition='zero_shot', data=dict(source=str(tmp_path/'later'))))
+    run = make_run(**SMALL | dict(dataset='babi', condition='zero_shot', data=dict(source=str(tmp_path / 'later'))))
     errors = run_grid(Grid(name='g', runs=(run,), retries=1), tmp_path)
-    assert list(errors) == [run.name] and 'no such file or folder' in (tmp_path/run.name/'error.txt').read_text()
-    assert list_runs(tmp_path).state.tolist() == ['failed'] if list((tmp_path/run.name).glob('run.json')) else state(tmp_path/run.name) == 'failed'
+    assert list(errors) == [run.name] and 'no such file or folder' in (tmp_path / run.name / 'error.txt').read_text()
+    assert (
+        list_runs(tmp_path).state.tolist() == ['failed']
+        if list((tmp_path / run.name).glob('run.json'))
+        else state(tmp_path / run.name) == 'failed'
+    )
 
 
 LONG = SMALL | dict(data={'n_train': 400, 'n_test': 4}, train={'epochs': 20, 'accumulation': 1, 'save_steps': 5})
@@ -272,12 +396,28 @@ LONG = SMALL | dict(data={'n_train': 400, 'n_test': 4}, train={'epochs': 20, 'ac
 @pytest.mark.slow
 @pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_nothing_outlives_the_command(tmp_path, how):
-    (tmp_path/'g.yaml').write_text(yaml.safe_dump(dict(datasets=['toy'], models=['tiny-random'], conditions=['correct'], settings={k: LONG[k] for k in ('data', 'train', 'generate')})))
-    command = subprocess.Popen([Path(sys.executable).parent/'tracenb', 'run', 'g.yaml', '--out', 'o'], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    (tmp_path / 'g.yaml').write_text(
+        yaml.safe_dump(
+            dict(
+                datasets=['toy'],
+                models=['tiny-random'],
+                conditions=['correct'],
+                settings={k: LONG[k] for k in ('data', 'train', 'generate')},
+            )
+        )
+    )
+    command = subprocess.Popen(
+        [Path(sys.executable).parent / 'tracenb', 'run', 'g.yaml', '--out', 'o'],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     for _ in range(3600):
-        if list((tmp_path/'o').rglob('train_log.jsonl')): break
-        time.sleep(.05)
-    else: pytest.fail('training never began')
+        if list((tmp_path / 'o').rglob('train_log.jsonl')):
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail('training never began')
     below = psutil.Process(command.pid).children(recursive=True)  # worker, nursery, stand-in, kernel
     assert len(below) >= 4
     command.send_signal(how)
@@ -288,28 +428,51 @@ def test_nothing_outlives_the_command(tmp_path, how):
 
 # --- kernels that die at their start
 
+
 @pytest.mark.parametrize('deaths', [1, 3])
 def test_a_kernel_that_dies_at_its_start_is_started_again(tmp_path, deaths):
     class Dying(AsyncKernelManager):
         left = deaths
+
         def format_kernel_cmd(self, extra_arguments=None):
-            if Dying.left == 0: return super().format_kernel_cmd(extra_arguments)
+            if Dying.left == 0:
+                return super().format_kernel_cmd(extra_arguments)
             Dying.left -= 1
             return [sys.executable, '-c', 'raise SystemExit(1)']
-    template = tmp_path/'template.ipynb'
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('x = 1', metadata=dict(tags=['parameters'])), nbformat.v4.new_code_cell('print(6 * x)')], metadata=dict(kernelspec=dict(name='python3', language='python', display_name='python3'))), template)
-    if deaths < 3: assert printed(execute(template, tmp_path/'done.ipynb', dict(x=7), Dying)) == '42'
+
+    template = tmp_path / 'template.ipynb'
+    nbformat.write(
+        nbformat.v4.new_notebook(
+            cells=[
+                nbformat.v4.new_code_cell('x = 1', metadata=dict(tags=['parameters'])),
+                nbformat.v4.new_code_cell('print(6 * x)'),
+            ],
+            metadata=dict(kernelspec=dict(name='python3', language='python', display_name='python3')),
+        ),
+        template,
+    )
+    if deaths < 3:
+        assert printed(execute(template, tmp_path / 'done.ipynb', dict(x=7), Dying)) == '42'
     else:
-        with pytest.raises(TracenbError, match='done.ipynb: the kernel died 3 times before it ran a cell'): execute(template, tmp_path/'done.ipynb', dict(x=7), Dying)
+        with pytest.raises(TracenbError, match='done.ipynb: the kernel died 3 times before it ran a cell'):
+            execute(template, tmp_path / 'done.ipynb', dict(x=7), Dying)
 
 
 def test_whoever_sees_the_door_of_the_nursery_can_knock(tmp_path):
     "Also where the nursery takes long between making its socket and listening on it."
     code = 'import socket, time; listen = socket.socket.listen; socket.socket.listen = lambda *a: (time.sleep(1), listen(*a)); from tracenb import kernels; kernels.IMPORTS = "json"; kernels.nurse("door")'
-    nursery = subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path, stdin=subprocess.PIPE, env=os.environ | dict(PYTHONPATH=str(Path(__file__).parents[1])))
+    nursery = subprocess.Popen(
+        [sys.executable, '-c', code],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        env=os.environ | dict(PYTHONPATH=str(Path(__file__).parents[1])),
+    )
     try:
-        while not (tmp_path/'door').exists(): assert nursery.poll() is None; time.sleep(.005)
-        with socket.socket(socket.AF_UNIX) as s: s.connect(str(tmp_path/'door'))
+        while not (tmp_path / 'door').exists():
+            assert nursery.poll() is None
+            time.sleep(0.005)
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(str(tmp_path / 'door'))
     finally:
         nursery.kill()
         nursery.communicate()

@@ -1,4 +1,5 @@
 """Scorers: identities that hold for every response, joins by id, and the published generations."""
+
 import ast
 import gzip
 import json
@@ -7,12 +8,24 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tracenb.core import Example, Response, Steps, TracenbError
-from tracenb.score import SCORERS, NO_TRACE, Overlap, as_set, fitting_scorers, normalise, score_all, score_response, scorer, tabulate
-from tracenb.stats import two_by_two, wilson
-from tracenb.task import DataConfig, load_examples, toy
+from tracenb.core.records import Example, Response, Steps, TracenbError, normalize
+from tracenb.scoring.scorers import (
+    NO_TRACE,
+    SCORERS,
+    Overlap,
+    as_set,
+    fitting_scorers,
+    score_all,
+    score_response,
+    scorer,
+    tabulate,
+)
+from tracenb.stats.association import two_by_two
+from tracenb.stats.intervals import wilson
+from tracenb.tasks.task import DataConfig, load_examples, toy
 
 words = st.text(alphabet='aAbB .,?-éß"', max_size=6)
 items = st.lists(words, max_size=5).map(tuple)
@@ -24,26 +37,46 @@ def cases(draw):
     "A response that shares some wording with its example, the example and its gold steps."
     c, answers = draw(context), draw(st.lists(words, min_size=1, max_size=3).map(tuple))
     example = Example(id='x', dataset='d', split='test', context=c, question='?', answers=answers)
-    steps = Steps(label=draw(st.sampled_from(['one', 'two'])), facts=tuple(draw(st.lists(st.integers(0, len(c) - 1), max_size=4))))
-    pick = lambda pool: draw(st.one_of(st.lists(st.sampled_from(pool), max_size=4), st.just(list(pool)), st.lists(words, max_size=3)))
-    response = Response(id='x', label=draw(st.sampled_from([None, 'one', 'Two.'])), facts=tuple(pick(c)), answers=tuple(pick(answers)),
-                        error=draw(st.sampled_from([None, 'broken'])))
+    steps = Steps(
+        label=draw(st.sampled_from(['one', 'two'])), facts=tuple(draw(st.lists(st.integers(0, len(c) - 1), max_size=4)))
+    )
+    pick = lambda pool: draw(
+        st.one_of(st.lists(st.sampled_from(pool), max_size=4), st.just(list(pool)), st.lists(words, max_size=3))
+    )
+    response = Response(
+        id='x',
+        label=draw(st.sampled_from([None, 'one', 'Two.'])),
+        facts=tuple(pick(c)),
+        answers=tuple(pick(answers)),
+        error=draw(st.sampled_from([None, 'broken'])),
+    )
     return response, example, steps
 
 
-def values(case, **kw): return {s.scorer: s.value for s in score_response(*case, **kw)}
+def values(case, **kw):
+    return {s.scorer: s.value for s in score_response(*case, **kw)}
 
 
 @given(st.text(max_size=40))
-def test_normalise_is_idempotent_and_keeps_words(text):
-    once = normalise(text)
+def test_normalize_is_idempotent_and_keeps_words(text):
+    once = normalize(text)
     # lower() may open a new composed form once; a second pass must change nothing more than lower() itself does
-    assert normalise(once) == ' '.join(once.lower().split())
+    assert normalize(once) == ' '.join(once.lower().split())
     assert '  ' not in once and once == once.strip()
 
 
-@pytest.mark.parametrize('text, expected', [('The Who', 'the who'), ("O'Brien  (Jr.)\n", 'obrien jr'), ('1,000', '1000'), ('Köln–Bonn', 'köln–bonn'), ('', '')])
-def test_normalise_examples(text, expected): assert normalise(text) == expected
+@pytest.mark.parametrize(
+    'text, expected',
+    [
+        ('The Who', 'the who'),
+        ("O'Brien  (Jr.)\n", 'obrien jr'),
+        ('1,000', '1000'),
+        ('Köln–Bonn', 'köln–bonn'),
+        ('', ''),
+    ],
+)
+def test_normalize_examples(text, expected):
+    assert normalize(text) == expected
 
 
 @given(items, st.randoms())
@@ -54,7 +87,8 @@ def test_sets_ignore_order_and_repeats(texts, r):
 
 
 @given(cases())
-def test_bounds(case): assert all(0 <= v <= 1 for v in values(case).values())
+def test_bounds(case):
+    assert all(0 <= v <= 1 for v in values(case).values())
 
 
 @given(cases())
@@ -73,13 +107,21 @@ def test_identities(case):
 @given(cases(), st.randoms())
 def test_order_and_repeats_change_nothing(case, r):
     response, example, steps = case
-    facts, answers, gold = list(response.facts) * 2, list(response.answers) + list(response.answers[:1]), list(steps.facts) * 2
-    for x in (facts, answers, gold): r.shuffle(x)
+    facts, answers, gold = (
+        list(response.facts) * 2,
+        list(response.answers) + list(response.answers[:1]),
+        list(steps.facts) * 2,
+    )
+    for x in (facts, answers, gold):
+        r.shuffle(x)
     other = values((replace(response, facts=tuple(facts)), example, replace(steps, facts=tuple(gold))))
     before = values(case)
-    assert {k: x for k, x in other.items() if not k.startswith('answer')} == {k: x for k, x in before.items() if not k.startswith('answer')}
+    assert {k: x for k, x in other.items() if not k.startswith('answer')} == {
+        k: x for k, x in before.items() if not k.startswith('answer')
+    }
     again = values((replace(response, answers=tuple(answers)), example, steps))
-    for k in ('answer_exact', 'answer_precision', 'answer_recall', 'answer_f1'): assert again[k] == before[k]
+    for k in ('answer_exact', 'answer_precision', 'answer_recall', 'answer_f1'):
+        assert again[k] == before[k]
 
 
 @given(cases())
@@ -91,7 +133,14 @@ def test_without_a_trace_only_step_scorers_are_unscored(case):
     assert {s.explanation for s in score_response(*case, trace=False) if s.value is None} == {NO_TRACE}
 
 
-EX = Example(id='e', dataset='d', split='test', context=('Ann is here.', 'Bob is there.', 'Ann is here.'), question='?', answers=('New York', 'Rome'))
+EX = Example(
+    id='e',
+    dataset='d',
+    split='test',
+    context=('Ann is here.', 'Bob is there.', 'Ann is here.'),
+    question='?',
+    answers=('New York', 'Rome'),
+)
 SAID = Response(id='e', label='one', facts=('Ann is here.',), answers=('rome', 'new york.'))
 
 
@@ -100,11 +149,14 @@ def test_a_broken_trace_is_wrong_not_unscored():
     v = values((broken, EX, Steps(label='one', facts=(0,))))
     assert {k: x for k, x in v.items() if x is None} == {}
     assert {x for k, x in v.items() if k != 'format_error'} == {0} and v['format_error'] == 1
-    assert values((broken, EX, Steps(label='one', facts=())))['retrieval_any'] == 0  # Silence is right only where the trace is there
+    assert (
+        values((broken, EX, Steps(label='one', facts=())))['retrieval_any'] == 0
+    )  # Silence is right only where the trace is there
 
 
 def test_a_sentence_that_stands_twice_is_one_fact():
-    for gold in ((0,), (2,), (0, 2)): assert values((SAID, EX, Steps(label='one', facts=gold)))['retrieval_exact'] == 1
+    for gold in ((0,), (2,), (0, 2)):
+        assert values((SAID, EX, Steps(label='one', facts=gold)))['retrieval_exact'] == 1
 
 
 def test_empty_gold_facts():
@@ -117,10 +169,25 @@ def test_empty_gold_facts():
 
 def test_invented_facts_lower_precision_only():
     v = values((replace(SAID, facts=('Ann is here.', 'Eve is here.')), EX, Steps(label='one', facts=(0,))))
-    assert [v[f'retrieval_{m}'] for m in ('any', 'precision', 'recall', 'f1', 'exact')] == [1, .5, 1, pytest.approx(2 / 3), 0]
+    assert [v[f'retrieval_{m}'] for m in ('any', 'precision', 'recall', 'f1', 'exact')] == [
+        1,
+        0.5,
+        1,
+        pytest.approx(2 / 3),
+        0,
+    ]
 
 
-@pytest.mark.parametrize('answers, expected', [(('They are in New York', 'and Rome.'), 1), (('Rome',), 0), (('New Yorkshire and Rome',), 0), (('romeo in new york',), 0), ((), 0)])
+@pytest.mark.parametrize(
+    'answers, expected',
+    [
+        (('They are in New York', 'and Rome.'), 1),
+        (('Rome',), 0),
+        (('New Yorkshire and Rome',), 0),
+        (('romeo in new york',), 0),
+        ((), 0),
+    ],
+)
 def test_contains_needs_every_answer_as_words(answers, expected):
     assert values((replace(SAID, answers=answers), EX, Steps(label='one', facts=(0,))))['answer_contains'] == expected
 
@@ -132,8 +199,14 @@ def test_extra_answers_cost_exactness():
 
 def test_explanations_name_what_is_missing_and_extra():
     assert str(Overlap(as_set(['a', 'b']), as_set(['b', 'c']))) == "missing: ['c']; extra: ['a']"
-    why = {s.scorer: s.explanation for s in score_response(replace(SAID, label='two'), EX, Steps(label='one', facts=(1,)))}
-    assert why['classification'] == 'said two; gold: one' and "'bob is there'" in why['retrieval_any'] and 'said two' in why['trace_correct_any']
+    why = {
+        s.scorer: s.explanation for s in score_response(replace(SAID, label='two'), EX, Steps(label='one', facts=(1,)))
+    }
+    assert (
+        why['classification'] == 'said two; gold: one'
+        and "'bob is there'" in why['retrieval_any']
+        and 'said two' in why['trace_correct_any']
+    )
 
 
 def perfect(e):
@@ -147,67 +220,123 @@ def test_join_is_by_id_whatever_the_order(n, r):
     responses = [perfect(e) for e in examples]
     r.shuffle(responses)
     table = tabulate(score_all(responses, examples, toy), examples, toy)
-    assert list(table.index) == [e.id for e in examples] and table.answer_exact.eq(1).all() and table.trace_correct_exact.eq(1).all()
+    assert (
+        list(table.index) == [e.id for e in examples]
+        and table.answer_exact.eq(1).all()
+        and table.trace_correct_exact.eq(1).all()
+    )
 
 
 def test_join_names_missing_unknown_and_repeated_ids():
     examples = load_examples(toy, DataConfig(n_test=5), 'test')
     responses = [perfect(e) for e in examples]
-    with pytest.raises(TracenbError, match=r'1 examples without a response \(toy-test-0\)'): score_all(responses[1:], examples, toy)
-    with pytest.raises(TracenbError, match=r'2 responses without an example \(toy-test-3, toy-test-4\)'): score_all(responses, examples[:3], toy)
-    with pytest.raises(TracenbError, match=r'1 ids with several responses \(toy-test-2\)'): score_all([*responses, responses[2]], examples, toy)
-    with pytest.raises(TracenbError, match=r'5 ids of several examples'): score_all(responses, [*examples, *examples], toy)
-    with pytest.raises(TracenbError, match='join responses to examples by id'): score_response(responses[0], examples[1], toy.decompose(examples[1]))
+    with pytest.raises(TracenbError, match=r'1 examples without a response \(toy-test-0\)'):
+        score_all(responses[1:], examples, toy)
+    with pytest.raises(TracenbError, match=r'2 responses without an example \(toy-test-3, toy-test-4\)'):
+        score_all(responses, examples[:3], toy)
+    with pytest.raises(TracenbError, match=r'1 ids with several responses \(toy-test-2\)'):
+        score_all([*responses, responses[2]], examples, toy)
+    with pytest.raises(TracenbError, match=r'5 ids of several examples'):
+        score_all(responses, [*examples, *examples], toy)
+    with pytest.raises(TracenbError, match='join responses to examples by id'):
+        score_response(responses[0], examples[1], toy.decompose(examples[1]))
 
 
 def test_table_refuses_partial_and_doubled_scores():
     examples = load_examples(toy, DataConfig(n_test=3), 'test')
     scores = score_all([perfect(e) for e in examples], examples, toy, ['answer_exact', 'classification'])
-    assert list(tabulate(scores, examples, toy).columns) == ['label', 'answer', 'context_words', 'answer_exact', 'classification']
-    with pytest.raises(TracenbError): tabulate(scores[:-1], examples, toy)
-    with pytest.raises(TracenbError): tabulate(scores, examples[:2], toy)
-    with pytest.raises(TracenbError, match='two scores'): tabulate(scores + scores[:1], examples, toy)
+    assert list(tabulate(scores, examples, toy).columns) == [
+        'label',
+        'answer',
+        'context_words',
+        'answer_exact',
+        'classification',
+    ]
+    with pytest.raises(TracenbError):
+        tabulate(scores[:-1], examples, toy)
+    with pytest.raises(TracenbError):
+        tabulate(scores, examples[:2], toy)
+    with pytest.raises(TracenbError, match='two scores'):
+        tabulate(scores + scores[:1], examples, toy)
 
 
 def test_unscored_stays_in_the_table():
     examples = load_examples(toy, DataConfig(n_test=3), 'test')
     table = tabulate(score_all([perfect(e) for e in examples], examples, toy, trace=False), examples, toy)
-    assert len(table) == 3 and table.classification.isna().all() and table.classification.dtype == float and table.answer_exact.eq(1).all()
+    assert (
+        len(table) == 3
+        and table.classification.isna().all()
+        and table.classification.dtype == float
+        and table.answer_exact.eq(1).all()
+    )
 
 
 def test_a_scorer_is_one_registered_function(monkeypatch):
     @scorer('one_word')
-    def one_word(response, example, steps): return float(all(len(a.split()) == 1 for a in response.answers)), 'counted'
-    try: assert values((SAID, EX, Steps(label='one', facts=(0,))), names=['one_word']) == {'one_word': 0}
-    finally: del SCORERS['one_word']
-    with pytest.raises(TracenbError, match="did you mean 'answer_f1'"): values((SAID, EX, Steps(label='one', facts=(0,))), names=['answer_f2'])
+    def one_word(response, example, steps):
+        return float(all(len(a.split()) == 1 for a in response.answers)), 'counted'
+
+    try:
+        assert values((SAID, EX, Steps(label='one', facts=(0,))), names=['one_word']) == {'one_word': 0}
+    finally:
+        del SCORERS['one_word']
+    with pytest.raises(TracenbError, match="did you mean 'answer_f1'"):
+        values((SAID, EX, Steps(label='one', facts=(0,))), names=['answer_f2'])
 
 
 def parse_published(row, i):
     "A minimal reading of one published CoTempQA row, independent of the package's parser and of its data set."
     text = re.sub(r'^\s*assistant\b', '', row['prediction'])
     think, close, rest = text.rpartition('</think>')
-    if not close: think, rest = text, text.replace('<think>', '')
-    tag, lines = re.search(r'<answer>(.*?)(?:</answer>|\Z)', rest, re.S), re.findall(r'(?im)(?:^\s*answer:|answer is:)(.*)$', rest)
+    if not close:
+        think, rest = text, text.replace('<think>', '')
+    tag, lines = (
+        re.search(r'<answer>(.*?)(?:</answer>|\Z)', rest, re.S),
+        re.findall(r'(?im)(?:^\s*answer:|answer is:)(.*)$', rest),
+    )
     span = (tag[1] if tag else lines[-1] if lines else rest).strip()
-    try: said = tuple(map(str, ast.literal_eval(span))) if span.startswith('[') else (span,)
-    except (ValueError, SyntaxError): said = tuple(re.split(r"""['"]\s*,\s*['"]""", span))
-    label, listed = re.search(r'in context is:\s*([^\s.,]+)', think), re.search(r'following facts? to answer the question:(.*)', think, re.S)
-    quoted = [c for c in row['facts'] if f' {normalise(c)} ' in f' {normalise(think)} ']
-    try: invented = [x for x in ast.literal_eval(listed[1].strip()) if not any(normalise(q) in normalise(x) for q in quoted)] if listed else []
-    except (ValueError, SyntaxError): invented = []
-    example = Example(id=str(i), dataset='cotempqa', split='test', context=tuple(row['facts']), question=row['question'], answers=tuple(row['gold']))
-    gold = Steps(label=row['category'], facts=tuple(j for j, c in enumerate(row['facts']) if any(a in c for a in row['gold'])))
+    try:
+        said = tuple(map(str, ast.literal_eval(span))) if span.startswith('[') else (span,)
+    except (ValueError, SyntaxError):
+        said = tuple(re.split(r"""['"]\s*,\s*['"]""", span))
+    label, listed = (
+        re.search(r'in context is:\s*([^\s.,]+)', think),
+        re.search(r'following facts? to answer the question:(.*)', think, re.S),
+    )
+    quoted = [c for c in row['facts'] if f' {normalize(c)} ' in f' {normalize(think)} ']
+    try:
+        invented = (
+            [x for x in ast.literal_eval(listed[1].strip()) if not any(normalize(q) in normalize(x) for q in quoted)]
+            if listed
+            else []
+        )
+    except (ValueError, SyntaxError):
+        invented = []
+    example = Example(
+        id=str(i),
+        dataset='cotempqa',
+        split='test',
+        context=tuple(row['facts']),
+        question=row['question'],
+        answers=tuple(row['gold']),
+    )
+    gold = Steps(
+        label=row['category'], facts=tuple(j for j, c in enumerate(row['facts']) if any(a in c for a in row['gold']))
+    )
     return Response(id=str(i), label=label and label[1], facts=(*quoted, *invented), answers=said), example, gold
 
 
 def published(shared, condition):
     "Scores of the published CoTempQA generations, one row each."
-    with gzip.open(shared/'published'/f'cotempqa_Qwen3-1.7B_{condition}.jsonl.gz', 'rt') as f: rows = [parse_published(json.loads(line), i) for i, line in enumerate(f)]
+    with gzip.open(shared / 'published' / f'cotempqa_Qwen3-1.7B_{condition}.jsonl.gz', 'rt') as f:
+        rows = [parse_published(json.loads(line), i) for i, line in enumerate(f)]
     return pd.DataFrame([values(row, names=fitting_scorers(None)) for row in rows])
 
 
-@pytest.mark.parametrize('condition, k, interval', [('vanilla', 498, [49.2, 55.6]), ('correct', 430, [42.1, 48.4]), ('perturbed', 400, [39.0, 45.3])])
+@pytest.mark.parametrize(
+    'condition, k, interval',
+    [('vanilla', 498, [49.2, 55.6]), ('correct', 430, [42.1, 48.4]), ('perturbed', 400, [39.0, 45.3])],
+)
 def test_published_answers(shared, condition, k, interval):
     t = published(shared, condition)
     assert len(t) == 950 and t.answer_exact.sum() == k and [round(100 * x, 1) for x in wilson(k, 950)] == interval
@@ -215,8 +344,11 @@ def test_published_answers(shared, condition, k, interval):
 
 def test_published_steps(shared):
     t = published(shared, 'correct')
-    assert [round(100 * t[c].mean(), 1) for c in ('classification', 'retrieval_any', 'retrieval_precision', 'retrieval_recall', 'retrieval_exact')] == [63.9, 75.2, 69.6, 63.5, 45.6]
-    assert 100 * t.retrieval_f1.mean() == pytest.approx(64.2, abs=.06)  # 64.25 here, 64.2 in the method notes
+    assert [
+        round(100 * t[c].mean(), 1)
+        for c in ('classification', 'retrieval_any', 'retrieval_precision', 'retrieval_recall', 'retrieval_exact')
+    ] == [63.9, 75.2, 69.6, 63.5, 45.6]
+    assert 100 * t.retrieval_f1.mean() == pytest.approx(64.2, abs=0.06)  # 64.25 here, 64.2 in the method notes
     assert two_by_two(t.trace_correct_any, t.answer_exact).table == (307, 157, 123, 363)
     assert two_by_two(t.trace_correct_exact, t.answer_exact).table == (297, 18, 133, 502)
     assert two_by_two(t.classification, t.answer_exact).table == (310, 297, 120, 223)

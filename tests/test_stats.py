@@ -1,4 +1,5 @@
 """Statistics against published worked examples, independent implementations, and tables that have no answer."""
+
 import math
 import random
 import re
@@ -8,16 +9,38 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
-from hypothesis import assume, example, given, settings, strategies as st
-from scipy.stats import binom, binomtest, bootstrap as scipy_bootstrap, norm, pearsonr, ttest_ind
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom, binomtest, norm, pearsonr, ttest_ind
+from scipy.stats import bootstrap as scipy_bootstrap
 from statsmodels.datasets import china_smoking, spector
 from statsmodels.formula.api import ols
 
-from tracenb.core import TracenbError
-from tracenb.intervals import bootstrap, draw, exact, resampled, spread
-from tracenb.association import associations, logistic, stratified
-from tracenb.stats import (Paired, TwoByTwo, balanced_accuracy, compare_conditions, compare_seeds, detectable, holm, independence, majority_answer, majority_baseline, paired,
-                           paired_power, permuted, proportions, two_by_two, unpaired_power, wilson)
+from tracenb.core.records import TracenbError
+from tracenb.stats.association import TwoByTwo, associations, independence, logistic, stratified, two_by_two
+from tracenb.stats.comparisons import (
+    Paired,
+    compare_conditions,
+    compare_seeds,
+    detectable,
+    holm,
+    paired,
+    paired_power,
+    permuted,
+    unpaired_power,
+)
+from tracenb.stats.intervals import (
+    balanced_accuracy,
+    bootstrap,
+    draw,
+    exact,
+    majority_answer,
+    majority_baseline,
+    proportions,
+    resampled,
+    spread,
+    wilson,
+)
 
 bits = st.sampled_from([0, 1])
 cell = st.integers(0, 40)
@@ -31,12 +54,17 @@ def no_warnings():
         yield
 
 
-@pytest.mark.parametrize('k, n, low, high', [(81, 263, .2553, .3662), (15, 148, .0624, .1605), (0, 20, 0, .1611), (1, 29, .0061, .1718)])
-def test_wilson_newcombe_1998(k, n, low, high): assert wilson(k, n) == pytest.approx((low, high), abs=6e-5)
+@pytest.mark.parametrize(
+    'k, n, low, high',
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_newcombe_1998(k, n, low, high):
+    assert wilson(k, n) == pytest.approx((low, high), abs=6e-5)
 
 
 @pytest.mark.parametrize('k, low, high', [(498, 49.2, 55.6), (430, 42.1, 48.4), (400, 39.0, 45.3)])
-def test_wilson_published_accuracies(k, low, high): assert tuple(round(100 * x, 1) for x in wilson(k, 950)) == (low, high)
+def test_wilson_published_accuracies(k, low, high):
+    assert tuple(round(100 * x, 1) for x in wilson(k, 950)) == (low, high)
 
 
 @given(st.integers(0, 300), st.integers(1, 300))
@@ -44,28 +72,43 @@ def test_wilson_agrees_with_scipy(k, n):
     k = min(k, n)
     ci = binomtest(k, n).proportion_ci(method='wilson')
     low, high = wilson(k, n)
-    assert (low, high) == pytest.approx((ci.low, ci.high), abs=1e-9) and 0 <= low <= k / n + 1e-12 and k / n - 1e-12 <= high <= 1
+    assert (
+        (low, high) == pytest.approx((ci.low, ci.high), abs=1e-9)
+        and 0 <= low <= k / n + 1e-12
+        and k / n - 1e-12 <= high <= 1
+    )
 
 
 def test_wilson_edges():
     assert all(map(math.isnan, wilson(0, 0)))
     for k, n in ((3, 2), (-1, 2)):
-        with pytest.raises(TracenbError, match='counts must satisfy'): wilson(k, n)
+        with pytest.raises(TracenbError, match='counts must satisfy'):
+            wilson(k, n)
 
 
 # Two by two: the published generations of METHOD.md section 8
-PUBLISHED = [((258, 201, 254, 237), 1.91, .045, 56.2, 51.7), ((307, 157, 123, 363), 159.92, .410, 66.2, 25.3), ((297, 18, 133, 502), 457.12, .694, 94.3, 20.9),
-             ((310, 297, 120, 223), 22.89, .155, 51.1, 35.0), ((85, 4, 278, 9), .38, -.032, 95.5, 96.9), ((349, 8, 14, 5), 31.32, .289, 97.8, 73.7)]
+PUBLISHED = [
+    ((258, 201, 254, 237), 1.91, 0.045, 56.2, 51.7),
+    ((307, 157, 123, 363), 159.92, 0.410, 66.2, 25.3),
+    ((297, 18, 133, 502), 457.12, 0.694, 94.3, 20.9),
+    ((310, 297, 120, 223), 22.89, 0.155, 51.1, 35.0),
+    ((85, 4, 278, 9), 0.38, -0.032, 95.5, 96.9),
+    ((349, 8, 14, 5), 31.32, 0.289, 97.8, 73.7),
+]
 
 
 @pytest.mark.parametrize('table, chi2, phi, given_right, given_wrong', PUBLISHED)
 def test_published_tables(table, chi2, phi, given_right, given_wrong):
     t = independence(table)
     assert (round(t.chi2, 2), round(t.phi, 3)) == (chi2, phi)
-    assert (round(100 * t.p_answer_given_trace, 1), round(100 * t.p_answer_given_no_trace, 1)) == (given_right, given_wrong)
+    assert (round(100 * t.p_answer_given_trace, 1), round(100 * t.p_answer_given_no_trace, 1)) == (
+        given_right,
+        given_wrong,
+    )
 
 
-def test_lady_tasting_tea(): assert independence((3, 1, 1, 3)).p_fisher == pytest.approx(.485714, abs=1e-6)
+def test_lady_tasting_tea():
+    assert independence((3, 1, 1, 3)).p_fisher == pytest.approx(0.485714, abs=1e-6)
 
 
 def test_aspirin_odds_ratio():
@@ -81,13 +124,16 @@ def test_any_table(a, b, c, d):
     "Every number is in its range or None with a note; phi is Pearson's correlation; the record survives JSON."
     t = independence((a, b, c, d))
     degenerate = 0 in (a + b, c + d, a + c, b + d)
-    assert (t.chi2 is None) == (t.phi is None) == (t.p_fisher is None) == (t.odds_ratio is None) == degenerate and bool(t.notes) >= degenerate
+    assert (t.chi2 is None) == (t.phi is None) == (t.p_fisher is None) == (t.odds_ratio is None) == degenerate and bool(
+        t.notes
+    ) >= degenerate
     assert TwoByTwo.from_json(t.to_json()) == t and t.n == a + b + c + d
-    if degenerate: return
+    if degenerate:
+        return
     x, y = [1] * (a + b) + [0] * (c + d), [1] * a + [0] * b + [1] * c + [0] * d
     assert t.phi == pytest.approx(pearsonr(x, y).statistic, abs=1e-9)
-    assert t.chi2 == pytest.approx(t.n * t.phi ** 2, abs=1e-7) and 0 <= t.p_chi2 <= 1 and 0 <= t.p_fisher <= 1 + 1e-12
-    half = .5 if 0 in (a, b, c, d) else 0
+    assert t.chi2 == pytest.approx(t.n * t.phi**2, abs=1e-7) and 0 <= t.p_chi2 <= 1 and 0 <= t.p_fisher <= 1 + 1e-12
+    half = 0.5 if 0 in (a, b, c, d) else 0
     assert t.odds_ratio == pytest.approx((a + half) * (d + half) / (b + half) / (c + half))
     assert 0 < t.odds_interval[0] <= t.odds_ratio <= t.odds_interval[1] < math.inf
     assert any('0.5 added' in n for n in t.notes) == (half > 0)
@@ -103,8 +149,16 @@ def test_rows_make_the_table_in_any_order(pairs, r):
     assert two_by_two(*zip(*shuffled)) == t == independence([pairs.count(x) for x in ((1, 1), (1, 0), (0, 1), (0, 0))])
 
 
-@pytest.mark.parametrize('table, why', [((0, 0, 0, 0), 'no scored rows'), ((3, 2, 0, 0), 'no trace is wrong'), ((0, 0, 3, 2), 'no trace is right'),
-                                        ((3, 0, 2, 0), 'no answer is wrong'), ((0, 3, 0, 2), 'no answer is right')])
+@pytest.mark.parametrize(
+    'table, why',
+    [
+        ((0, 0, 0, 0), 'no scored rows'),
+        ((3, 2, 0, 0), 'no trace is wrong'),
+        ((0, 0, 3, 2), 'no trace is right'),
+        ((3, 0, 2, 0), 'no answer is wrong'),
+        ((0, 3, 0, 2), 'no answer is right'),
+    ],
+)
 def test_empty_margins_say_why(table, why):
     t = independence(table)
     assert t.notes[0].startswith(why) and (t.chi2, t.phi, t.odds_interval) == (None, None, None)
@@ -113,25 +167,44 @@ def test_empty_margins_say_why(table, why):
 def test_unscored_pairs_are_counted():
     t = two_by_two([1, None, 0, float('nan'), 1], [1, 1, None, 0, 0])
     assert t.table == (1, 1, 0, 0) and t.unscored == 3 and t.p_answer_given_no_trace is None
-    with pytest.raises(TracenbError, match='values other than 0 and 1'): two_by_two([.5], [1])
-    with pytest.raises(TracenbError, match='1 traces and 2 answers'): two_by_two([1], [1, 0])
-    with pytest.raises(TracenbError, match='no two-by-two table'): independence((1, 2, -3, 4))
+    with pytest.raises(TracenbError, match='values other than 0 and 1'):
+        two_by_two([0.5], [1])
+    with pytest.raises(TracenbError, match='1 traces and 2 answers'):
+        two_by_two([1], [1, 0])
+    with pytest.raises(TracenbError, match='no two-by-two table'):
+        independence((1, 2, -3, 4))
 
 
 def test_small_counts_point_to_fisher():
-    assert any('read Fisher' in n for n in independence((3, 1, 1, 3)).notes) and not independence((30, 10, 10, 30)).notes
+    assert (
+        any('read Fisher' in n for n in independence((3, 1, 1, 3)).notes) and not independence((30, 10, 10, 30)).notes
+    )
 
 
 def test_proportions():
-    df = pd.DataFrame(dict(condition=['b'] * 3 + ['a'] * 4, seed=1, right=[1, 0, None, 1, 1, 1, 0], f1=[.5, 1, .25, .5, .5, .5, .5]))
+    df = pd.DataFrame(
+        dict(
+            condition=['b'] * 3 + ['a'] * 4,
+            seed=1,
+            right=[1, 0, None, 1, 1, 1, 0],
+            f1=[0.5, 1, 0.25, 0.5, 0.5, 0.5, 0.5],
+        )
+    )
     t = proportions(df, ['condition', 'seed'], ['right', 'f1']).set_index(['scorer', 'condition'])
     assert list(t.loc['right'].index) == ['b', 'a']  # Order of appearance
-    assert tuple(t.loc[('right', 'b'), ['n', 'k', 'unscored', 'mean']]) == (2, 1, 1, .5)
+    assert tuple(t.loc[('right', 'b'), ['n', 'k', 'unscored', 'mean']]) == (2, 1, 1, 0.5)
     assert tuple(t.loc[('right', 'a'), ['low', 'high']]) == wilson(3, 4)
-    assert pd.isna(t.loc[('f1', 'a'), 'k']) and math.isnan(t.loc[('f1', 'a'), 'low']) and t.loc[('f1', 'b'), 'interval'] == 't'
-    x = np.array([.5, 1, .25])
-    assert t.loc[('f1', 'b'), 'low'] == pytest.approx(max(0, x.mean() - 4.302653 * x.std(ddof=1) / 3 ** .5), abs=1e-5)  # t quantile, 2 degrees of freedom
-    with pytest.raises(TracenbError, match=r"no columns \['model'\]"): proportions(df, 'model', 'right')
+    assert (
+        pd.isna(t.loc[('f1', 'a'), 'k'])
+        and math.isnan(t.loc[('f1', 'a'), 'low'])
+        and t.loc[('f1', 'b'), 'interval'] == 't'
+    )
+    x = np.array([0.5, 1, 0.25])
+    assert t.loc[('f1', 'b'), 'low'] == pytest.approx(
+        max(0, x.mean() - 4.302653 * x.std(ddof=1) / 3**0.5), abs=1e-5
+    )  # t quantile, 2 degrees of freedom
+    with pytest.raises(TracenbError, match=r"no columns \['model'\]"):
+        proportions(df, 'model', 'right')
 
 
 def test_all_unscored_is_a_row_not_a_crash():
@@ -142,21 +215,31 @@ def test_all_unscored_is_a_row_not_a_crash():
 def test_majority_label_of_cotempqa():
     labels = ['during'] * 619 + ['overlap'] * 131 + ['mix'] * 113 + ['equal'] * 87
     assert majority_baseline(labels) == ('during', 619 / 950)
-    assert balanced_accuracy(labels, [x == 'during' for x in labels]) == pytest.approx(.25)
-    assert majority_baseline(['b', 'a']) == ('a', .5) and majority_baseline([]) is None
+    assert balanced_accuracy(labels, [x == 'during' for x in labels]) == pytest.approx(0.25)
+    assert majority_baseline(['b', 'a']) == ('a', 0.5) and majority_baseline([]) is None
 
 
 def test_balanced_accuracy():
     true, pred = [0, 1, 0, 0, 1, 0], [0, 1, 0, 0, 0, 1]  # The example of scikit-learn's balanced_accuracy_score
-    assert balanced_accuracy(true, [a == b for a, b in zip(true, pred)]) == pytest.approx(.625)
-    assert balanced_accuracy(['a', 'a', 'b'], [1, None, 0]) == .5 and balanced_accuracy(['a'], [None]) is None
+    assert balanced_accuracy(true, [a == b for a, b in zip(true, pred)]) == pytest.approx(0.625)
+    assert balanced_accuracy(['a', 'a', 'b'], [1, None, 0]) == 0.5 and balanced_accuracy(['a'], [None]) is None
 
 
 def test_majority_answer_counts_each_question_once():
-    df = pd.DataFrame(dict(id=range(10), label=['counting'] * 5 + ['place'] * 5, answer=['one'] * 4 + ['two'] + ['park', 'shop', 'shop', 'pub', 'pub']))
+    df = pd.DataFrame(
+        dict(
+            id=range(10),
+            label=['counting'] * 5 + ['place'] * 5,
+            answer=['one'] * 4 + ['two'] + ['park', 'shop', 'shop', 'pub', 'pub'],
+        )
+    )
     t = majority_answer(pd.concat([df, df, df])).set_index('label')
-    assert tuple(t.loc['counting', ['n', 'answer', 'k', 'share']]) == (5, 'one', 4, .8)
-    assert t.loc['place', 'answer'] == 'pub' and tuple(t.loc['(all)', ['n', 'k', 'share']]) == (10, 6, .6)  # Of two equally common ones the first in the alphabet
+    assert tuple(t.loc['counting', ['n', 'answer', 'k', 'share']]) == (5, 'one', 4, 0.8)
+    assert t.loc['place', 'answer'] == 'pub' and tuple(t.loc['(all)', ['n', 'k', 'share']]) == (
+        10,
+        6,
+        0.6,
+    )  # Of two equally common ones the first in the alphabet
 
 
 def pair(both, only_a, only_b, neither):
@@ -170,7 +253,8 @@ def test_mcnemar_is_the_binomial_test(both, only_a, only_b, neither):
     p = paired(*pair(both, only_a, only_b, neither))
     n = both + only_a + only_b + neither
     assert (p.n, p.both, p.only_a, p.only_b, p.neither) == (n, both, only_a, only_b, neither)
-    if not n: assert p.p is None and p.difference is None
+    if not n:
+        assert p.p is None and p.difference is None
     else:
         assert p.p == pytest.approx(binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1)
         assert p.difference == pytest.approx((only_a - only_b) / n)
@@ -178,40 +262,54 @@ def test_mcnemar_is_the_binomial_test(both, only_a, only_b, neither):
     assert Paired.from_json(p.to_json()) == p
 
 
-def test_mcnemar_by_hand(): assert paired(*pair(40, 10, 2, 8)).p == pytest.approx(2 * 79 / 4096)  # Twice P(at most 2 heads in 12)
+def test_mcnemar_by_hand():
+    assert paired(*pair(40, 10, 2, 8)).p == pytest.approx(2 * 79 / 4096)  # Twice P(at most 2 heads in 12)
 
 
 def test_paired_joins_by_id():
     a, b = pair(5, 3, 1, 2)
     a.index = b.index = list('abcdefghijk')
     assert paired(a, b[::-1]) == paired(a, b) and paired(a, b).only_a == 3
-    with pytest.raises(TracenbError, match="1 ids are in one run only, e.g. 'a'"): paired(a, b[1:])
-    with pytest.raises(TracenbError, match="id 'a' stands twice"): paired(pd.concat([a, a[:1]]), b)
+    with pytest.raises(TracenbError, match="1 ids are in one run only, e.g. 'a'"):
+        paired(a, b[1:])
+    with pytest.raises(TracenbError, match="id 'a' stands twice"):
+        paired(pd.concat([a, a[:1]]), b)
     b['a'] = None
     assert paired(a, b).unscored == 1
 
 
-def test_eight_points_apart_on_a_hundred_questions_is_not_significant(): assert paired(*pair(53, 19, 11, 17)).p > .15
+def test_eight_points_apart_on_a_hundred_questions_is_not_significant():
+    assert paired(*pair(53, 19, 11, 17)).p > 0.15
 
 
 def test_holm():
-    assert holm([.01, .04, .03, .005]) == pytest.approx([.03, .06, .06, .02])
-    assert holm([None, .04, float('nan'), .01]) == [None, pytest.approx(.04), None, pytest.approx(.02)]
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([None, 0.04, float('nan'), 0.01]) == [None, pytest.approx(0.04), None, pytest.approx(0.02)]
     assert holm([]) == [] and holm([None]) == [None]
 
 
 def test_compare_conditions():
     a, b = pair(40, 10, 2, 8)
-    run = lambda c, v, seed: pd.DataFrame(dict(dataset='d', model='m', seed=seed, condition=c, id=range(60), answer_exact=v))
-    t = compare_conditions(pd.concat([run('correct', a, 1), run('incorrect', b, 1), run('vanilla', a, 1), run('correct', a, 2)]))
-    assert list(zip(t.a, t.b)) == [('correct', 'incorrect'), ('correct', 'vanilla'), ('incorrect', 'vanilla')] and set(t.seed) == {1}
+    run = lambda c, v, seed: pd.DataFrame(
+        dict(dataset='d', model='m', seed=seed, condition=c, id=range(60), answer_exact=v)
+    )
+    t = compare_conditions(
+        pd.concat([run('correct', a, 1), run('incorrect', b, 1), run('vanilla', a, 1), run('correct', a, 2)])
+    )
+    assert list(zip(t.a, t.b)) == [('correct', 'incorrect'), ('correct', 'vanilla'), ('incorrect', 'vanilla')] and set(
+        t.seed
+    ) == {1}
     assert t.p_holm.tolist() == pytest.approx([3 * 2 * 79 / 4096, 1, 3 * 2 * 79 / 4096])
     assert compare_conditions(run('correct', a, 1)).empty
 
 
 # Exact intervals
-@pytest.mark.parametrize('k, n, low, high', [(81, 263, .2527, .3676), (15, 148, .0578, .1617), (0, 20, 0, .1684), (1, 29, .0009, .1776)])
-def test_exact_newcombe_1998(k, n, low, high): assert exact(k, n) == pytest.approx((low, high), abs=6e-5)
+@pytest.mark.parametrize(
+    'k, n, low, high',
+    [(81, 263, 0.2527, 0.3676), (15, 148, 0.0578, 0.1617), (0, 20, 0, 0.1684), (1, 29, 0.0009, 0.1776)],
+)
+def test_exact_newcombe_1998(k, n, low, high):
+    assert exact(k, n) == pytest.approx((low, high), abs=6e-5)
 
 
 @given(st.integers(0, 200), st.integers(1, 200))
@@ -231,12 +329,21 @@ def test_proportions_takes_the_exact_interval():
 
 
 # Bootstrap
-def long(n=40, seeds=3, seed=0, seed_sd=.4, condition='a', effect=0.):
+def long(n=40, seeds=3, seed=0, seed_sd=0.4, condition='a', effect=0.0):
     "A long table: questions and seeds move the odds of a right answer."
     rng = np.random.default_rng(seed)
-    logit = .5 + effect + np.random.default_rng(99).normal(0, 1.2, (n, 1)) + rng.normal(0, seed_sd, (1, seeds))
+    logit = 0.5 + effect + np.random.default_rng(99).normal(0, 1.2, (n, 1)) + rng.normal(0, seed_sd, (1, seeds))
     right = (rng.random((n, seeds)) < 1 / (1 + np.exp(-logit))).astype(float)
-    return pd.DataFrame(dict(dataset='d', model='m', condition=condition, seed=np.repeat(np.arange(seeds), n), id=[f'q{i}' for i in range(n)] * seeds, answer_exact=right.T.ravel()))
+    return pd.DataFrame(
+        dict(
+            dataset='d',
+            model='m',
+            condition=condition,
+            seed=np.repeat(np.arange(seeds), n),
+            id=[f'q{i}' for i in range(n)] * seeds,
+            answer_exact=right.T.ravel(),
+        )
+    )
 
 
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 2**32 - 1))
@@ -255,87 +362,150 @@ def test_a_draw_is_the_mean_of_the_drawn_rows(n, k, seed):
 
 def test_a_draw_takes_every_cluster_alike():
     drawn = draw(5, 20000, np.random.default_rng(0))
-    assert drawn.mean(axis=0) == pytest.approx(np.ones(5), abs=.03) and drawn.var(axis=0) == pytest.approx(np.full(5, .8), abs=.04)  # Binomial(5, 1/5)
+    assert drawn.mean(axis=0) == pytest.approx(np.ones(5), abs=0.03) and drawn.var(axis=0) == pytest.approx(
+        np.full(5, 0.8), abs=0.04
+    )  # Binomial(5, 1/5)
 
 
 def test_one_seed_is_the_plain_bootstrap():
     df = long(200, 1)
     t = bootstrap(df, 'condition', 'answer_exact', draws=4000).iloc[0]
-    ci = scipy_bootstrap((df.answer_exact.to_numpy(),), np.mean, n_resamples=4000, method='percentile', rng=np.random.default_rng(1)).confidence_interval
-    assert (t.low, t.high) == pytest.approx(tuple(ci), abs=.011)
-    assert (t.low, t.high) == pytest.approx(wilson(int(df.answer_exact.sum()), 200), abs=.012)
+    ci = scipy_bootstrap(
+        (df.answer_exact.to_numpy(),), np.mean, n_resamples=4000, method='percentile', rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert (t.low, t.high) == pytest.approx(tuple(ci), abs=0.011)
+    assert (t.low, t.high) == pytest.approx(wilson(int(df.answer_exact.sum()), 200), abs=0.012)
     assert t.interval == 'bootstrap by id' and t.note == 'one seed: another could differ by more'
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.lists(st.sampled_from([0., .5, 1., None]), min_size=3, max_size=3), min_size=4, max_size=12), st.randoms())
+@given(
+    st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0, None]), min_size=3, max_size=3), min_size=4, max_size=12),
+    st.randoms(),
+)
 def test_bootstrap_of_any_grid(values, r):
-    df = pd.DataFrame([dict(c='x', id=i, seed=j, v=v) for i, row in enumerate(values) for j, v in enumerate(row)]).astype({'v': float})
+    df = pd.DataFrame(
+        [dict(c='x', id=i, seed=j, v=v) for i, row in enumerate(values) for j, v in enumerate(row)]
+    ).astype({'v': float})
     t = bootstrap(df, 'c', 'v', draws=200)
     order = list(df.index)
     r.shuffle(order)
     pd.testing.assert_frame_equal(bootstrap(df.loc[order], 'c', 'v', draws=200), t)
     t, scored = t.iloc[0], df.v.dropna()
     assert (t.n, t.unscored) == (len(scored), df.v.isna().sum())
-    if scored.nunique() < 2: assert math.isnan(t.low) and t.interval == ('none: no spread' if len(scored) else 'none: nothing scored')
-    elif df[df.v.notna()].groupby('id').ngroups > 1: assert 0 <= t.low <= t['mean'] + .15 and t['mean'] - .15 <= t.high <= 1
+    if scored.nunique() < 2:
+        assert math.isnan(t.low) and t.interval == ('none: no spread' if len(scored) else 'none: nothing scored')
+    elif df[df.v.notna()].groupby('id').ngroups > 1:
+        assert 0 <= t.low <= t['mean'] + 0.15 and t['mean'] - 0.15 <= t.high <= 1
 
 
 def test_bootstrap_widens_with_what_is_drawn():
-    df = long(100, 6, seed_sd=.8)
-    width = [(t.high - t.low).iloc[0] for t in (bootstrap(df, 'condition', 'answer_exact', c) for c in (('id',), ('seed',), ('id', 'seed')))]
+    df = long(100, 6, seed_sd=0.8)
+    width = [
+        (t.high - t.low).iloc[0]
+        for t in (bootstrap(df, 'condition', 'answer_exact', c) for c in (('id',), ('seed',), ('id', 'seed')))
+    ]
     assert max(width[:2]) < width[2] and bootstrap(df, 'condition', 'answer_exact').note[0] == ''
     assert bootstrap(df[df.seed < 3], 'condition', 'answer_exact').note[0] == '3 seeds: too few to know their spread'
-    assert list(bootstrap(df, ['dataset', 'condition'], ['answer_exact'] * 2).columns)[:6] == ['dataset', 'condition', 'scorer', 'n', 'n_id', 'n_seed']
+    assert list(bootstrap(df, ['dataset', 'condition'], ['answer_exact'] * 2).columns)[:6] == [
+        'dataset',
+        'condition',
+        'scorer',
+        'n',
+        'n_id',
+        'n_seed',
+    ]
     for wrong in (('id', 'seed', 'model'), ('condition',)):
-        with pytest.raises(TracenbError, match='cannot draw'): bootstrap(df, 'condition', 'answer_exact', wrong)
-    with pytest.raises(TracenbError, match=r"no columns \['seed'\]"): bootstrap(df.drop(columns='seed'), 'condition', 'answer_exact')
+        with pytest.raises(TracenbError, match='cannot draw'):
+            bootstrap(df, 'condition', 'answer_exact', wrong)
+    with pytest.raises(TracenbError, match=r"no columns \['seed'\]"):
+        bootstrap(df.drop(columns='seed'), 'condition', 'answer_exact')
 
 
 def test_a_group_alone_has_the_same_interval():
     df = pd.concat([long(), long(condition='b', seed=5)])
-    pd.testing.assert_frame_equal(bootstrap(df, 'condition', 'answer_exact')[1:].reset_index(drop=True), bootstrap(df[df.condition == 'b'], 'condition', 'answer_exact'))
+    pd.testing.assert_frame_equal(
+        bootstrap(df, 'condition', 'answer_exact')[1:].reset_index(drop=True),
+        bootstrap(df[df.condition == 'b'], 'condition', 'answer_exact'),
+    )
 
 
 def test_spread_is_the_analysis_of_variance():
     df = long(30, 4, seed=3, seed_sd=1)
     table = sm.stats.anova_lm(ols('answer_exact ~ C(id) + C(seed)', df).fit())['mean_sq']
-    parts = np.maximum(0, [(table['C(id)'] - table['Residual']) / 4, (table['C(seed)'] - table['Residual']) / 30, table['Residual']])
+    parts = np.maximum(
+        0, [(table['C(id)'] - table['Residual']) / 4, (table['C(seed)'] - table['Residual']) / 30, table['Residual']]
+    )
     assert parts.min() > 0
     t = spread(df, 'condition', 'answer_exact').iloc[0]
-    assert [t.share_id, t.share_seed, t.share_rest] == pytest.approx(list(parts / parts.sum())) and t.seed_sd == pytest.approx(parts[1] ** .5)
+    assert [t.share_id, t.share_seed, t.share_rest] == pytest.approx(
+        list(parts / parts.sum())
+    ) and t.seed_sd == pytest.approx(parts[1] ** 0.5)
 
 
 def test_spread_that_does_not_exist():
     assert spread(long(5, 1), 'condition', 'answer_exact').note[0].startswith('one seed')
     assert spread(long(5, 3).assign(answer_exact=1), 'condition', 'answer_exact').note[0] == 'all values are equal'
-    assert spread(long(5, 3).assign(answer_exact=None), 'condition', 'answer_exact').note[0].startswith('fewer than two questions')
+    assert (
+        spread(long(5, 3).assign(answer_exact=None), 'condition', 'answer_exact')
+        .note[0]
+        .startswith('fewer than two questions')
+    )
 
 
 # Strata
-def from_counts(tables): return pd.DataFrame([dict(label=str(k), t=t, a=a) for k, c in enumerate(tables) for n, t, a in zip(c, (1, 1, 0, 0), (1, 0, 1, 0)) for _ in range(n)],
-                                             columns=['label', 't', 'a'])
+def from_counts(tables):
+    return pd.DataFrame(
+        [
+            dict(label=str(k), t=t, a=a)
+            for k, c in enumerate(tables)
+            for n, t, a in zip(c, (1, 1, 0, 0), (1, 0, 1, 0))
+            for _ in range(n)
+        ],
+        columns=['label', 't', 'a'],
+    )
 
-def cmh(tables): return stratified(from_counts(tables), 't', 'a', by=()).iloc[0]
 
-BERKELEY = [(512, 313, 89, 19), (353, 207, 17, 8), (120, 205, 202, 391), (138, 279, 131, 244), (53, 138, 94, 299), (22, 351, 24, 317)]  # Admitted and rejected men, then women: A to F
+def cmh(tables):
+    return stratified(from_counts(tables), 't', 'a', by=()).iloc[0]
+
+
+BERKELEY = [
+    (512, 313, 89, 19),
+    (353, 207, 17, 8),
+    (120, 205, 202, 391),
+    (138, 279, 131, 244),
+    (53, 138, 94, 299),
+    (22, 351, 24, 317),
+]  # Admitted and rejected men, then women: A to F
 
 
 def test_berkeley():
     t = cmh(BERKELEY)
-    assert (t.odds_ratio, t.low, t.high) == pytest.approx((.9046968, .7719074, 1.0603298), abs=6e-8)  # R: mantelhaen.test(UCBAdmissions)
-    assert round(t.crude_odds_ratio, 2) == 1.84 and round(t.chi2_same, 3) == 18.826 and round(t.p_same, 6) == .002071
+    assert (t.odds_ratio, t.low, t.high) == pytest.approx(
+        (0.9046968, 0.7719074, 1.0603298), abs=6e-8
+    )  # R: mantelhaen.test(UCBAdmissions)
+    assert round(t.crude_odds_ratio, 2) == 1.84 and round(t.chi2_same, 3) == 18.826 and round(t.p_same, 6) == 0.002071
     assert (t.strata, t.used, t.n, t.n_used, t.notes) == (6, 6, 4526, 4526, '')
 
 
 def test_smoking_in_china():
     t = cmh(china_smoking.load_pandas().data.to_numpy())
-    assert [round(x, 2) for x in (t.odds_ratio, t.low, t.high, t.p_same)] == [2.17, 1.98, 2.38, .64]  # Agresti, Categorical Data Analysis, section 6.3
-    assert [round(x, 1) for x in (t.chi2, t.chi2_same)] == [280.1, 5.2] and round(t.chi2_same, 5) == 5.19967  # 5.19970 without Tarone's adjustment
+    assert [round(x, 2) for x in (t.odds_ratio, t.low, t.high, t.p_same)] == [
+        2.17,
+        1.98,
+        2.38,
+        0.64,
+    ]  # Agresti, Categorical Data Analysis, section 6.3
+    assert [round(x, 1) for x in (t.chi2, t.chi2_same)] == [280.1, 5.2] and round(
+        t.chi2_same, 5
+    ) == 5.19967  # 5.19970 without Tarone's adjustment
 
 
 def test_label_step_of_the_published_run_within_labels():
-    t = cmh([(231, 264, 51, 73), (58, 17, 6, 6), (1, 0, 22, 90), (20, 16, 41, 54)])  # CoTempQA, correct traces: in all 310/297/120/223 by label
+    t = cmh(
+        [(231, 264, 51, 73), (58, 17, 6, 6), (1, 0, 22, 90), (20, 16, 41, 54)]
+    )  # CoTempQA, correct traces: in all 310/297/120/223 by label
     assert [round(x, 2) for x in (t.crude_odds_ratio, t.odds_ratio, t.low, t.high)] == [1.94, 1.44, 1.03, 2.03]
 
 
@@ -357,10 +527,17 @@ def test_any_strata(ts, r):
     useful = [x for x in ts if min(x[0] + x[1], x[2] + x[3], x[0] + x[2], x[1] + x[3])]
     assert (t.used, t.n) == (len(useful), len(df)) and (t.strata > t.used) == ('nothing to compare' in t.notes)
     assert pd.isna(t.chi2) == (not useful)
-    if pd.isna(t.odds_ratio): assert 'no estimate' in t.notes or 'no stratum' in t.notes
+    if pd.isna(t.odds_ratio):
+        assert 'no estimate' in t.notes or 'no stratum' in t.notes
     else:
-        assert 0 < t.low <= t.odds_ratio <= t.high and t.odds_ratio * mirrored.odds_ratio == pytest.approx(1) and t.chi2 == pytest.approx(mirrored.chi2)
-        ratio = sum(a * d / (a + b + c + d) for a, b, c, d in useful) / sum(b * c / (a + b + c + d) for a, b, c, d in useful)
+        assert (
+            0 < t.low <= t.odds_ratio <= t.high
+            and t.odds_ratio * mirrored.odds_ratio == pytest.approx(1)
+            and t.chi2 == pytest.approx(mirrored.chi2)
+        )
+        ratio = sum(a * d / (a + b + c + d) for a, b, c, d in useful) / sum(
+            b * c / (a + b + c + d) for a, b, c, d in useful
+        )
         assert t.odds_ratio == pytest.approx(ratio) and pd.isna(t.p_same) == (len(useful) == 1)
         assert pd.isna(t.p_same) or 0 <= t.p_same <= 1
 
@@ -371,12 +548,17 @@ def test_one_stratum_is_the_two_by_two_table(a, b, c, d):
     assume(min(a + b, c + d, a + c, b + d))
     t, whole = cmh([(a, b, c, d)]), independence((a, b, c, d))
     assert t.chi2 == pytest.approx(whole.chi2 * (whole.n - 1) / whole.n)
-    if min(a, b, c, d): assert (t.odds_ratio, t.low, t.high) == pytest.approx((whole.odds_ratio, *whole.odds_interval)) and 'one stratum' in t.notes
+    if min(a, b, c, d):
+        assert (t.odds_ratio, t.low, t.high) == pytest.approx(
+            (whole.odds_ratio, *whole.odds_interval)
+        ) and 'one stratum' in t.notes
 
 
 def test_opposite_strata_differ_though_the_pooled_ratio_is_one():
     t = cmh([(8, 2, 2, 8), (2, 8, 8, 2)])
-    assert t.odds_ratio == 1 and t.chi2 == 0 and t.chi2_same == pytest.approx(2 * 3 ** 2 / 1.25, rel=1e-5)  # Expected 5 in each cell, variance 1 / (4 / 5)
+    assert (
+        t.odds_ratio == 1 and t.chi2 == 0 and t.chi2_same == pytest.approx(2 * 3**2 / 1.25, rel=1e-5)
+    )  # Expected 5 in each cell, variance 1 / (4 / 5)
 
 
 def test_strata_without_scores():
@@ -389,9 +571,16 @@ def test_associations_are_tables_by_group():
     df = pd.concat([from_counts([(5, 2, 3, 4)]).assign(seed=1), from_counts([(5, 0, 3, 0)]).assign(seed=2)])
     t = associations(df, 't', 'a', by=('seed',))
     one = independence((5, 2, 3, 4))
-    assert tuple(t.loc[0, ['phi', 'p_fisher', 'odds_low', 'odds_high', 'both', 'neither']]) == (one.phi, one.p_fisher, *one.odds_interval, 5, 4)
+    assert tuple(t.loc[0, ['phi', 'p_fisher', 'odds_low', 'odds_high', 'both', 'neither']]) == (
+        one.phi,
+        one.p_fisher,
+        *one.odds_interval,
+        5,
+        4,
+    )
     assert t.notes[1] == 'no answer is wrong: no test of independence' and pd.isna(t.phi[1])
-    with pytest.raises(TracenbError, match='no columns'): associations(df, 'x', 'a', by=('seed',))
+    with pytest.raises(TracenbError, match='no columns'):
+        associations(df, 'x', 'a', by=('seed',))
 
 
 # The logistic model
@@ -400,8 +589,21 @@ def model_rows(n=80, seeds=3, seed=0):
     words, own, parts = rng.integers(50, 300, n), rng.normal(0, 1, n), []
     for s in range(seeds):
         step, facts = rng.integers(0, 2, n), rng.integers(0, 2, n)
-        parts.append(pd.DataFrame(dict(dataset='d', model='m', condition='c', seed=s, id=[f'q{i}' for i in range(n)], context_words=words, classification=step, retrieval_any=facts,
-                                       answer_exact=(rng.random(n) < 1 / (1 + np.exp(.5 - step - facts - own))).astype(int))))
+        parts.append(
+            pd.DataFrame(
+                dict(
+                    dataset='d',
+                    model='m',
+                    condition='c',
+                    seed=s,
+                    id=[f'q{i}' for i in range(n)],
+                    context_words=words,
+                    classification=step,
+                    retrieval_any=facts,
+                    answer_exact=(rng.random(n) < 1 / (1 + np.exp(0.5 - step - facts - own))).astype(int),
+                )
+            )
+        )
     return pd.concat(parts, ignore_index=True)
 
 
@@ -409,15 +611,32 @@ def test_spector_and_mazzeo():
     df = spector.load_pandas().data.assign(id=range(32))
     t = logistic(df, 'GRADE', ('GPA', 'TUCE', 'PSI'), by=())
     slope = np.log(t.odds_ratio) / [df.GPA.std(), df.TUCE.std(), 1]
-    assert [round(x, 3) for x in slope] == [2.826, .095, 2.379] and [round(x, 3) for x in slope / t.z] == [1.263, .142, 1.065]  # Greene, Econometric Analysis, chapter on binary choice
-    assert set(t.errors) == {'independent rows'} and t.note[0] == '11 of the rarer answers for 3 terms: rough (below 10 a term)'
+    assert [round(x, 3) for x in slope] == [2.826, 0.095, 2.379] and [round(x, 3) for x in slope / t.z] == [
+        1.263,
+        0.142,
+        1.065,
+    ]  # Greene, Econometric Analysis, chapter on binary choice
+    assert (
+        set(t.errors) == {'independent rows'}
+        and t.note[0] == '11 of the rarer answers for 3 terms: rough (below 10 a term)'
+    )
 
 
 def test_clustered_errors_are_those_of_estimating_equations():
     df = model_rows()
     t = logistic(df)
-    x = df[['classification', 'retrieval_any', 'context_words']].astype(float).assign(context_words=lambda x: (x.context_words - x.context_words.mean()) / x.context_words.std())
-    fit = sm.GEE(df.answer_exact, sm.add_constant(x), groups=df.id, family=sm.families.Binomial(), cov_struct=sm.cov_struct.Independence()).fit()
+    x = (
+        df[['classification', 'retrieval_any', 'context_words']]
+        .astype(float)
+        .assign(context_words=lambda x: (x.context_words - x.context_words.mean()) / x.context_words.std())
+    )
+    fit = sm.GEE(
+        df.answer_exact,
+        sm.add_constant(x),
+        groups=df.id,
+        family=sm.families.Binomial(),
+        cov_struct=sm.cov_struct.Independence(),
+    ).fit()
     small = math.sqrt(80 / 79 * 239 / 236)  # The small-sample factor that GEE leaves out
     assert np.log(t.odds_ratio).tolist() == pytest.approx(fit.params.iloc[1:].tolist(), abs=1e-5)
     assert (np.log(t.odds_ratio) / t.z).tolist() == pytest.approx((fit.bse.iloc[1:] * small).tolist(), rel=1e-4)
@@ -438,32 +657,57 @@ def test_a_model_of_one_step_is_the_two_by_two_table(c):
     df = from_counts([c])
     df['id'] = range(len(df))
     t = logistic(df, 'a', ('t',), by=()).iloc[0] if len(df) else None
-    if not len(df): return
-    if 0 in (c[0] + c[1], c[2] + c[3], c[0] + c[2], c[1] + c[3]) or len(df) < 3: assert pd.isna(t.odds_ratio) and t.note
-    elif 0 in c: assert pd.isna(t.odds_ratio) and t.note == 'separation by t: no odds ratio is finite'
-    else: assert (t.odds_ratio, t.low, t.high) == pytest.approx((c[0] * c[3] / c[1] / c[2], *independence(c).odds_interval), rel=1e-4) and t.crude == pytest.approx(t.odds_ratio)
+    if not len(df):
+        return
+    if 0 in (c[0] + c[1], c[2] + c[3], c[0] + c[2], c[1] + c[3]) or len(df) < 3:
+        assert pd.isna(t.odds_ratio) and t.note
+    elif 0 in c:
+        assert pd.isna(t.odds_ratio) and t.note == 'separation by t: no odds ratio is finite'
+    else:
+        assert (t.odds_ratio, t.low, t.high) == pytest.approx(
+            (c[0] * c[3] / c[1] / c[2], *independence(c).odds_interval), rel=1e-4
+        ) and t.crude == pytest.approx(t.odds_ratio)
 
 
 def test_models_that_do_not_exist():
     df = model_rows()
-    def note(**new): return logistic(df.assign(**new)).iloc[0]
-    assert note(answer_exact=1).note == 'every answer is right: no model' and note(answer_exact=0).note == 'every answer is wrong: no model'
-    assert note(classification=None).note.endswith('no row has all its values') and note(classification=None).unscored == 240
+
+    def note(**new):
+        return logistic(df.assign(**new)).iloc[0]
+
+    assert (
+        note(answer_exact=1).note == 'every answer is right: no model'
+        and note(answer_exact=0).note == 'every answer is wrong: no model'
+    )
+    assert (
+        note(classification=None).note.endswith('no row has all its values')
+        and note(classification=None).unscored == 240
+    )
     assert note(id='q').note == '1 examples for 3 terms: no model'
     apart = note(answer_exact=(df.context_words + 40 * df.classification > 190).astype(int))
-    assert re.fullmatch('separation by classification and .*context_words: no odds ratio is finite', apart.note) and pd.isna(apart.low)
+    assert re.fullmatch(
+        'separation by classification and .*context_words: no odds ratio is finite', apart.note
+    ) and pd.isna(apart.low)
     constant = logistic(df.assign(retrieval_any=1))
-    assert 'retrieval_any is the same in every row: left out' in constant.note[0] and constant.odds_ratio.isna().tolist() == [False, True, False]
+    assert 'retrieval_any is the same in every row: left out' in constant.note[
+        0
+    ] and constant.odds_ratio.isna().tolist() == [False, True, False]
     assert logistic(df[df.seed == 0]).errors[0] == 'independent rows'
-    with pytest.raises(TracenbError, match='values other than 0 and 1'): logistic(df.assign(answer_exact=.5))
-    with pytest.raises(TracenbError, match=r"no columns \['context_words'\]"): logistic(df.drop(columns='context_words'))
+    with pytest.raises(TracenbError, match='values other than 0 and 1'):
+        logistic(df.assign(answer_exact=0.5))
+    with pytest.raises(TracenbError, match=r"no columns \['context_words'\]"):
+        logistic(df.drop(columns='context_words'))
 
 
 # Conditions over seeds
 def test_approval_ratings():
     p = paired(*pair(794, 150, 86, 570))  # Agresti, Categorical Data Analysis, section 10.1: z squared 17.36
-    assert p.difference == .04 and p.p == pytest.approx(2 * binom.cdf(86, 236, .5)) and round((150 - 86) ** 2 / 236, 2) == 17.36
-    assert p.p == pytest.approx(2 * norm.sf(17.36 ** .5), rel=.4)
+    assert (
+        p.difference == 0.04
+        and p.p == pytest.approx(2 * binom.cdf(86, 236, 0.5))
+        and round((150 - 86) ** 2 / 236, 2) == 17.36
+    )
+    assert p.p == pytest.approx(2 * norm.sf(17.36**0.5), rel=0.4)
 
 
 @settings(deadline=None, max_examples=50)
@@ -474,8 +718,8 @@ def test_permutations_of_zeros_and_ones_are_mcnemar(only_a, only_b, both):
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.sampled_from([-1., -2/3, -1/3, 1/3, .5, 1.]), min_size=1, max_size=7))
-@example([-1., -1., 1/3, 1/3, 1/3, .5, .5])
+@given(st.lists(st.sampled_from([-1.0, -2 / 3, -1 / 3, 1 / 3, 0.5, 1.0]), min_size=1, max_size=7))
+@example([-1.0, -1.0, 1 / 3, 1 / 3, 1 / 3, 0.5, 0.5])
 def test_permutations_by_hand(change):
     signs = np.array(np.meshgrid(*[[1, -1]] * len(change))).reshape(len(change), -1)
     sums = np.array(change) @ signs
@@ -485,7 +729,9 @@ def test_permutations_by_hand(change):
 
 def test_random_permutations_come_near_the_exact_test():
     a, b = pair(10, 25, 12, 10)
-    assert permuted(a, b) == pytest.approx(paired(a, b).p, abs=.01) and permuted(a, b) == permuted(a, b) != permuted(a, b, seed=1)
+    assert permuted(a, b) == pytest.approx(paired(a, b).p, abs=0.01) and permuted(a, b) == permuted(a, b) != permuted(
+        a, b, seed=1
+    )
     assert permuted([], []) is None and permuted([1, 0], [1, 0]) == 1
 
 
@@ -493,73 +739,120 @@ def test_compare_seeds_with_one_seed_is_paired():
     df = pd.concat([long(14, 1), long(14, 1, seed=3, condition='b', effect=2)], ignore_index=True)
     t = compare_seeds(df).iloc[0]
     p = paired(*[df[df.condition == c].set_index('id').answer_exact for c in 'ab'])
-    assert (t.n, t.difference, t.p) == pytest.approx((14, p.difference, p.p)) and t.note.startswith('one seed') and pd.isna(t.p_seeds)
+    assert (
+        (t.n, t.difference, t.p) == pytest.approx((14, p.difference, p.p))
+        and t.note.startswith('one seed')
+        and pd.isna(t.p_seeds)
+    )
 
 
 def test_compare_seeds():
-    df = pd.concat([long(60, 4), long(60, 4, seed=1, condition='b', effect=1.5), long(60, 3, seed=2, condition='c')], ignore_index=True)
+    df = pd.concat(
+        [long(60, 4), long(60, 4, seed=1, condition='b', effect=1.5), long(60, 3, seed=2, condition='c')],
+        ignore_index=True,
+    )
     t = compare_seeds(df)
     means = df.groupby('condition').answer_exact.mean()
-    assert list(zip(t.a, t.b)) == [('a', 'b'), ('a', 'c'), ('b', 'c')] and t.difference.tolist() == pytest.approx([means[a] - means[b] for a, b in zip(t.a, t.b)])
-    assert ((t.low < t.difference) & (t.difference < t.high)).all() and t.p_holm.tolist() == pytest.approx(holm(t.p)) and t.p[0] < .01
+    assert list(zip(t.a, t.b)) == [('a', 'b'), ('a', 'c'), ('b', 'c')] and t.difference.tolist() == pytest.approx(
+        [means[a] - means[b] for a, b in zip(t.a, t.b)]
+    )
+    assert (
+        ((t.low < t.difference) & (t.difference < t.high)).all()
+        and t.p_holm.tolist() == pytest.approx(holm(t.p))
+        and t.p[0] < 0.01
+    )
     assert t.seeds_b.tolist() == [4, 3, 3]
     per_seed = df.groupby(['condition', 'seed']).answer_exact.mean()
-    assert t.p_seeds.tolist() == pytest.approx([ttest_ind(per_seed[a], per_seed[b], equal_var=False).pvalue for a, b in zip(t.a, t.b)])
+    assert t.p_seeds.tolist() == pytest.approx(
+        [ttest_ind(per_seed[a], per_seed[b], equal_var=False).pvalue for a, b in zip(t.a, t.b)]
+    )
     back = compare_seeds(pd.concat([df[df.condition == c] for c in 'cba']))
-    assert sorted(back.difference) == pytest.approx(sorted(-t.difference)) and back.p.tolist()[::-1] == pytest.approx(t.p.tolist(), abs=.01)
+    assert sorted(back.difference) == pytest.approx(sorted(-t.difference)) and back.p.tolist()[::-1] == pytest.approx(
+        t.p.tolist(), abs=0.01
+    )
     pd.testing.assert_frame_equal(compare_seeds(df.groupby('condition').sample(frac=1, random_state=0)), t)
     assert compare_seeds(df[df.condition == 'a']).empty
 
 
 def test_seeds_alone_make_an_interval():
     df = pd.concat([long(8, 6), long(8, 6, condition='b')], ignore_index=True)
-    t = compare_seeds(df.assign(answer_exact=(df.seed < df.condition.map(dict(a=4, b=2))).astype(int))).iloc[0]  # Whole seeds right or wrong
-    assert t.low < t.difference - .3 and t.difference + .3 < t.high and t.p < .01 < t.p_seeds and t.note == ''
+    t = compare_seeds(df.assign(answer_exact=(df.seed < df.condition.map(dict(a=4, b=2))).astype(int))).iloc[
+        0
+    ]  # Whole seeds right or wrong
+    assert t.low < t.difference - 0.3 and t.difference + 0.3 < t.high and t.p < 0.01 < t.p_seeds and t.note == ''
 
 
 def test_compare_seeds_edges():
     df = pd.concat([long(8, 3), long(8, 3, seed=1, condition='b')], ignore_index=True)
     same = compare_seeds(df.assign(answer_exact=1)).iloc[0]
     assert (same.difference, same.p, same.low, same.high) == (0, 1, 0, 0) and pd.isna(same.p_seeds)
-    some = compare_seeds(df.assign(answer_exact=df.answer_exact.mask((df.condition == 'a') & ((df.id == 'q0') | (df.seed + df.id.eq('q1') == 1))))).iloc[0]
+    some = compare_seeds(
+        df.assign(
+            answer_exact=df.answer_exact.mask(
+                (df.condition == 'a') & ((df.id == 'q0') | (df.seed + df.id.eq('q1') == 1))
+            )
+        )
+    ).iloc[0]
     assert (some.n, some.unscored) == (7, 1)
     none = compare_seeds(df.assign(answer_exact=df.answer_exact.mask(df.condition == 'b'))).iloc[0]
     assert (none.n, none.unscored, none.note) == (0, 8, 'no question is scored in both') and pd.isna(none.p)
-    with pytest.raises(TracenbError, match="1 ids are in one condition only, e.g. 'q3'"): compare_seeds(df[(df.id != 'q3') | (df.condition == 'a')])
-    with pytest.raises(TracenbError, match="id 'q0' stands twice"): compare_seeds(pd.concat([df, df[:1]]))
+    with pytest.raises(TracenbError, match="1 ids are in one condition only, e.g. 'q3'"):
+        compare_seeds(df[(df.id != 'q3') | (df.condition == 'a')])
+    with pytest.raises(TracenbError, match="id 'q0' stands twice"):
+        compare_seeds(pd.concat([df, df[:1]]))
 
 
 # Power
-def design(**columns): return pd.DataFrame({k: v if isinstance(v, list) else [v] for k, v in columns.items()})
+def design(**columns):
+    return pd.DataFrame({k: v if isinstance(v, list) else [v] for k, v in columns.items()})
 
 
 def test_power_of_published_designs():
-    assert paired_power(design(n=144, difference=.2, discordant=.7)).power[0] == pytest.approx(.80, abs=.005)  # R's MESS: 0.45 and 0.25, exact
-    connor = paired_power(design(n=248, difference=.125, discordant=.375, seeds=2)).power[0]  # stable = 1: two seeds without spread are as one
-    assert connor == pytest.approx(norm.cdf((.125 * 248 ** .5 - norm.isf(.025) * .375 ** .5) / (.375 - .125 ** 2) ** .5)) and round(connor, 2) == .90
-    cohen = pd.DataFrame(dict(n=[392, 174, 98, 63, 25], base=.2, h=[.2, .3, .4, .5, .8]))
-    cohen['difference'] = np.sin(np.arcsin(cohen.base ** .5) + cohen.h / 2) ** 2 - cohen.base
-    assert unpaired_power(cohen).power.tolist() == pytest.approx([.8] * 5, abs=.008)  # Cohen 1988, table 6.4.1
+    assert paired_power(design(n=144, difference=0.2, discordant=0.7)).power[0] == pytest.approx(
+        0.80, abs=0.005
+    )  # R's MESS: 0.45 and 0.25, exact
+    connor = paired_power(design(n=248, difference=0.125, discordant=0.375, seeds=2)).power[
+        0
+    ]  # stable = 1: two seeds without spread are as one
+    assert (
+        connor == pytest.approx(norm.cdf((0.125 * 248**0.5 - norm.isf(0.025) * 0.375**0.5) / (0.375 - 0.125**2) ** 0.5))
+        and round(connor, 2) == 0.90
+    )
+    cohen = pd.DataFrame(dict(n=[392, 174, 98, 63, 25], base=0.2, h=[0.2, 0.3, 0.4, 0.5, 0.8]))
+    cohen['difference'] = np.sin(np.arcsin(cohen.base**0.5) + cohen.h / 2) ** 2 - cohen.base
+    assert unpaired_power(cohen).power.tolist() == pytest.approx([0.8] * 5, abs=0.008)  # Cohen 1988, table 6.4.1
 
 
-@pytest.mark.parametrize('n, difference, discordant', [(100, .12, .3), (40, -.2, .3), (376, .05, .1), (60, 0, .3)])
+@pytest.mark.parametrize(
+    'n, difference, discordant', [(100, 0.12, 0.3), (40, -0.2, 0.3), (376, 0.05, 0.1), (60, 0, 0.3)]
+)
 def test_exact_power_by_simulation(n, difference, discordant):
     rng = np.random.default_rng(0)
-    a, b, _ = rng.multinomial(n, [(discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant], size=20000).T
-    found = (np.minimum(1, 2 * binom.cdf(np.minimum(a, b), a + b, .5)) <= .05).mean()
-    assert paired_power(design(n=n, difference=difference, discordant=discordant)).power[0] == pytest.approx(found, abs=.012)
+    a, b, _ = rng.multinomial(
+        n, [(discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant], size=20000
+    ).T
+    found = (np.minimum(1, 2 * binom.cdf(np.minimum(a, b), a + b, 0.5)) <= 0.05).mean()
+    assert paired_power(design(n=n, difference=difference, discordant=discordant)).power[0] == pytest.approx(
+        found, abs=0.012
+    )
 
 
-@pytest.mark.parametrize('n, seeds, seed_sd, stable', [(200, 3, .02, 1), (200, 3, .03, .3), (100, 5, 0, .5), (400, 1, .02, 1)])
+@pytest.mark.parametrize(
+    'n, seeds, seed_sd, stable', [(200, 3, 0.02, 1), (200, 3, 0.03, 0.3), (100, 5, 0, 0.5), (400, 1, 0.02, 1)]
+)
 def test_power_over_seeds_by_simulation(n, seeds, seed_sd, stable):
     "Questions whose difference comes back with every seed or is drawn anew, and arms that move from seed to seed; the known variance is used by the test."
-    rng, difference, discordant, runs = np.random.default_rng(0), .08, .3, 3000
-    values = lambda *size: rng.choice([1., -1., 0.], size=size, p=[(discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant])
+    rng, difference, discordant, runs = np.random.default_rng(0), 0.08, 0.3, 3000
+    values = lambda *size: rng.choice(
+        [1.0, -1.0, 0.0], size=size, p=[(discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant]
+    )
     each = np.where(rng.random((runs, n, 1)) < stable, values(runs, n, 1), values(runs, n, seeds))
-    measured = each.mean(axis=(1, 2)) + (rng.normal(0, seed_sd, (2, runs, seeds)) * [[[1]], [[-1]]]).sum(axis=0).mean(axis=1)
-    null = math.sqrt(discordant * (stable + (1 - stable) / seeds) / n + 2 * seed_sd ** 2 / seeds)
+    measured = each.mean(axis=(1, 2)) + (rng.normal(0, seed_sd, (2, runs, seeds)) * [[[1]], [[-1]]]).sum(axis=0).mean(
+        axis=1
+    )
+    null = math.sqrt(discordant * (stable + (1 - stable) / seeds) / n + 2 * seed_sd**2 / seeds)
     plan = design(n=n, difference=difference, discordant=discordant, seeds=seeds, seed_sd=seed_sd, stable=stable)
-    assert paired_power(plan).power[0] == pytest.approx((measured > norm.isf(.025) * null).mean(), abs=.03)
+    assert paired_power(plan).power[0] == pytest.approx((measured > norm.isf(0.025) * null).mean(), abs=0.03)
 
 
 @settings(deadline=None, max_examples=50)
@@ -568,22 +861,42 @@ def test_power_is_a_probability_and_even(n, discordant, share):
     plan = design(n=n, difference=share * discordant, discordant=discordant)
     there, back = paired_power(plan).power[0], paired_power(plan.assign(difference=-plan.difference)).power[0]
     assert -1e-12 <= there <= 1 + 1e-9 and there == pytest.approx(back, abs=1e-9)
-    assert paired_power(plan.assign(difference=0.)).power[0] <= .05 + 1e-9  # The exact test keeps its level
+    assert paired_power(plan.assign(difference=0.0)).power[0] <= 0.05 + 1e-9  # The exact test keeps its level
 
 
 def test_detectable():
-    plan = pd.DataFrame(dict(n=[50, 100, 376, 950], discordant=.3))
+    plan = pd.DataFrame(dict(n=[50, 100, 376, 950], discordant=0.3))
     t = detectable(plan)
-    assert t.difference.is_monotonic_decreasing and paired_power(t).power.tolist() == pytest.approx([.8] * 4, abs=1e-3) and set(t.note) == {''}
-    more = detectable(pd.DataFrame(dict(n=950, discordant=.3, seed_sd=.02, seeds=[1, 2, 3, 10])))
-    assert more.difference.is_monotonic_decreasing and (more.difference > t.difference[3]).all() and more.seeds.tolist() == [1, 2, 3, 10]
-    assert detectable(design(n=5, discordant=.3)).note[0] == 'even 30 points would not be found' and pd.isna(detectable(design(n=5, discordant=0.)).difference[0])
-    two = detectable(design(n=100, base=.5), of=unpaired_power)
-    assert unpaired_power(two).power[0] == pytest.approx(.8, abs=1e-3) and two.difference[0] > t.difference[1]
+    assert (
+        t.difference.is_monotonic_decreasing
+        and paired_power(t).power.tolist() == pytest.approx([0.8] * 4, abs=1e-3)
+        and set(t.note) == {''}
+    )
+    more = detectable(pd.DataFrame(dict(n=950, discordant=0.3, seed_sd=0.02, seeds=[1, 2, 3, 10])))
+    assert (
+        more.difference.is_monotonic_decreasing
+        and (more.difference > t.difference[3]).all()
+        and more.seeds.tolist() == [1, 2, 3, 10]
+    )
+    assert detectable(design(n=5, discordant=0.3)).note[0] == 'even 30 points would not be found' and pd.isna(
+        detectable(design(n=5, discordant=0.0)).difference[0]
+    )
+    two = detectable(design(n=100, base=0.5), of=unpaired_power)
+    assert unpaired_power(two).power[0] == pytest.approx(0.8, abs=1e-3) and two.difference[0] > t.difference[1]
 
 
 def test_plans_that_make_no_sense():
-    for wrong in (dict(difference=.4), dict(n=0), dict(seeds=0), dict(discordant=1.2), dict(stable=2), dict(difference=float('nan'))):
-        with pytest.raises(TracenbError, match='row 0 of the plan'): paired_power(design(**(dict(n=10, difference=.1, discordant=.3) | wrong)))
-    with pytest.raises(TracenbError, match='base 0.9'): unpaired_power(design(n=10, base=.9, difference=.2))
-    with pytest.raises(TracenbError, match='no columns'): paired_power(design(n=10))
+    for wrong in (
+        dict(difference=0.4),
+        dict(n=0),
+        dict(seeds=0),
+        dict(discordant=1.2),
+        dict(stable=2),
+        dict(difference=float('nan')),
+    ):
+        with pytest.raises(TracenbError, match='row 0 of the plan'):
+            paired_power(design(**(dict(n=10, difference=0.1, discordant=0.3) | wrong)))
+    with pytest.raises(TracenbError, match='base 0.9'):
+        unpaired_power(design(n=10, base=0.9, difference=0.2))
+    with pytest.raises(TracenbError, match='no columns'):
+        paired_power(design(n=10))

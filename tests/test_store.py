@@ -1,4 +1,5 @@
 """The study's store: places are counted right whoever comes when, and what was acknowledged is on disk, once."""
+
 import csv
 import io
 import json
@@ -18,13 +19,26 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tracenb.answers import COLUMNS, _parsed, answer_rows, backup, csv_lines, guard, json_lines, open_answers, read_answers, read_participants, restore, unguarded
-from tracenb.core import TracenbError
-from tracenb.design import Panel, demo_study, plan, trials
-from tracenb.participants import attentive
-from tracenb.ratings import read_source
-from tracenb.scales import checked, flow, participants, rules_of
-from tracenb.store import Refused, Store, Unavailable, answer, enter, finish, me, next_group, page, token_hash
+from tracenb.core.records import TracenbError
+from tracenb.ratings.analysis import read_source
+from tracenb.ratings.scales import checked, flow, participants, rules_of
+from tracenb.study.answers import (
+    COLUMNS,
+    _parsed,
+    answer_rows,
+    backup,
+    csv_lines,
+    guard,
+    json_lines,
+    open_answers,
+    read_answers,
+    read_participants,
+    restore,
+    unguarded,
+)
+from tracenb.study.design import Panel, demo_study, plan, trials
+from tracenb.study.load_test import attentive
+from tracenb.study.store import Refused, Store, Unavailable, answer, enter, finish, me, next_group, page, token_hash
 
 KEY = b'k' * 32
 STUDY = demo_study(trials=4, n_per_condition=5)
@@ -32,46 +46,65 @@ STUDY = demo_study(trials=4, n_per_condition=5)
 
 class Clock:
     "Time that passes when it is told to."
+
     now = 1e6
-    def __call__(self): return self.now
+
+    def __call__(self):
+        return self.now
 
 
 @contextmanager
 def opened(path, study=STUDY, key=KEY, clock=None):
     store = Store(path, study, key, clock or time.time)
     store.do = lambda work, *args: store.submit(work, store, *args).result(20)
-    try: yield store
-    finally: store.close()
+    try:
+        yield store
+    finally:
+        store.close()
 
 
 @pytest.fixture
-def path(tmp_path): return tmp_path/'study.sqlite'
+def path(tmp_path):
+    return tmp_path / 'study.sqlite'
 
 
 def refusal(work, *args):
-    with pytest.raises(Refused) as e: work(*args)
+    with pytest.raises(Refused) as e:
+        work(*args)
     return e.value.status, e.value.body['error']
 
 
 def walk(store, who, until=None, told=None):
     "Answer every step that is left, up to `until`; adds the (step, values) that were acknowledged to `told`."
     says, here, told = attentive(store.study), store.do(me, who['token']), [] if told is None else told
-    for step in here['steps'][len(here['done']):]:
-        if step == until: break
+    for step in here['steps'][len(here['done']) :]:
+        if step == until:
+            break
         values = says(step, store.do(page, who['token'], step), 1)
-        store.do(answer, who['token'], step, values, 9.5, 'attempt-1', *([step == 'trial:1'] if step.startswith('trial') and step != 'trial:2' else []))
+        store.do(
+            answer,
+            who['token'],
+            step,
+            values,
+            9.5,
+            'attempt-1',
+            *([step == 'trial:1'] if step.startswith('trial') and step != 'trial:2' else []),
+        )
         told.append((step, values))
     return told
 
 
 # --- places
 
+
 @pytest.mark.parametrize('layout', ['between', 'within'])
 def test_many_at_once_get_balanced_places(path, layout):
     study = demo_study(trials=4, n_per_condition=8, layout=layout)
     places = study.n_per_condition * len(study.groups)
     with opened(path, study) as store, ThreadPoolExecutor(16) as pool:
-        came = list(pool.map(lambda k: store.do(enter, {'PROLIFIC_PID': f'p{k % (places + 8)}'}), range(3 * (places + 8))))  # everybody knocks three times at once
+        came = list(
+            pool.map(lambda k: store.do(enter, {'PROLIFIC_PID': f'p{k % (places + 8)}'}), range(3 * (places + 8)))
+        )  # everybody knocks three times at once
         assert store.held() == dict.fromkeys(study.groups, 8)
     people = read_participants(path)
     assert len(people) == places and people.participant.is_unique and people.PROLIFIC_PID.is_unique
@@ -82,19 +115,22 @@ def test_many_at_once_get_balanced_places(path, layout):
 @given(seed=st.integers(0, 10**6))
 def test_conditions_stay_balanced_over_drop_outs(tmp_path, seed):
     "People come, leave, run out of time and come back; in the end every condition is full, and never was more than full."
-    rng, clock, path = random.Random(seed), Clock(), tmp_path/f'{seed}-{time.monotonic_ns()}.sqlite'
+    rng, clock, path = random.Random(seed), Clock(), tmp_path / f'{seed}-{time.monotonic_ns()}.sqlite'
     study = demo_study(trials=1, n_per_condition=4)
     with opened(path, study, clock=clock) as store:
         people = []
         for k in range(120):
             clock.now += rng.choice([1, 60, 3000])
-            if people and rng.random() < .5:  # somebody who was here goes on, up to a step or to the end
+            if people and rng.random() < 0.5:  # somebody who was here goes on, up to a step or to the end
                 who = rng.choice(people)
-                if store.do(me, who['token'])['state'] == 'active': walk(store, who, rng.choice(['trial:0', 'free', None]))
+                if store.do(me, who['token'])['state'] == 'active':
+                    walk(store, who, rng.choice(['trial:0', 'free', None]))
             elif (who := store.do(enter, {'PROLIFIC_PID': f'p{k}'})).get('token'):
                 people.append(who)
                 held, group = store.held(), group_of(store, who)
-                assert held[group] - 1 == min(held.get(g, 0) - (g == group) for g in study.groups)  # the newcomer was put where fewest were
+                assert held[group] - 1 == min(
+                    held.get(g, 0) - (g == group) for g in study.groups
+                )  # the newcomer was put where fewest were
             assert max(store.held().values(), default=0) <= 4
         for k in range(60):
             who = store.do(enter, {'PROLIFIC_PID': f'last{k}'})
@@ -107,7 +143,9 @@ def test_conditions_stay_balanced_over_drop_outs(tmp_path, seed):
 
 
 def group_of(store, who):
-    return store.db.execute('SELECT condition FROM tokens JOIN participants USING (number) WHERE hash = ?', (token_hash(who['token']),)).fetchone()[0]
+    return store.db.execute(
+        'SELECT condition FROM tokens JOIN participants USING (number) WHERE hash = ?', (token_hash(who['token']),)
+    ).fetchone()[0]
 
 
 def test_within_subjects_stays_counterbalanced_over_drop_outs(path):
@@ -115,7 +153,8 @@ def test_within_subjects_stays_counterbalanced_over_drop_outs(path):
     with opened(path, study, clock=clock) as store:
         for k in range(80):
             who = store.do(enter, {})
-            if who.get('token') and rng.random() < .6: walk(store, who)
+            if who.get('token') and rng.random() < 0.6:
+                walk(store, who)
             clock.now += 3601  # who has not finished is gone
     numbers = [int(p[1:]) for p in read_participants(path).query("status == 'complete'").participant]
     assert len(numbers) == 16
@@ -139,39 +178,52 @@ def test_a_place_comes_back_and_its_owner_too(path):
         back = next(p for p in people if p is not lost and p is not people[0])
         assert store.do(me, lost['token'])['state'] == 'full' and store.do(finish, lost['token']) == 'full'
         assert refusal(store.do, page, lost['token'], 'consent') == (409, 'full')
-        assert refusal(store.do, answer, lost['token'], 'consent', {'agree': True}, 1., 'attempt-1')[0] == 409
+        assert refusal(store.do, answer, lost['token'], 'consent', {'agree': True}, 1.0, 'attempt-1')[0] == 409
         assert store.do(me, back['token'])['state'] == 'active'
-        if people[0] is not lost: assert store.do(me, people[0]['token'])['done'] == [s for s, _ in told]
-        assert store.held() == dict.fromkeys([group_of(store, p) for p in [late, back, *([people[0]] if people[0] is not lost else [])]], 1)
+        if people[0] is not lost:
+            assert store.do(me, people[0]['token'])['done'] == [s for s, _ in told]
+        assert store.held() == dict.fromkeys(
+            [group_of(store, p) for p in [late, back, *([people[0]] if people[0] is not lost else [])]], 1
+        )
 
 
 # --- answers
 
+
 def test_a_repeated_request_is_one_answer(path):
     with opened(path) as store, ThreadPoolExecutor(8) as pool:
         who = store.do(enter, {})
-        same = list(pool.map(lambda _: store.do(answer, who['token'], 'consent', {'agree': True}, 3.5, 'attempt-1'), range(20)))
+        same = list(
+            pool.map(lambda _: store.do(answer, who['token'], 'consent', {'agree': True}, 3.5, 'attempt-1'), range(20))
+        )
         assert same == [same[0]] * 20
         assert refusal(store.do, answer, who['token'], 'consent', {'agree': True}, 3.6, 'attempt-1') == (409, 'stored')
         assert refusal(store.do, answer, who['token'], 'consent', {'agree': True}, 3.5, 'attempt-2') == (409, 'stored')
         walk(store, who)
-        assert store.do(answer, who['token'], 'consent', {'agree': True}, 3.5, 'attempt-1') == same[0]  # also when all is over
+        assert (
+            store.do(answer, who['token'], 'consent', {'agree': True}, 3.5, 'attempt-1') == same[0]
+        )  # also when all is over
     assert len(read_answers(path).query("step == 'consent'")) == 1
 
 
 def test_of_two_tabs_one_is_first(path):
     with opened(path) as store, ThreadPoolExecutor(8) as pool:
         who = store.do(enter, {})
+
         def send(k):
-            try: return store.do(answer, who['token'], 'consent', {'agree': True}, float(k), f'attempt-{k}')
-            except Refused as e: return e.body['error']
+            try:
+                return store.do(answer, who['token'], 'consent', {'agree': True}, float(k), f'attempt-{k}')
+            except Refused as e:
+                return e.body['error']
+
         assert Counter(isinstance(r, dict) for r in pool.map(send, range(8))) == {True: 1, False: 7}
 
 
 def test_codes_are_earned_step_by_step(path):
     with opened(path) as store:
         who = store.do(enter, {})
-        for step in plan(STUDY, 1, STUDY.groups[0])[1:]: assert refusal(store.do, answer, who['token'], step, {}, 1., 'attempt-1')[1] in ('early', 'unknown')
+        for step in plan(STUDY, 1, STUDY.groups[0])[1:]:
+            assert refusal(store.do, answer, who['token'], step, {}, 1.0, 'attempt-1')[1] in ('early', 'unknown')
         assert refusal(store.do, page, who['token'], 'trial:99') == (404, 'unknown')
         for step in who['steps']:
             assert refusal(store.do, finish, who['token']) == (409, 'unfinished')
@@ -189,22 +241,38 @@ def test_what_was_stored_is_in_the_table(path):
     rated = {(r.step, r.dimension): r for r in table.query("kind == 'trial'").itertuples()}
     for step, values in told:
         kind, _, k = step.partition(':')
-        if kind != 'trial': continue
+        if kind != 'trial':
+            continue
         item = STUDY.items[trials(STUDY, 1, group)[int(k)][0]]
         for dimension, value in values.items():
             row = rated[step, dimension]
-            assert (row.value, row.id, row.label, row.condition, row.seconds) == (value, item.id, item.label, group, 9.5)
-            assert str(row.context_opened) == {'trial:1': 'True', 'trial:2': '<NA>'}.get(step, 'False'), 'the page of trial 2 was silent'
-            assert (row.answer_right, row.trace_words) == (item.shown[group].right, len(item.shown[group].trace.split()))
+            assert (row.value, row.id, row.label, row.condition, row.seconds) == (
+                value,
+                item.id,
+                item.label,
+                group,
+                9.5,
+            )
+            assert str(row.context_opened) == {'trial:1': 'True', 'trial:2': '<NA>'}.get(step, 'False'), (
+                'the page of trial 2 was silent'
+            )
+            assert (row.answer_right, row.trace_words) == (
+                item.shown[group].right,
+                len(item.shown[group].trace.split()),
+            )
     assert len(rated) == 4 * len(STUDY.scales)
     assert table.query("kind == 'attention'").right.all() and table.query("kind != 'trial'").context_opened.isna().all()
     assert table.position.is_monotonic_increasing
 
 
 def test_ids_of_the_panel_are_hashed_unless_asked_otherwise(tmp_path):
-    ids = dict(PROLIFIC_PID='5f3a9c0123456789abcdef01', STUDY_ID='60aa9c0123456789abcdef02', SESSION_ID='70bb9c0123456789abcdef03')
+    ids = dict(
+        PROLIFIC_PID='5f3a9c0123456789abcdef01',
+        STUDY_ID='60aa9c0123456789abcdef02',
+        SESSION_ID='70bb9c0123456789abcdef03',
+    )
     for keep in (False, True):
-        path = tmp_path/f'{keep}.sqlite'
+        path = tmp_path / f'{keep}.sqlite'
         with opened(path, demo_study(trials=2, panel=Panel(name='prolific', keep_ids=keep))) as store:
             token = store.do(enter, ids)['token']
             stored = b''.join(p.read_bytes() for p in tmp_path.glob(f'{keep}.sqlite*'))
@@ -216,6 +284,7 @@ def test_ids_of_the_panel_are_hashed_unless_asked_otherwise(tmp_path):
 
 # --- the disk
 
+
 def test_every_commit_is_forced_to_disk(path):
     with opened(path) as store:
         assert [store.db.execute(f'PRAGMA {p}').fetchone()[0] for p in ('journal_mode', 'synchronous')] == ['wal', 2]
@@ -225,39 +294,55 @@ def test_every_commit_is_forced_to_disk(path):
 @contextmanager
 def small_disk(tmp_path):
     "A file system of 400 kB, where this process may mount one."
-    at = tmp_path/'disk'
+    at = tmp_path / 'disk'
     at.mkdir()
-    if sys.platform != 'linux' or subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=400k', 'tmpfs', at], capture_output=True).returncode: pytest.skip('no file system can be mounted here')
-    try: yield at
-    finally: subprocess.run(['umount', at], check=True)
+    if (
+        sys.platform != 'linux'
+        or subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=400k', 'tmpfs', at], capture_output=True).returncode
+    ):
+        pytest.skip('no file system can be mounted here')
+    try:
+        yield at
+    finally:
+        subprocess.run(['umount', at], check=True)
 
 
 def fill_until_full(store, told):
     "Participants talk much until the disk is full; what was acknowledged."
     for k in range(2000):
         said = []
-        try: walk(store, store.do(enter, {'PROLIFIC_PID': f'p{k}'}), told=said)
-        except Unavailable as e: return str(e)
-        finally: told += [(k + 1, step) for step, _ in said]
+        try:
+            walk(store, store.do(enter, {'PROLIFIC_PID': f'p{k}'}), told=said)
+        except Unavailable as e:
+            return str(e)
+        finally:
+            told += [(k + 1, step) for step, _ in said]
     raise AssertionError('never full')
 
 
 @pytest.mark.parametrize('kind', ['limit', 'file system'])
 def test_a_full_disk_loses_nothing(tmp_path, kind):
     study, told = demo_study(trials=8, n_per_condition=500), []
+
     def run(at):
-        with opened(at/'study.sqlite', study) as store:
-            if kind == 'limit': store.submit(lambda: store.db.execute('PRAGMA max_page_count = 60')).result()
-            for k in range(3): assert 'full' in fill_until_full(store, told)  # it stays so, and stays up
-            with closing(open_answers(at/'study.sqlite')) as db: kept = db.execute('SELECT number, step FROM answers').fetchall()
+        with opened(at / 'study.sqlite', study) as store:
+            if kind == 'limit':
+                store.submit(lambda: store.db.execute('PRAGMA max_page_count = 60')).result()
+            for k in range(3):
+                assert 'full' in fill_until_full(store, told)  # it stays so, and stays up
+            with closing(open_answers(at / 'study.sqlite')) as db:
+                kept = db.execute('SELECT number, step FROM answers').fetchall()
             assert len(told) > 20 and set(told) <= set(kept)
             if kind == 'limit':
                 store.db.execute('PRAGMA max_page_count = 100000')  # there is space again
                 walk(store, store.do(enter, {'PROLIFIC_PID': 'one more'}))
-                assert Counter(r.status for r in read_participants(at/'study.sqlite').itertuples())['complete'] > 1
-    if kind == 'limit': run(tmp_path)
+                assert Counter(r.status for r in read_participants(at / 'study.sqlite').itertuples())['complete'] > 1
+
+    if kind == 'limit':
+        run(tmp_path)
     else:
-        with small_disk(tmp_path) as at: run(at)
+        with small_disk(tmp_path) as at:
+            run(at)
 
 
 def test_a_locked_file_is_no_loss(path):
@@ -265,48 +350,64 @@ def test_a_locked_file_is_no_loss(path):
         who = store.do(enter, {})
         store.db.execute('PRAGMA busy_timeout = 50')
         other.execute('BEGIN IMMEDIATE')
-        with pytest.raises(Unavailable): store.do(answer, who['token'], 'consent', {'agree': True}, 1., 'attempt-1')
+        with pytest.raises(Unavailable):
+            store.do(answer, who['token'], 'consent', {'agree': True}, 1.0, 'attempt-1')
         other.execute('COMMIT')
-        assert store.do(answer, who['token'], 'consent', {'agree': True}, 1., 'attempt-1')['stored']
+        assert store.do(answer, who['token'], 'consent', {'agree': True}, 1.0, 'attempt-1')['stored']
 
 
 def test_a_file_belongs_to_one_study_one_key_one_process(path, tmp_path):
     with opened(path):
-        with pytest.raises(TracenbError, match='served by another process'): Store(path, STUDY, KEY)
-    with pytest.raises(TracenbError, match='another study'): Store(path, demo_study(trials=4, n_per_condition=6), KEY)
-    with pytest.raises(TracenbError, match='another key'): Store(path, STUDY, b'l' * 32)
-    with opened(path): pass
-    with closing(sqlite3.connect(tmp_path/'other.db')) as db: db.execute('CREATE TABLE notes (x)')
-    before = (tmp_path/'other.db').read_bytes()
-    with pytest.raises(TracenbError, match='something else'): Store(tmp_path/'other.db', STUDY, KEY)
-    assert (tmp_path/'other.db').read_bytes() == before
-    (tmp_path/'text').write_text('These are notes. ' * 99)
-    with pytest.raises(TracenbError, match='not a database'): Store(tmp_path/'text', STUDY, KEY)
-    assert (tmp_path/'text').read_text() == 'These are notes. ' * 99
-    with pytest.raises(TracenbError, match='name a file with --db|name another file'): Store(tmp_path/'text'/'a.sqlite', STUDY, KEY)
-    with pytest.raises(TracenbError, match='name another file'): Store(tmp_path, STUDY, KEY)
-    with opened(path): pass  # every refusal gave the lock back
+        with pytest.raises(TracenbError, match='served by another process'):
+            Store(path, STUDY, KEY)
+    with pytest.raises(TracenbError, match='another study'):
+        Store(path, demo_study(trials=4, n_per_condition=6), KEY)
+    with pytest.raises(TracenbError, match='another key'):
+        Store(path, STUDY, b'l' * 32)
+    with opened(path):
+        pass
+    with closing(sqlite3.connect(tmp_path / 'other.db')) as db:
+        db.execute('CREATE TABLE notes (x)')
+    before = (tmp_path / 'other.db').read_bytes()
+    with pytest.raises(TracenbError, match='something else'):
+        Store(tmp_path / 'other.db', STUDY, KEY)
+    assert (tmp_path / 'other.db').read_bytes() == before
+    (tmp_path / 'text').write_text('These are notes. ' * 99)
+    with pytest.raises(TracenbError, match='not a database'):
+        Store(tmp_path / 'text', STUDY, KEY)
+    assert (tmp_path / 'text').read_text() == 'These are notes. ' * 99
+    with pytest.raises(TracenbError, match='name a file with --db|name another file'):
+        Store(tmp_path / 'text' / 'a.sqlite', STUDY, KEY)
+    with pytest.raises(TracenbError, match='name another file'):
+        Store(tmp_path, STUDY, KEY)
+    with opened(path):
+        pass  # every refusal gave the lock back
 
 
 def test_a_copy_is_made_while_answers_come_and_can_be_served(path, tmp_path):
     told, stop = [], threading.Event()
     with opened(path, demo_study(trials=4, n_per_condition=200)) as store:
+
         def talk():
             for k in range(400):
-                if stop.is_set(): return
+                if stop.is_set():
+                    return
                 told.append(store.do(enter, {'PROLIFIC_PID': f'p{k}'}))
                 walk(store, told[-1])
+
         talking = threading.Thread(target=talk)
         talking.start()
-        while len(told) < 10: time.sleep(.01)
+        while len(told) < 10:
+            time.sleep(0.01)
         for k in range(3):
             before = len(told) - 1  # these have finished
-            copy = backup(path, tmp_path/'copy.sqlite')
+            copy = backup(path, tmp_path / 'copy.sqlite')
             assert (read_participants(copy).status == 'complete').sum() >= before > 0
         stop.set()
         talking.join()
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != '.lock') == ['copy.sqlite', 'study.sqlite']
-    with pytest.raises(TracenbError, match='is there'): restore(copy, path)
+    with pytest.raises(TracenbError, match='is there'):
+        restore(copy, path)
     path.unlink()
     restore(copy, path)
     with opened(path, demo_study(trials=4, n_per_condition=200)) as store:
@@ -316,7 +417,12 @@ def test_a_copy_is_made_while_answers_come_and_can_be_served(path, tmp_path):
 
 # --- files
 
-TEXTS = st.text(st.characters(exclude_categories=['Cs'], exclude_characters='\0'), max_size=30) | st.text('\'" ;,\t\r\n=+-@＝a', max_size=12) | st.sampled_from(['=1+1', "'=1", '@SUM(A1)', "''''-x", "=cmd|' /C calc'!A0", 'fine; "=cmd|x', 'a;"";\'=1'])
+TEXTS = (
+    st.text(st.characters(exclude_categories=['Cs'], exclude_characters='\0'), max_size=30)
+    | st.text('\'" ;,\t\r\n=+-@＝a', max_size=12)
+    | st.sampled_from(['=1+1', "'=1", '@SUM(A1)', "''''-x", "=cmd|' /C calc'!A0", 'fine; "=cmd|x', 'a;"";\'=1'])
+)
+
 
 def cells(text, comma):
     "Every cell that a spreadsheet may make of a file, splitting at `comma` and at line breaks, whether it heeds quotes or not."
@@ -328,10 +434,21 @@ def cells(text, comma):
 @given(TEXTS)
 def test_text_goes_through_csv_and_json_and_cannot_run(text):
     assert unguarded(guard(text)) == text
-    row = dict.fromkeys(COLUMNS, '') | dict(position=1, kind='free', value=text, right=None, answer_right=None, trace_words=None, context_opened=None, seconds=1.5, simulated=False)
+    row = dict.fromkeys(COLUMNS, '') | dict(
+        position=1,
+        kind='free',
+        value=text,
+        right=None,
+        answer_right=None,
+        trace_words=None,
+        context_opened=None,
+        seconds=1.5,
+        simulated=False,
+    )
     lines = ''.join(csv_lines([row]))
-    for comma in ';\t': assert not [c for c in cells(lines, comma) if c.lstrip('" ')[:1] in tuple('=+-@＝')], comma
-    cell, = (r['value'] for r in csv.DictReader(io.StringIO(lines, newline='')))
+    for comma in ';\t':
+        assert not [c for c in cells(lines, comma) if c.lstrip('" ')[:1] in tuple('=+-@＝')], comma
+    (cell,) = (r['value'] for r in csv.DictReader(io.StringIO(lines, newline='')))
     assert not cell or cell[0] not in '=+-@\t\r\n＝＋－＠'
     assert _parsed(next(iter(csv.DictReader(io.StringIO(lines, newline='')))), 'here')['value'] == text
     assert json.loads(next(json_lines([row])))['value'] == text
@@ -343,17 +460,19 @@ def test_each_kind_of_file_is_the_same_table(path, tmp_path):
         who = store.do(enter, {'simulated': True})
         walk(store, who, 'free')
         text = '=HYPERLINK("http://x")\r\n"quoted", and; more\n\u2028 \x85 end'
-        store.do(answer, who['token'], 'free', {STUDY.free[0].name: text}, 0., 'attempt-1')
+        store.do(answer, who['token'], 'free', {STUDY.free[0].name: text}, 0.0, 'attempt-1')
     table = read_answers(path)
     assert text in set(table.value)
     with closing(open_answers(path)) as db:
         for name, lines in (('a.csv', csv_lines), ('a.jsonl', json_lines)):
-            with open(tmp_path/name, 'w', encoding='utf-8', newline='') as f: f.writelines(lines(answer_rows(db)))
-            pd.testing.assert_frame_equal(read_answers(tmp_path/name), table)
-    (tmp_path/'other.csv').write_text('a,b\n1,2\n')
-    (tmp_path/'other.jsonl').write_text('{"a": 1}\n')
+            with open(tmp_path / name, 'w', encoding='utf-8', newline='') as f:
+                f.writelines(lines(answer_rows(db)))
+            pd.testing.assert_frame_equal(read_answers(tmp_path / name), table)
+    (tmp_path / 'other.csv').write_text('a,b\n1,2\n')
+    (tmp_path / 'other.jsonl').write_text('{"a": 1}\n')
     for name in ('other.csv:2', 'other.jsonl:1'):
-        with pytest.raises(TracenbError, match=f'{name}: not a row of answers'): read_answers(tmp_path/name.partition(':')[0])
+        with pytest.raises(TracenbError, match=f'{name}: not a row of answers'):
+            read_answers(tmp_path / name.partition(':')[0])
 
 
 @pytest.mark.parametrize('layout', ['between', 'within'])
@@ -362,23 +481,29 @@ def test_each_kind_of_file_counts_the_same_people(path, tmp_path, layout):
     study = demo_study(trials=4, n_per_condition=7, layout=layout)
     with opened(path, study) as store:
         people = [store.do(enter, {}) for _ in range(7)]
-        for who in people[:3]: walk(store, who)
-        store.do(answer, people[3]['token'], 'consent', {'agree': False}, 1., 'attempt-1')
+        for who in people[:3]:
+            walk(store, who)
+        store.do(answer, people[3]['token'], 'consent', {'agree': False}, 1.0, 'attempt-1')
         walk(store, people[4], 'trial:2')
     with closing(open_answers(path)) as db:
         for name, lines in (('a.csv', csv_lines), ('a.jsonl', json_lines)):
-            with open(tmp_path/name, 'w', encoding='utf-8', newline='') as f: f.writelines(lines(answer_rows(db)))
+            with open(tmp_path / name, 'w', encoding='utf-8', newline='') as f:
+                f.writelines(lines(answer_rows(db)))
     flows = {}
-    for file in (path, tmp_path/'a.csv', tmp_path/'a.jsonl'):
+    for file in (path, tmp_path / 'a.csv', tmp_path / 'a.jsonl'):
         table = read_source(file, study)[0]
         assert table[table.kind == 'enter'].participant.tolist() == [f'p{n:04}' for n in range(1, 8)]
         rules = rules_of(study)
         flows[file.name] = flow(participants(checked(table, rules), rules), rules)
-    for found in flows.values(): pd.testing.assert_frame_equal(found, flows['study.sqlite'])
-    assert flows['a.csv'].set_index('stage').n[['entered', 'did not consent', 'did not finish', 'analysed']].tolist() == [7, 1, 3, 3]
+    for found in flows.values():
+        pd.testing.assert_frame_equal(found, flows['study.sqlite'])
+    assert flows['a.csv'].set_index('stage').n[
+        ['entered', 'did not consent', 'did not finish', 'analyzed']
+    ].tolist() == [7, 1, 3, 3]
 
 
 def test_a_study_nobody_came_to_is_an_empty_table(path):
-    with opened(path): pass
+    with opened(path):
+        pass
     assert read_answers(path).empty and list(read_answers(path).columns) == list(COLUMNS)
     assert read_participants(path).empty and 'status' in read_participants(path)

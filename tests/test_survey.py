@@ -1,4 +1,5 @@
 """The survey's server, as a browser, a researcher, a stranger and a failing machine meet it."""
+
 import asyncio
 import json
 import os
@@ -18,17 +19,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-import tracenb.guard
-from tracenb.answers import open_answers, read_answers, read_participants
-from tracenb.core import TracenbError
-from tracenb.design import Panel, demo_study, read_study
-from tracenb.guard import HEADERS, LARGEST, Rates
-from tracenb.participants import LocalServer, UNLIMITED, attentive, bare_study, load_test, participate, shown_as
-from tracenb.store import Store
-from tracenb.survey import export_token, read_page, read_private, return_url, serve, survey_app
+import tracenb.study.middleware
+from tracenb.core.records import TracenbError
+from tracenb.study.answers import open_answers, read_answers, read_participants
+from tracenb.study.design import Panel, demo_study, read_study
+from tracenb.study.load_test import UNLIMITED, LocalServer, attentive, bare_study, load_test, participate, shown_as
+from tracenb.study.middleware import HEADERS, LARGEST, Rates
+from tracenb.study.server import export_token, read_page, read_private, return_url, serve, survey_app
+from tracenb.study.store import Store
 
 SECRET = 'a-token-for-the-tests-of-the-export-0123456789'
-STUDY = demo_study(trials=4, n_per_condition=40, panel=Panel(name='prolific', complete_url='https://app.prolific.com/submissions/complete'))
+STUDY = demo_study(
+    trials=4,
+    n_per_condition=40,
+    panel=Panel(name='prolific', complete_url='https://app.prolific.com/submissions/complete'),
+)
 CODES = {'complete': 'CDONE', 'screened_out': 'CSCREEN', 'full': 'CFULL'}
 BEARER = lambda token: {'Authorization': f'Bearer {token}'}
 
@@ -39,35 +44,52 @@ def server(tmp_path_factory):
     at = tmp_path_factory.mktemp('served')
     os.environ['TRACENB_STUDY_TOKEN'] = SECRET
     try:
-        with LocalServer(bare_study(STUDY, at/'study', CODES), at/'study.sqlite', log=at/'log') as s:
-            s.db = at/'study.sqlite'
+        with LocalServer(bare_study(STUDY, at / 'study', CODES), at / 'study.sqlite', log=at / 'log') as s:
+            s.db = at / 'study.sqlite'
             yield s
-    finally: del os.environ['TRACENB_STUDY_TOKEN']
+    finally:
+        del os.environ['TRACENB_STUDY_TOKEN']
 
 
 @pytest.fixture
 def client(server):
-    with httpx.Client(base_url=server.url, trust_env=False, timeout=20) as c: yield c
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=20) as c:
+        yield c
 
 
-def enter(client, pid): return client.post('/api/enter', json={'panel': {'PROLIFIC_PID': pid, 'simulated': True}}).json()
+def enter(client, pid):
+    return client.post('/api/enter', json={'panel': {'PROLIFIC_PID': pid, 'simulated': True}}).json()
 
-def walks(url, *answers, first=1): return asyncio.run(_all(participate(url, a, first + k) for k, a in enumerate(answers)))
 
-async def _all(coroutines): return await asyncio.gather(*coroutines)
+def walks(url, *answers, first=1):
+    return asyncio.run(_all(participate(url, a, first + k) for k, a in enumerate(answers)))
+
+
+async def _all(coroutines):
+    return await asyncio.gather(*coroutines)
 
 
 # --- participants
 
+
 def test_codes_come_only_when_earned(server, client):
     right = attentive(STUDY)
     declines = lambda step, page, n: {'agree': False} if step == 'consent' else right(step, page, n)
-    fails = lambda step, page, n: {k: int(not v) for k, v in right(step, page, n).items()} if step == 'comprehension' else right(step, page, n)
+    fails = lambda step, page, n: (
+        {k: int(not v) for k, v in right(step, page, n).items()} if step == 'comprehension' else right(step, page, n)
+    )
     leaves = lambda step, page, n: None if step == 'trial:2' else right(step, page, n)
     done, declined, failed, left = walks(server.url, right, declines, fails, leaves)
-    assert [(w.state, w.code) for w in (done, declined, failed, left)] == [('complete', 'CDONE'), ('declined', None), ('screened_out', 'CSCREEN'), ('active', None)]
+    assert [(w.state, w.code) for w in (done, declined, failed, left)] == [
+        ('complete', 'CDONE'),
+        ('declined', None),
+        ('screened_out', 'CSCREEN'),
+        ('active', None),
+    ]
     end = client.post('/api/finish', headers=BEARER(done.token)).json()
-    assert end['url'] == 'https://app.prolific.com/submissions/complete?cc=CDONE' and end['text'] == STUDY.texts['thanks']
+    assert (
+        end['url'] == 'https://app.prolific.com/submissions/complete?cc=CDONE' and end['text'] == STUDY.texts['thanks']
+    )
     for w in (declined, failed, left):
         r = client.post('/api/finish', headers=BEARER(w.token))
         assert 'CDONE' not in r.text and 'CFULL' not in r.text
@@ -78,7 +100,9 @@ def test_codes_come_only_when_earned(server, client):
 def test_nothing_is_told_before_it_is_due(client):
     me = enter(client, 'curious')
     mine = BEARER(me['token'])
-    seen = json.dumps(me) + client.get('/api/me', headers=mine).text + client.get('/api/steps/consent', headers=mine).text
+    seen = (
+        json.dumps(me) + client.get('/api/me', headers=mine).text + client.get('/api/steps/consent', headers=mine).text
+    )
     for step in me['steps'][1:]:
         r = client.get(f'/api/steps/{step}', headers=mine)
         assert r.status_code == 409
@@ -90,7 +114,11 @@ def test_nothing_is_told_before_it_is_due(client):
 
 def test_a_reload_and_a_second_device_go_on(client):
     first = enter(client, 'mover')
-    client.put('/api/answers/consent', json=dict(values={'agree': True}, seconds=1, attempt='attempt-1'), headers=BEARER(first['token']))
+    client.put(
+        '/api/answers/consent',
+        json=dict(values={'agree': True}, seconds=1, attempt='attempt-1'),
+        headers=BEARER(first['token']),
+    )
     second = enter(client, 'mover')
     assert second['token'] != first['token'] and second['done'] == ['consent'] and second['steps'] == first['steps']
     assert client.get('/api/me', headers=BEARER(first['token'])).json()['done'] == ['consent']
@@ -99,29 +127,57 @@ def test_a_reload_and_a_second_device_go_on(client):
 def test_no_participant_sees_another(server, client):
     "Free words of one, and tokens and addresses tried by another: only the export has them."
     words = 'nobody else may read this: 7301'
-    says = lambda step, page, n: {q['name']: words for q in page['questions']} if step == 'free' else attentive(STUDY)(step, page, n)
-    a, = walks(server.url, says, first=50)
+    says = lambda step, page, n: (
+        {q['name']: words for q in page['questions']} if step == 'free' else attentive(STUDY)(step, page, n)
+    )
+    (a,) = walks(server.url, says, first=50)
     b = enter(client, 'other')
-    tokens = [b['token'], a.token[:-1] + ('A' if a.token[-1] != 'A' else 'B'), a.token.lower(), 'p0001', '1', '*', "' OR 1=1 --", b['token'] + a.token]
-    paths = [p for step in ['consent', 'trial:0', 'free', 'debrief', '1', 'p0001', '%2e%2e', 'consent?participant=1'] for p in (f'/api/steps/{step}', f'/api/answers/{step}')] + ['/api/me', '/api/me?participant=p0001', '/api/export', '/api/participants', '/api/answers']
+    tokens = [
+        b['token'],
+        a.token[:-1] + ('A' if a.token[-1] != 'A' else 'B'),
+        a.token.lower(),
+        'p0001',
+        '1',
+        '*',
+        "' OR 1=1 --",
+        b['token'] + a.token,
+    ]
+    paths = [
+        p
+        for step in ['consent', 'trial:0', 'free', 'debrief', '1', 'p0001', '%2e%2e', 'consent?participant=1']
+        for p in (f'/api/steps/{step}', f'/api/answers/{step}')
+    ] + ['/api/me', '/api/me?participant=p0001', '/api/export', '/api/participants', '/api/answers']
     for token in tokens:
         for path in paths:
             r = client.get(path, headers=BEARER(token))
-            assert words not in r.text and r.status_code in ((200, 401, 404, 405, 409) if token == b['token'] else (401, 404, 405)), (path, token)
+            assert words not in r.text and r.status_code in (
+                (200, 401, 404, 405, 409) if token == b['token'] else (401, 404, 405)
+            ), (path, token)
     assert client.get('/api/me', headers=BEARER(b['token'])).json()['done'] == []
-    assert client.put('/api/answers/consent', json=dict(values={'agree': True}, seconds=1, attempt='attempt-1'), headers=BEARER(tokens[1])).status_code == 401
+    assert (
+        client.put(
+            '/api/answers/consent',
+            json=dict(values={'agree': True}, seconds=1, attempt='attempt-1'),
+            headers=BEARER(tokens[1]),
+        ).status_code
+        == 401
+    )
     assert words in client.get('/api/export', headers=BEARER(SECRET)).text
 
 
 def test_a_panel_participant_needs_an_id(client):
-    for panel in ({}, {'PROLIFIC_PID': '{{%PROLIFIC_PID%}}'}, {'PROLIFIC_PID': ''}, {'PROLIFIC_PID': 'a', 'name': 'x'}): assert client.post('/api/enter', json={'panel': panel}).status_code == 422
+    for panel in ({}, {'PROLIFIC_PID': '{{%PROLIFIC_PID%}}'}, {'PROLIFIC_PID': ''}, {'PROLIFIC_PID': 'a', 'name': 'x'}):
+        assert client.post('/api/enter', json={'panel': panel}).status_code == 422
 
 
-def test_the_page_can_be_recognised_for_answers_by_condition(server):
+def test_the_page_can_be_recognized_for_answers_by_condition(server):
     found = []
+
     def says(step, page, n):
-        if step.startswith('trial'): found.append(shown_as(STUDY)[page['question'], page['answer'], page['trace']])
+        if step.startswith('trial'):
+            found.append(shown_as(STUDY)[page['question'], page['answer'], page['trace']])
         return attentive(STUDY)(step, page, n)
+
     asyncio.run(participate(server.url, says, 60, opens=lambda step, number: step in ('trial:0', 'trial:3')))
     table = read_answers(server.db).query("kind == 'trial'")
     last = table[table.participant == table.participant.max()].drop_duplicates('step')
@@ -130,20 +186,54 @@ def test_the_page_can_be_recognised_for_answers_by_condition(server):
 
 # --- strangers
 
+
 def test_headers_are_on_every_answer(client):
-    replies = [client.get('/'), client.get('/index.html'), client.get('/openapi.json'), client.get('/healthz'), client.get('/api/me'), client.get('/nothing'), client.delete('/api/me'), client.post('/api/enter', content='{'),
-               client.post('/api/enter', content=b'x' * (LARGEST + 1)), client.get('/', headers={'If-None-Match': client.get('/').headers['etag']}), client.get('/api/export', headers=BEARER(SECRET)), client.head('/'), client.options('/api/enter')]
+    replies = [
+        client.get('/'),
+        client.get('/index.html'),
+        client.get('/openapi.json'),
+        client.get('/healthz'),
+        client.get('/api/me'),
+        client.get('/nothing'),
+        client.delete('/api/me'),
+        client.post('/api/enter', content='{'),
+        client.post('/api/enter', content=b'x' * (LARGEST + 1)),
+        client.get('/', headers={'If-None-Match': client.get('/').headers['etag']}),
+        client.get('/api/export', headers=BEARER(SECRET)),
+        client.head('/'),
+        client.options('/api/enter'),
+    ]
     assert [r.status_code for r in replies] == [200, 200, 200, 200, 401, 404, 405, 422, 413, 304, 200, 200, 405]
     for r in replies:
         assert {k: r.headers.get(k) for k in HEADERS} == HEADERS
         assert 'server' not in r.headers and 'access-control-allow-origin' not in r.headers
-        if r.status_code >= 400: assert set(r.json()) >= {'error', 'message'}
-    assert 'unsafe' not in HEADERS['Content-Security-Policy'] and "default-src 'none'; script-src 'self';" in HEADERS['Content-Security-Policy']
+        if r.status_code >= 400:
+            assert set(r.json()) >= {'error', 'message'}
+    assert (
+        'unsafe' not in HEADERS['Content-Security-Policy']
+        and "default-src 'none'; script-src 'self';" in HEADERS['Content-Security-Policy']
+    )
 
 
 def test_only_the_files_of_the_page_are_served(server):
     at = httpx.URL(server.url)
-    for path in ('/study.json', '/private.json', '/page/', '/page', '/../private.json', '/%2e%2e/private.json', '/..%2fprivate.json', '/index.html/', '//etc/passwd', '/manifest.json', '/.', '/page/..%5cprivate.json', '/study.sqlite', '/docs', '/redoc'):
+    for path in (
+        '/study.json',
+        '/private.json',
+        '/page/',
+        '/page',
+        '/../private.json',
+        '/%2e%2e/private.json',
+        '/..%2fprivate.json',
+        '/index.html/',
+        '//etc/passwd',
+        '/manifest.json',
+        '/.',
+        '/page/..%5cprivate.json',
+        '/study.sqlite',
+        '/docs',
+        '/redoc',
+    ):
         with socket.create_connection((at.host, at.port)) as s:  # as it is written, which clients do not send
             s.sendall(f'GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n'.encode())
             said = b''.join(iter(lambda: s.recv(65536), b''))
@@ -153,59 +243,152 @@ def test_only_the_files_of_the_page_are_served(server):
 def test_bodies_have_a_size(server, client):
     big = json.dumps({'panel': {}, 'x': 'y' * LARGEST})
     assert client.post('/api/enter', content=big, headers={'Content-Type': 'application/json'}).status_code == 413
-    r = client.post('/api/enter', content=(big[i:i + 10000].encode() for i in range(0, len(big), 10000)), headers={'Content-Type': 'application/json'})  # in pieces, no length said
+    r = client.post(
+        '/api/enter',
+        content=(big[i : i + 10000].encode() for i in range(0, len(big), 10000)),
+        headers={'Content-Type': 'application/json'},
+    )  # in pieces, no length said
     assert (r.status_code, r.json()['error']) == (413, 'large')
     at = httpx.URL(server.url)
     with socket.create_connection((at.host, at.port), timeout=10) as s:  # a length alone is enough
-        s.sendall(b'POST /api/enter HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900000000\r\n\r\n')
+        s.sendall(
+            b'POST /api/enter HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900000000\r\n\r\n'
+        )
         assert b' 413 ' in s.recv(65536).split(b'\r\n')[0]
 
 
-@pytest.mark.parametrize('body', ['', 'null', '[]', '{"panel": null}', '{"panel": []}', '[' * 100_000, '{"panel": {"\\ud800": 1}}', '{"panel": {"PROLIFIC_PID": "\\ud800"}}', '9' * 10_000, '{"panel": {"simulated": "yes"}}', '\x00', '{"panel": {"PROLIFIC_PID": "a\\u0000"}}'])
+@pytest.mark.parametrize(
+    'body',
+    [
+        '',
+        'null',
+        '[]',
+        '{"panel": null}',
+        '{"panel": []}',
+        '[' * 100_000,
+        '{"panel": {"\\ud800": 1}}',
+        '{"panel": {"PROLIFIC_PID": "\\ud800"}}',
+        '9' * 10_000,
+        '{"panel": {"simulated": "yes"}}',
+        '\x00',
+        '{"panel": {"PROLIFIC_PID": "a\\u0000"}}',
+    ],
+)
 def test_odd_bodies_are_refused(client, body):
-    assert client.post('/api/enter', content=body, headers={'Content-Type': 'application/json'}).status_code in (400, 422)
+    assert client.post('/api/enter', content=body, headers={'Content-Type': 'application/json'}).status_code in (
+        400,
+        422,
+    )
 
 
-@pytest.mark.parametrize('change', [{'seconds': 1e400}, {'seconds': -1}, {'seconds': None}, {'attempt': 'short'}, {'attempt': 5}, {'values': []}, {'values': {'agree': 'true'}}, {'values': {'agree': 1}}, {'values': {'agree': None}}, {'values': {'agree': {}}},
-                                    {'values': {'agree': True, 'more': 1}}, {'values': {'\ud800': 1}}, {'values': {'agree': '\ud800'}}, {'values': {'agree': float('nan')}}, {'values': {f'k{k}': 1 for k in range(200)}}, {'extra': 1}, {'context_opened': True}, {'context_opened': 'yes'}, {'context_opened': 1}])
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'seconds': 1e400},
+        {'seconds': -1},
+        {'seconds': None},
+        {'attempt': 'short'},
+        {'attempt': 5},
+        {'values': []},
+        {'values': {'agree': 'true'}},
+        {'values': {'agree': 1}},
+        {'values': {'agree': None}},
+        {'values': {'agree': {}}},
+        {'values': {'agree': True, 'more': 1}},
+        {'values': {'\ud800': 1}},
+        {'values': {'agree': '\ud800'}},
+        {'values': {'agree': float('nan')}},
+        {'values': {f'k{k}': 1 for k in range(200)}},
+        {'extra': 1},
+        {'context_opened': True},
+        {'context_opened': 'yes'},
+        {'context_opened': 1},
+    ],
+)
 def test_odd_answers_are_refused_and_not_repeated(client, change):
     me = enter(client, 'odd')
     body = json.dumps(dict(values={'agree': True}, seconds=1, attempt='attempt-1') | change)
-    r = client.put('/api/answers/consent', content=body, headers=BEARER(me['token']) | {'Content-Type': 'application/json'})
+    r = client.put(
+        '/api/answers/consent', content=body, headers=BEARER(me['token']) | {'Content-Type': 'application/json'}
+    )
     assert r.status_code == 422 and r.json()['problems']
     assert enter(client, 'odd')['done'] == []
 
 
 def test_a_body_that_never_comes_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracenb.guard, 'PATIENCE', 0.1)
+    monkeypatch.setattr(tracenb.study.middleware, 'PATIENCE', 0.1)
+
     async def slowly():
         yield b'{"panel": '
         await asyncio.sleep(60)
+
     async def straight(c):  # ASGITransport would gather the body first
         parts, sent = slowly(), []
-        async def receive(): return dict(type='http.request', body=await anext(parts), more_body=True)
-        async def send(message): sent.append(message)
-        await app(dict(type='http', method='POST', path='/api/enter', raw_path=b'/api/enter', query_string=b'', root_path='', scheme='http', http_version='1.1', headers=[(b'content-type', b'application/json')], client=('192.0.2.1', 1), server=('here', 80)), receive, send)
+
+        async def receive():
+            return dict(type='http.request', body=await anext(parts), more_body=True)
+
+        async def send(message):
+            sent.append(message)
+
+        await app(
+            dict(
+                type='http',
+                method='POST',
+                path='/api/enter',
+                raw_path=b'/api/enter',
+                query_string=b'',
+                root_path='',
+                scheme='http',
+                http_version='1.1',
+                headers=[(b'content-type', b'application/json')],
+                client=('192.0.2.1', 1),
+                server=('here', 80),
+            ),
+            receive,
+            send,
+        )
         return sent
+
     store, app = app_of(tmp_path)
-    with closing(store): sent = talk(app, straight)
+    with closing(store):
+        sent = talk(app, straight)
     assert (sent[0]['status'], json.loads(sent[1]['body'])['error']) == (408, 'slow')
 
 
 def test_rates_count_clients_and_believe_only_the_named_proxy(tmp_path):
     ask = lambda url, **headers: httpx.get(f'{url}/healthz', headers=headers, trust_env=False)
-    for proxy, expected in (('', [200] * 4 + [429] * 2), ('127.0.0.1', [200] * 6), ('192.0.2.7', [200] * 4 + [429] * 2)):
-        with LocalServer(bare_study(STUDY, tmp_path/f'study{proxy}'), tmp_path/f'{proxy}.sqlite', rates=UNLIMITED | dict(client='5/hour'), proxy=proxy) as s:
-            replies = [ask(s.url, **{'X-Forwarded-For': f'198.51.100.{k}'}) for k in range(6)]  # the first of five was the start's
+    for proxy, expected in (
+        ('', [200] * 4 + [429] * 2),
+        ('127.0.0.1', [200] * 6),
+        ('192.0.2.7', [200] * 4 + [429] * 2),
+    ):
+        with LocalServer(
+            bare_study(STUDY, tmp_path / f'study{proxy}'),
+            tmp_path / f'{proxy}.sqlite',
+            rates=UNLIMITED | dict(client='5/hour'),
+            proxy=proxy,
+        ) as s:
+            replies = [
+                ask(s.url, **{'X-Forwarded-For': f'198.51.100.{k}'}) for k in range(6)
+            ]  # the first of five was the start's
             assert [r.status_code for r in replies] == expected, proxy
-            if 429 in expected: assert int(replies[-1].headers['retry-after']) > 0 and {k: replies[-1].headers[k] for k in HEADERS} == HEADERS
+            if 429 in expected:
+                assert (
+                    int(replies[-1].headers['retry-after']) > 0
+                    and {k: replies[-1].headers[k] for k in HEADERS} == HEADERS
+                )
 
 
 def test_the_log_knows_nobody(server, client):
     secrets = ['logged-person', 'words of the person', enter(client, 'logged-person')['token']]
     client.get('/', params={'PROLIFIC_PID': secrets[0]})
     client.get(f'/{secrets[1]}')
-    client.put('/api/answers/consent', json=dict(values={'comment': secrets[1]}, seconds=1, attempt='attempt-1'), headers=BEARER(secrets[2]))
+    client.put(
+        '/api/answers/consent',
+        json=dict(values={'comment': secrets[1]}, seconds=1, attempt='attempt-1'),
+        headers=BEARER(secrets[2]),
+    )
     client.get(f'/api/steps/{secrets[1]}', headers=BEARER(secrets[2]))
     log = open(server.log).read()
     assert '/api/answers/{step} 422' in log and '/api/steps/{step} 404' in log
@@ -214,31 +397,40 @@ def test_the_log_knows_nobody(server, client):
 
 # --- researchers
 
+
 def test_the_export_is_the_table(server, client, tmp_path):
-    says = lambda step, page, n: {q['name']: '=HYPERLINK("http://x")\r\n"a";b' for q in page['questions']} if step == 'free' else attentive(STUDY)(step, page, n)
+    says = lambda step, page, n: (
+        {q['name']: '=HYPERLINK("http://x")\r\n"a";b' for q in page['questions']}
+        if step == 'free'
+        else attentive(STUDY)(step, page, n)
+    )
     walks(server.url, says, first=70)
     for form in ('csv', 'jsonl'):
         r = client.get(f'/api/export?form={form}', headers=BEARER(SECRET))
-        (tmp_path/f'a.{form}').write_bytes(r.content)
+        (tmp_path / f'a.{form}').write_bytes(r.content)
         assert r.headers['content-disposition'] == f'attachment; filename="demo.{form}"'
-        pd.testing.assert_frame_equal(read_answers(tmp_path/f'a.{form}'), read_answers(server.db))
-    assert "\"'=HYPERLINK" in (tmp_path/'a.csv').read_text()
-    for token in (SECRET[:-1], SECRET + 'x', SECRET.upper(), 'é' * 40): assert client.get('/api/export', headers={'Authorization': f'Bearer {token}'.encode()}).status_code == 401
+        pd.testing.assert_frame_equal(read_answers(tmp_path / f'a.{form}'), read_answers(server.db))
+    assert '"\'=HYPERLINK' in (tmp_path / 'a.csv').read_text()
+    for token in (SECRET[:-1], SECRET + 'x', SECRET.upper(), 'é' * 40):
+        assert client.get('/api/export', headers={'Authorization': f'Bearer {token}'.encode()}).status_code == 401
     assert client.get('/api/export').status_code == 401
     assert client.get('/api/export?form=xlsx', headers=BEARER(SECRET)).status_code == 422
 
 
 def app_of(tmp_path, study=STUDY, secret=None):
-    folder = bare_study(study, tmp_path/'study', CODES)
+    folder = bare_study(study, tmp_path / 'study', CODES)
     codes, key = read_private(folder)
-    store = Store(tmp_path/'study.sqlite', read_study(folder), key)
+    store = Store(tmp_path / 'study.sqlite', read_study(folder), key)
     return store, survey_app(store, read_page(folder), codes, secret, Rates(**UNLIMITED))
 
 
 def talk(app, work):
     "`await work(client)` against an app in this process."
+
     async def run():
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url='http://here') as c: return await work(c)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url='http://here') as c:
+            return await work(c)
+
     return asyncio.run(run())
 
 
@@ -248,114 +440,187 @@ def test_the_export_is_off_without_a_token(tmp_path, monkeypatch):
         assert talk(app, lambda c: c.get('/api/export', headers=BEARER(''))).status_code in (401, 403)
         assert talk(app, lambda c: c.get('/api/export', headers=BEARER('None'))).status_code == 403
     monkeypatch.setenv('TRACENB_STUDY_TOKEN', 'short')
-    with pytest.raises(TracenbError, match='is short'): export_token()
+    with pytest.raises(TracenbError, match='is short'):
+        export_token()
 
 
 def test_serve_looks_before_it_starts(tmp_path, monkeypatch):
-    folder, db = bare_study(STUDY, tmp_path/'study', CODES), tmp_path/'study.sqlite'
+    folder, db = bare_study(STUDY, tmp_path / 'study', CODES), tmp_path / 'study.sqlite'
+
     def refuses(match, **kwargs):
-        with pytest.raises(TracenbError, match=match): serve(folder, db, **dict(port=0) | kwargs)
+        with pytest.raises(TracenbError, match=match):
+            serve(folder, db, **dict(port=0) | kwargs)
         assert not db.exists()
+
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0)), s.listen()
         refuses('cannot be used', port=s.getsockname()[1])
     monkeypatch.setenv('TRACENB_STUDY_TOKEN', 'short')
     refuses('is short')
     monkeypatch.delenv('TRACENB_STUDY_TOKEN')
-    for name, harm, match in (('private.json', lambda p: p.chmod(0o640), 'can be read by others: mode 640'), ('private.json', lambda p: p.write_text('{"codes": {"complete": "x"}}'), 'KeyError'), ('private.json', lambda p: p.unlink(), 'nobody could be paid'),
-                              ('page/index.html', lambda p: p.write_text('x'), 'not as it was built'), ('page/index.html', lambda p: p.unlink(), 'is missing'), ('page/manifest.json', lambda p: p.unlink(), 'no manifest'), ('study.json', lambda p: p.unlink(), 'no study.json')):
-        harm(folder/name)
+    for name, harm, match in (
+        ('private.json', lambda p: p.chmod(0o640), 'can be read by others: mode 640'),
+        ('private.json', lambda p: p.write_text('{"codes": {"complete": "x"}}'), 'KeyError'),
+        ('private.json', lambda p: p.unlink(), 'nobody could be paid'),
+        ('page/index.html', lambda p: p.write_text('x'), 'not as it was built'),
+        ('page/index.html', lambda p: p.unlink(), 'is missing'),
+        ('page/manifest.json', lambda p: p.unlink(), 'no manifest'),
+        ('study.json', lambda p: p.unlink(), 'no study.json'),
+    ):
+        harm(folder / name)
         refuses(match)
-        bare_study(STUDY, tmp_path/'study', CODES)
+        bare_study(STUDY, tmp_path / 'study', CODES)
     codes, key = read_private(folder)
     Store(db, demo_study(trials=4, n_per_condition=3), key).close()
-    with pytest.raises(TracenbError, match='another study'): serve(folder, db, port=0)
+    with pytest.raises(TracenbError, match='another study'):
+        serve(folder, db, port=0)
 
 
 def test_the_way_back_is_the_panels():
     at = lambda url, code: return_url(demo_study(panel=Panel(complete_url=url)), code)
-    assert at('https://p.example/c', 'A B') == 'https://p.example/c?cc=A%20B' and at('https://p.example/c?cc=', 'A') == 'https://p.example/c?cc=A' and at('https://p.example/c?x=1', 'A') == 'https://p.example/c?x=1&cc=A'
+    assert (
+        at('https://p.example/c', 'A B') == 'https://p.example/c?cc=A%20B'
+        and at('https://p.example/c?cc=', 'A') == 'https://p.example/c?cc=A'
+        and at('https://p.example/c?x=1', 'A') == 'https://p.example/c?x=1&cc=A'
+    )
     assert at('', 'A') is None and at('https://p.example/c', None) is None
 
 
 # --- a failing machine
 
+
 def test_busy_and_full_are_told_as_such_and_lose_nothing(tmp_path):
     store, app = app_of(tmp_path)
+
     async def work(c):
         me = (await c.post('/api/enter', json={'panel': {'PROLIFIC_PID': 'a'}})).json()
-        put = lambda: c.put('/api/answers/consent', json=dict(values={'agree': True}, seconds=1, attempt='attempt-1'), headers=BEARER(me['token']))
+        put = lambda: c.put(
+            '/api/answers/consent',
+            json=dict(values={'agree': True}, seconds=1, attempt='attempt-1'),
+            headers=BEARER(me['token']),
+        )
         store.db.execute('PRAGMA busy_timeout = 50')
         with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
             other.execute('BEGIN IMMEDIATE')
             replies = [await put(), await c.get('/healthz'), await c.get('/api/me', headers=BEARER(me['token']))]
             other.execute('ROLLBACK')
-        pages, = store.db.execute('PRAGMA page_count').fetchone()
+        (pages,) = store.db.execute('PRAGMA page_count').fetchone()
         store.db.execute(f'PRAGMA max_page_count = {pages}')
         for k in range(200):
             r = await c.post('/api/enter', json={'panel': {'PROLIFIC_PID': f'p{k}'}})
-            if r.status_code != 200: break
+            if r.status_code != 200:
+                break
         replies.append(r)
         store.db.execute('PRAGMA max_page_count = 100000')
         return replies, await put()
-    with closing(store): busy, after = talk(app, work)
+
+    with closing(store):
+        busy, after = talk(app, work)
     assert [r.status_code for r in busy] == [503] * 4
-    for r in busy: assert int(r.headers['retry-after']) > 0 and r.json()['error'] == 'busy' and r.headers['x-frame-options'] == 'DENY'
+    for r in busy:
+        assert (
+            int(r.headers['retry-after']) > 0 and r.json()['error'] == 'busy' and r.headers['x-frame-options'] == 'DENY'
+        )
     assert after.status_code == 200
-    assert read_answers(tmp_path/'study.sqlite').query("kind != 'enter'").participant.tolist() == ['p0001']
+    assert read_answers(tmp_path / 'study.sqlite').query("kind != 'enter'").participant.tolist() == ['p0001']
 
 
 def test_kill_9_loses_nothing_and_doubles_nothing(tmp_path):
     study = demo_study(trials=4, n_per_condition=6)
     leaves = lambda step, page, n: None if n % 8 == 0 and step == 'trial:1' else attentive(study)(step, page, n)
-    figures = asyncio.run(load_test(bare_study(study, tmp_path/'study'), n=24, kills=2, answer=leaves, db=tmp_path/'study.sqlite'))
+    figures = asyncio.run(
+        load_test(bare_study(study, tmp_path / 'study'), n=24, kills=2, answer=leaves, db=tmp_path / 'study.sqlite')
+    )
     assert (figures['lost'], figures['doubled'], figures['apart']) == (0, 0, 0)
     assert figures['states'] == {'complete': 21, 'active': 3} and figures['retries'] > 0
-    table = read_answers(tmp_path/'study.sqlite')
+    table = read_answers(tmp_path / 'study.sqlite')
     assert not table.duplicated(['participant', 'step', 'id', 'dimension']).any()
 
 
 def test_sigterm_finishes_what_is_under_way(tmp_path):
     study = demo_study(trials=4, n_per_condition=10)
-    with LocalServer(bare_study(study, tmp_path/'study'), tmp_path/'study.sqlite') as s:
+    with LocalServer(bare_study(study, tmp_path / 'study'), tmp_path / 'study.sqlite') as s:
         told, stop = [], threading.Event()
+
         def talk():
             with httpx.Client(base_url=s.url, trust_env=False) as c:
                 for k in range(10_000):
-                    try: r = c.post('/api/enter', json={'panel': {'PROLIFIC_PID': f'p{k}'}})
-                    except httpx.TransportError: return
-                    if r.is_success and 'token' in r.json(): told.append(r.json()['token'])
+                    try:
+                        r = c.post('/api/enter', json={'panel': {'PROLIFIC_PID': f'p{k}'}})
+                    except httpx.TransportError:
+                        return
+                    if r.is_success and 'token' in r.json():
+                        told.append(r.json()['token'])
+
         threads = [threading.Thread(target=talk) for _ in range(4)]
-        for t in threads: t.start()
-        while len(told) < 20: time.sleep(0.01)
+        for t in threads:
+            t.start()
+        while len(told) < 20:
+            time.sleep(0.01)
         s.process.send_signal(signal.SIGTERM)
         s.process.wait(20)
-        for t in threads: t.join()
+        for t in threads:
+            t.join()
     assert not list(tmp_path.glob('study.sqlite-*'))  # one file is left
-    with closing(open_answers(tmp_path/'study.sqlite')) as db: assert db.execute('SELECT count(*) FROM tokens').fetchone()[0] >= len(told)
+    with closing(open_answers(tmp_path / 'study.sqlite')) as db:
+        assert db.execute('SELECT count(*) FROM tokens').fetchone()[0] >= len(told)
 
 
 # --- whatever the description allows
+
 
 def test_the_description_is_true(tmp_path):
     "Whatever it allows is sent, and what it forbids, with and (by schemathesis itself) without a token: no 5xx, and every reply is one that is described."
     store, app = app_of(tmp_path, demo_study(trials=1, n_per_condition=500), SECRET)
     checked = Counter()
+
     def check(operation):
-        @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-        @given(st.one_of(operation.as_strategy(generation_mode=mode) for mode in schemathesis.GenerationMode), st.booleans(), st.booleans())
+        @settings(
+            max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        )
+        @given(
+            st.one_of(operation.as_strategy(generation_mode=mode) for mode in schemathesis.GenerationMode),
+            st.booleans(),
+            st.booleans(),
+        )
         def run(case, due, fitting):
-            token = SECRET if operation.path == '/api/export' else talk(app, lambda c: c.post('/api/enter', json={'panel': {}})).json()['token']
-            if due and 'step' in case.path_parameters: case.path_parameters['step'] = 'consent'
+            token = (
+                SECRET
+                if operation.path == '/api/export'
+                else talk(app, lambda c: c.post('/api/enter', json={'panel': {}})).json()['token']
+            )
+            if due and 'step' in case.path_parameters:
+                case.path_parameters['step'] = 'consent'
             if fitting and isinstance(case.body, dict) and 'values' in case.body:
                 case.body['values'] = {'agree': True}
-                if isinstance(case.body.get('context_opened'), bool): case.body['context_opened'] = None  # consent has no context
-            broken = any(str(where) == 'header' and part.mode.is_negative for where, part in case.meta.components.items())  # a header that is none: it stays
-            own = [positive_data_acceptance] if operation.method == 'put' else []  # which values fit a step only the study says
+                if isinstance(case.body.get('context_opened'), bool):
+                    case.body['context_opened'] = None  # consent has no context
+            broken = any(
+                str(where) == 'header' and part.mode.is_negative for where, part in case.meta.components.items()
+            )  # a header that is none: it stays
+            own = (
+                [positive_data_acceptance] if operation.method == 'put' else []
+            )  # which values fit a step only the study says
             reply = case.call_and_validate(excluded_checks=own, headers={} if broken else BEARER(token))
             checked[operation.method, operation.path, reply.status_code] += 1
+
         run()
+
     with closing(store):
-        for result in schemathesis.openapi.from_asgi('/openapi.json', app).get_all_operations(): check(result.ok())
-    assert {path for _, path, _ in checked} == {'/api/enter', '/api/me', '/api/steps/{step}', '/api/answers/{step}', '/api/finish', '/api/export', '/healthz'}
-    assert {('post', '/api/enter', 200), ('get', '/api/steps/{step}', 200), ('put', '/api/answers/{step}', 200), ('get', '/api/export', 200)} <= set(checked), checked
+        for result in schemathesis.openapi.from_asgi('/openapi.json', app).get_all_operations():
+            check(result.ok())
+    assert {path for _, path, _ in checked} == {
+        '/api/enter',
+        '/api/me',
+        '/api/steps/{step}',
+        '/api/answers/{step}',
+        '/api/finish',
+        '/api/export',
+        '/healthz',
+    }
+    assert {
+        ('post', '/api/enter', 200),
+        ('get', '/api/steps/{step}', 200),
+        ('put', '/api/answers/{step}', 200),
+        ('get', '/api/export', 200),
+    } <= set(checked), checked

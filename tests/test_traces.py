@@ -1,4 +1,5 @@
 """What each condition must keep and what it must break, over all data sets."""
+
 from collections import Counter
 from functools import cache
 
@@ -6,27 +7,40 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracenb import babi, cotempqa, msmarco  # each registers its task
-from tracenb.chat import parse, render
-from tracenb.core import Example, Generation, Steps, TracenbError
-from tracenb.task import DataConfig, get_task, load_examples, register_task, toy
-from tracenb.traces import CONDITIONS, build_traces, condition, count_words, every_condition, get_condition, shortfall
+from tracenb.core.records import Generation, TracenbError
+from tracenb.tasks.task import DataConfig, get_task, load_examples, toy
+from tracenb.traces.chat import parse, render
+from tracenb.traces.conditions import (
+    CONDITIONS,
+    build_traces,
+    condition,
+    count_words,
+    every_condition,
+    get_condition,
+    shortfall,
+)
 
 REAL_TASKS = ('cotempqa', 'msmarco', 'babi')
 names, seeds = st.sampled_from(('toy', *REAL_TASKS)), st.integers(0, 10**6)
 
 
 @cache
-def examples(name, n=44, seed=0, split='train'): return load_examples(get_task(name), DataConfig(n_train=n, n_test=n, seed=seed, max_words=None if name != 'msmarco' else 300), split)
+def examples(name, n=44, seed=0, split='train'):
+    return load_examples(
+        get_task(name), DataConfig(n_train=n, n_test=n, seed=seed, max_words=None if name != 'msmarco' else 300), split
+    )
 
 
 def built(name, which, seed=1, rows=None, **kw):
     "(example, gold, trace) of each example."
     rows = examples(name) if rows is None else rows
-    return [(e, get_task(name).decompose(e), t) for e, t in zip(rows, build_traces(rows, get_task(name), which, seed, **kw))]
+    return [
+        (e, get_task(name).decompose(e), t) for e, t in zip(rows, build_traces(rows, get_task(name), which, seed, **kw))
+    ]
 
 
-def texts(e, facts): return {e.context[i] for i in facts}
+def texts(e, facts):
+    return {e.context[i] for i in facts}
 
 
 @pytest.mark.parametrize('name', ('toy', *REAL_TASKS))
@@ -50,7 +64,9 @@ def test_incorrect_breaks_both_steps_of_every_example(seed, name):
 @settings(max_examples=25, deadline=None)
 @given(seeds, names)
 def test_the_corruption_design_has_four_cells(seed, name):
-    cells = {c: [t.steps for *_, t in built(name, c, seed)] for c in ('correct', 'wrong_label', 'wrong_facts', 'incorrect')}
+    cells = {
+        c: [t.steps for *_, t in built(name, c, seed)] for c in ('correct', 'wrong_label', 'wrong_facts', 'incorrect')
+    }
     for gold, label, facts, both in zip(*cells.values()):
         assert label.label != gold.label and label.facts == gold.facts
         assert facts.label == gold.label and facts.facts != gold.facts
@@ -69,13 +85,22 @@ def test_our_conditions_are_formatted_alike(name):
 def test_incorrect_paper_is_wrong_and_written_the_papers_way(seed, name):
     task = get_task(name)
     for (e, gold, t), (*_, ours) in zip(built(name, 'incorrect_paper', seed), built(name, 'incorrect', seed)):
-        said = parse(Generation(id=e.id, text=f'<think>{t.text}</think> <answer>x</answer>', n_tokens=1, finish_reason='stop'), e, task)
+        said = parse(
+            Generation(id=e.id, text=f'<think>{t.text}</think> <answer>x</answer>', n_tokens=1, finish_reason='stop'),
+            e,
+            task,
+        )
         assert said.label == ours.steps.label != gold.label  # the same wrong label as in our form
         quoted = t.text.split('to answer the question: ')[1]
         paper_gold = texts(e, task.paper.decompose(e).facts)
-        if name == 'babi': assert quoted == quoted.lower() and quoted.startswith('[')
-        elif name == 'msmarco': assert quoted in e.context  # a short answer shares fewer than 8 word types with every passage, the right one included
-        else: assert quoted in e.context and quoted not in paper_gold
+        if name == 'babi':
+            assert quoted == quoted.lower() and quoted.startswith('[')
+        elif name == 'msmarco':
+            assert (
+                quoted in e.context
+            )  # a short answer shares fewer than 8 word types with every passage, the right one included
+        else:
+            assert quoted in e.context and quoted not in paper_gold
 
 
 @settings(max_examples=15, deadline=None)
@@ -92,7 +117,10 @@ def test_swapped_keeps_the_label_and_tells_of_another_example(seed, name):
 @settings(max_examples=15, deadline=None)
 @given(seeds, names)
 def test_shuffled_keeps_the_words_and_no_order(seed, name):
-    made = [(c.text.split(), s.text.split()) for (*_, c), (*_, s) in zip(built(name, 'correct'), built(name, 'shuffled', seed))]
+    made = [
+        (c.text.split(), s.text.split())
+        for (*_, c), (*_, s) in zip(built(name, 'correct'), built(name, 'shuffled', seed))
+    ]
     assert all(sorted(a) == sorted(b) for a, b in made)
     assert sum(a == b for a, b in made) < len(made) / 10
 
@@ -104,8 +132,11 @@ def test_filler_keeps_the_length_and_no_words(name):
 
 
 def test_filler_matches_the_tokens_of_a_tokenizer_that_merges_stops():
-    count = lambda text: len(text.replace('. . . .', '#').replace('. ', '.').replace(' ', ''))  # four stops are one token
-    for (*_, correct), (*_, filler) in zip(built('babi', 'correct'), built('babi', 'filler', count=count)): assert count(filler.text) == count(correct.text)
+    count = lambda text: len(
+        text.replace('. . . .', '#').replace('. ', '.').replace(' ', '')
+    )  # four stops are one token
+    for (*_, correct), (*_, filler) in zip(built('babi', 'correct'), built('babi', 'filler', count=count)):
+        assert count(filler.text) == count(correct.text)
 
 
 @settings(max_examples=25, deadline=None)
@@ -121,27 +152,41 @@ def test_mixes_are_nested_between_correct_and_incorrect(seed, name):
     ladder = [[t.text for *_, t in built(name, c, seed)] for c in ('mix:0', 'mix:0.25', 'mix:0.5', 'mix:1')]
     right, wrong = ([t.text for *_, t in built(name, c, seed)] for c in ('correct', 'incorrect'))
     assert ladder[0] == right and ladder[-1] == wrong
-    assert all(b == w for a, b, w, r in zip(*ladder[1:3], wrong, right) if a != r)  # wrong at a quarter is wrong at a half
+    assert all(
+        b == w for a, b, w, r in zip(*ladder[1:3], wrong, right) if a != r
+    )  # wrong at a quarter is wrong at a half
 
 
 def test_wrong_labels_stay_among_the_labels_in_play():
     task, labels = get_task('babi'), ('counting', 'conjunction', 'lists-sets')
     rows = load_examples(task, DataConfig(n_train=60, labels=labels), 'train')
-    for c in ('incorrect', 'wrong_label'): assert {t.steps.label for t in build_traces(rows, task, c, 1, labels)} == set(labels)
-    with pytest.raises(TracenbError, match="no label other than 'counting' is in play"): build_traces(rows, task, 'incorrect', 1, ('counting',))
+    for c in ('incorrect', 'wrong_label'):
+        assert {t.steps.label for t in build_traces(rows, task, c, 1, labels)} == set(labels)
+    with pytest.raises(TracenbError, match="no label other than 'counting' is in play"):
+        build_traces(rows, task, 'incorrect', 1, ('counting',))
 
 
 def test_wrong_labels_are_uniform_over_the_other_labels():
     from scipy.stats import chisquare
+
     task, labels = get_task('babi'), get_task('babi').labels
     rows = load_examples(task, DataConfig(n_train=2200, labels=('counting', 'time-reasoning')), 'train')
-    said = [t.steps.label for e, t in zip(rows, build_traces(rows, task, 'incorrect', 3)) if task.decompose(e).label == 'counting']
+    said = [
+        t.steps.label
+        for e, t in zip(rows, build_traces(rows, task, 'incorrect', 3))
+        if task.decompose(e).label == 'counting'
+    ]
     counts = [said.count(x) for x in labels if x != 'counting']
     assert sum(counts) == 1100 and chisquare(counts).pvalue > 1e-4
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.integers(0, 99), st.integers(1, 32), st.sampled_from(['incorrect', 'wrong_label', 'wrong_facts', 'incorrect_paper', 'shuffled', 'filler']), st.sampled_from(REAL_TASKS))
+@given(
+    st.integers(0, 99),
+    st.integers(1, 32),
+    st.sampled_from(['incorrect', 'wrong_label', 'wrong_facts', 'incorrect_paper', 'shuffled', 'filler']),
+    st.sampled_from(REAL_TASKS),
+)
 def test_adding_examples_changes_no_other_trace(seed, k, which, name):
     task, rows = get_task(name), examples(name)
     assert build_traces(rows[:k], task, which, seed) == build_traces(rows, task, which, seed)[:k]
@@ -156,7 +201,8 @@ def test_seeds_differ_and_repeat(name):
 
 
 def test_conditions_without_trace():
-    for c in ('zero_shot', 'vanilla'): assert all(t.text == '' and t.steps is None for *_, t in built('toy', c))
+    for c in ('zero_shot', 'vanilla'):
+        assert all(t.text == '' and t.steps is None for *_, t in built('toy', c))
     assert not get_condition('zero_shot').trains and get_condition('vanilla').trains
 
 
@@ -165,27 +211,62 @@ def test_the_answer_is_right_under_every_condition():
         task = get_task(name)
         for which in every_condition(task):
             for e, _, t in built(name, which):
-                said = parse(Generation(id=e.id, text=render(e, t, task).completion[0]['content'], n_tokens=1, finish_reason='stop'), e, task, get_condition(which).has_trace, get_condition(which).has_steps)
+                said = parse(
+                    Generation(
+                        id=e.id, text=render(e, t, task).completion[0]['content'], n_tokens=1, finish_reason='stop'
+                    ),
+                    e,
+                    task,
+                    get_condition(which).has_trace,
+                    get_condition(which).has_steps,
+                )
                 assert set(said.answers) == set(e.answers[:1] if task.alternatives else e.answers)
                 assert said.error is None
 
 
 def test_every_condition_says_what_it_is():
-    assert {'zero_shot', 'vanilla', 'correct', 'incorrect', 'incorrect_paper', 'wrong_label', 'wrong_facts', 'swapped', 'shuffled', 'filler', 'mix',
-            'r1', 'r1_summary', 'post_hoc', 'r1_swapped'} == set(CONDITIONS)
+    assert {
+        'zero_shot',
+        'vanilla',
+        'correct',
+        'incorrect',
+        'incorrect_paper',
+        'wrong_label',
+        'wrong_facts',
+        'swapped',
+        'shuffled',
+        'filler',
+        'mix',
+        'r1',
+        'r1_summary',
+        'post_hoc',
+        'r1_swapped',
+    } == set(CONDITIONS)
     assert all(c.about and c.about.strip().endswith('.') for c in CONDITIONS.values())
     assert get_condition('mix:0.50').about == CONDITIONS['mix'].about and get_condition('mix:0.50').name == 'mix:0.5'
 
 
-@pytest.mark.parametrize('name, message', [('incorect', "did you mean 'incorrect'"), ('mix', "needs the share of incorrect traces, '' is none"), ('mix:half', "'half' is none"), ('mix:1.01', "'1.01' is none"),
-                                           ('mix:nan', "'nan' is none"), ('correct:1', 'takes no number')])
+@pytest.mark.parametrize(
+    'name, message',
+    [
+        ('incorect', "did you mean 'incorrect'"),
+        ('mix', "needs the share of incorrect traces, '' is none"),
+        ('mix:half', "'half' is none"),
+        ('mix:1.01', "'1.01' is none"),
+        ('mix:nan', "'nan' is none"),
+        ('correct:1', 'takes no number'),
+    ],
+)
 def test_unknown_conditions(name, message):
-    with pytest.raises(TracenbError, match=message): get_condition(name)
+    with pytest.raises(TracenbError, match=message):
+        get_condition(name)
 
 
 def test_what_cannot_be_built_is_an_error():
-    with pytest.raises(TracenbError, match='no other example of'): build_traces(examples('babi')[:1], get_task('babi'), 'swapped')
-    with pytest.raises(TracenbError, match="no incorrect traces for 'toy'"): build_traces(examples('toy'), toy, 'incorrect_paper')
+    with pytest.raises(TracenbError, match='no other example of'):
+        build_traces(examples('babi')[:1], get_task('babi'), 'swapped')
+    with pytest.raises(TracenbError, match="no incorrect traces for 'toy'"):
+        build_traces(examples('toy'), toy, 'incorrect_paper')
 
 
 def test_a_condition_of_ones_own():
@@ -193,8 +274,11 @@ def test_a_condition_of_ones_own():
     def shouted(example, setting):
         "The correct trace in capitals."
         return setting.correct_text(example).upper()
-    try: assert built('toy', 'shouted')[0][2].text == built('toy', 'correct')[0][2].text.upper()
-    finally: del CONDITIONS['shouted']
+
+    try:
+        assert built('toy', 'shouted')[0][2].text == built('toy', 'correct')[0][2].text.upper()
+    finally:
+        del CONDITIONS['shouted']
 
 
 def test_shortfall_counts_stories_without_other_sentences():
@@ -207,7 +291,13 @@ def test_shortfall_counts_stories_without_other_sentences():
 @pytest.mark.parametrize('name', ['cotempqa', 'babi'])
 def test_real_rows(name, shared):
     task = get_task(name)
-    rows = task.load(shared/name, 'test')
-    for e, gold, t in built(name, 'incorrect', rows=rows): assert not texts(e, t.steps.facts) & texts(e, gold.facts)
-    counts = Counter(len(t.text) > 0 for c in every_condition(task) if get_condition(c).has_trace for *_, t in built(name, c, rows=rows))
+    rows = task.load(shared / name, 'test')
+    for e, gold, t in built(name, 'incorrect', rows=rows):
+        assert not texts(e, t.steps.facts) & texts(e, gold.facts)
+    counts = Counter(
+        len(t.text) > 0
+        for c in every_condition(task)
+        if get_condition(c).has_trace
+        for *_, t in built(name, c, rows=rows)
+    )
     assert counts == {True: len(rows) * sum(get_condition(c).has_trace for c in every_condition(task))}

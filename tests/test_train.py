@@ -1,4 +1,5 @@
 """The loss, the adapter, and a run that is killed and goes on."""
+
 import json
 import os
 import signal
@@ -12,11 +13,12 @@ import torch
 from conftest import ROOT
 from peft import PeftModel
 
-from tracenb.chat import Encoded, encode, render
-from tracenb.core import Trace, TracenbError, read_jsonl
-from tracenb.models import linear4bit, load_model, load_tokenizer
-from tracenb.task import DataConfig, load_examples, toy
-from tracenb.train import TrainConfig, attach_adapter, collate, completion_loss, fit_rows, load_adapter, plan_batches, train
+from tracenb.core.records import Trace, TracenbError, read_jsonl
+from tracenb.models.batches import TrainConfig, collate, completion_loss, fit_rows, plan_batches
+from tracenb.models.loading import linear4bit, load_model, load_tokenizer
+from tracenb.models.training import attach_adapter, load_adapter, train
+from tracenb.tasks.task import DataConfig, load_examples, toy
+from tracenb.traces.chat import Encoded, encode, render
 
 QUICK = TrainConfig(epochs=2, batch_size=4, accumulation=1, lr=1e-2, warmup_steps=2, save_steps=3)
 
@@ -27,15 +29,22 @@ def toy_rows(tokenizer, n=24):
 
 
 @pytest.fixture(scope='module')
-def tok(): return load_tokenizer('tiny-random')
+def tok():
+    return load_tokenizer('tiny-random')
+
 
 @pytest.fixture(scope='module')
-def rows(tok): return toy_rows(tok)
+def rows(tok):
+    return toy_rows(tok)
+
 
 @pytest.fixture
-def model(): return load_model('tiny-random', device='cpu')
+def model():
+    return load_model('tiny-random', device='cpu')
 
-def weights(out): return (out / 'adapter/adapter_model.safetensors').read_bytes()
+
+def weights(out):
+    return (out / 'adapter/adapter_model.safetensors').read_bytes()
 
 
 def test_the_loss_is_the_models_own_and_padding_is_no_label(tok, rows):
@@ -44,7 +53,9 @@ def test_the_loss_is_the_models_own_and_padding_is_no_label(tok, rows):
     n = sum(sum(r.loss_mask) for r in rows)
     assert (labels != -100).sum() == n
     ends = [r.loss_mask[-1] and r.input_ids[-1] == tok.eos_token_id == tok.pad_token_id for r in rows]
-    assert all(ends) and (labels == tok.eos_token_id).sum() == len(rows)  # each row's end token is learnt, no padding is
+    assert all(ends) and (labels == tok.eos_token_id).sum() == len(
+        rows
+    )  # each row's end token is learnt, no padding is
     with torch.no_grad():
         ours, theirs = completion_loss(model, ids, labels) / n, model(ids, labels=labels).loss
         alone = sum(completion_loss(model, *collate([r], 0, 'completion')) for r in rows) / n
@@ -53,7 +64,11 @@ def test_the_loss_is_the_models_own_and_padding_is_no_label(tok, rows):
 
 def test_loss_on_everything_covers_the_prompt(tok, rows):
     n = sum(len(r.input_ids) for r in rows)
-    assert (collate(rows, tok.pad_token_id, 'all')[1] != -100).sum() == n > (collate(rows, tok.pad_token_id, 'completion')[1] != -100).sum()
+    assert (
+        (collate(rows, tok.pad_token_id, 'all')[1] != -100).sum()
+        == n
+        > (collate(rows, tok.pad_token_id, 'completion')[1] != -100).sum()
+    )
 
 
 LENGTHS = [2 + 7 * i % 41 for i in range(50)]
@@ -75,7 +90,9 @@ def test_a_budget_stops_at_the_first_step_that_reaches_it(loss, budget):
     "Counted by the labels that the loss sees, not by the function that plans."
     config = TrainConfig(budget=budget, batch_size=4, accumulation=2, loss=loss)
     plan = plan_batches(OF_LENGTH, config, seed=1)
-    seen = lambda steps: sum((collate([OF_LENGTH[i] for i in b], 0, loss)[1][:, 1:] != -100).sum().item() for step in steps for b in step)
+    seen = lambda steps: sum(
+        (collate([OF_LENGTH[i] for i in b], 0, loss)[1][:, 1:] != -100).sum().item() for step in steps for b in step
+    )
     assert seen(plan[:-1]) < budget <= seen(plan)
     counts = [sum(i in b for step in plan for b in step) for i in range(50)]
     assert max(counts) - min(counts) <= 1, 'no example is seen twice more than another'
@@ -84,8 +101,10 @@ def test_a_budget_stops_at_the_first_step_that_reaches_it(loss, budget):
 def test_rows_that_do_not_fit_are_left_out_whole():
     rows = [Encoded('short', (1, 2), (False, True)), Encoded('long', (1, 2, 3), (False, True, True))]
     assert fit_rows(rows, 2) == ([rows[0]], ['long'])
-    with pytest.raises(TracenbError, match='none of 2 rows fits into 1 tokens'): fit_rows(rows, 1)
-    with pytest.raises(TracenbError, match='no completion: p'): fit_rows([Encoded('p', (1,), (False,))], 9)
+    with pytest.raises(TracenbError, match='none of 2 rows fits into 1 tokens'):
+        fit_rows(rows, 1)
+    with pytest.raises(TracenbError, match='no completion: p'):
+        fit_rows([Encoded('p', (1,), (False,))], 9)
 
 
 def test_the_seed_decides_the_adapter(model):
@@ -100,57 +119,74 @@ def test_the_seed_decides_the_adapter(model):
 
 def test_training_leaves_a_plain_adapter_and_the_base_as_it_was(tmp_path, model, tok, rows):
     ids, labels = collate(rows, tok.pad_token_id, 'completion')
-    with torch.no_grad(): before = model(ids).logits
+    with torch.no_grad():
+        before = model(ids).logits
     summary = train(model, tok, rows, QUICK, seed=1, out=tmp_path)
-    with torch.no_grad(): assert torch.equal(model(ids).logits, before)
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, before)
     assert len(linear4bit(model)) == 14 and not model.training
     log = read_jsonl(tmp_path / 'train_log.jsonl')
-    assert [x['step'] for x in log] == [*range(1, 13)] and log[-1]['loss'] < 0.7 * log[0]['loss'] and log[-1]['epoch'] == 2
+    assert (
+        [x['step'] for x in log] == [*range(1, 13)] and log[-1]['loss'] < 0.7 * log[0]['loss'] and log[-1]['epoch'] == 2
+    )
     assert {p.name for p in tmp_path.iterdir()} == {'adapter', 'train_log.jsonl'}
     card = (tmp_path / 'adapter/README.md').read_text()
     assert card.startswith('---\nbase_model: tiny-random\nlibrary_name: peft') and '| lr | 0.01 |' in card
     assert summary['tokens'] == 2 * sum(len(r.input_ids) for r in rows) and summary['optimiser'] == 'adamw'
     with torch.no_grad():
         ours = load_adapter(model, tmp_path / 'adapter')(ids).logits
-        theirs = PeftModel.from_pretrained(load_model('tiny-random', device='cpu'), tmp_path / 'adapter').eval()(ids).logits
+        theirs = (
+            PeftModel.from_pretrained(load_model('tiny-random', device='cpu'), tmp_path / 'adapter').eval()(ids).logits
+        )
     assert torch.allclose(ours.float(), theirs.float(), rtol=0.05, atol=0.5) and not torch.equal(ours, before)
 
 
 def test_training_after_an_evaluation_is_the_same(tmp_path, tok, rows):
     fresh, used = load_model('tiny-random', device='cpu'), load_model('tiny-random', device='cpu')
-    with torch.no_grad(): used.eval()(torch.arange(40)[None])
-    for name, model in (('fresh', fresh), ('used', used)): train(model, tok, rows, QUICK, 1, tmp_path / name)
+    with torch.no_grad():
+        used.eval()(torch.arange(40)[None])
+    for name, model in (('fresh', fresh), ('used', used)):
+        train(model, tok, rows, QUICK, 1, tmp_path / name)
     assert weights(tmp_path / 'fresh') == weights(tmp_path / 'used')
 
 
 def test_interrupted_and_resumed_is_uninterrupted(tmp_path, model, tok, rows):
     def stop(line):
-        if line['step'] == 8: raise KeyboardInterrupt
+        if line['step'] == 8:
+            raise KeyboardInterrupt
+
     train(model, tok, rows, QUICK, 1, tmp_path / 'whole')
-    with pytest.raises(KeyboardInterrupt): train(model, tok, rows, QUICK, 1, tmp_path / 'cut', on_step=stop)
-    assert not (tmp_path / 'cut/adapter').exists() and [p.name for p in (tmp_path / 'cut/checkpoints').iterdir()] == ['step-000006.pt']
-    with pytest.raises(TracenbError, match='belongs to other rows, settings or another seed'): train(model, tok, rows, QUICK, 2, tmp_path / 'cut')
+    with pytest.raises(KeyboardInterrupt):
+        train(model, tok, rows, QUICK, 1, tmp_path / 'cut', on_step=stop)
+    assert not (tmp_path / 'cut/adapter').exists() and [p.name for p in (tmp_path / 'cut/checkpoints').iterdir()] == [
+        'step-000006.pt'
+    ]
+    with pytest.raises(TracenbError, match='belongs to other rows, settings or another seed'):
+        train(model, tok, rows, QUICK, 2, tmp_path / 'cut')
     assert train(model, tok, rows, QUICK, 1, tmp_path / 'cut')['resumed_at'] == 6
     assert weights(tmp_path / 'cut') == weights(tmp_path / 'whole')
     drop = lambda out: [{k: v for k, v in x.items() if k != 'seconds'} for x in read_jsonl(out / 'train_log.jsonl')]
     assert drop(tmp_path / 'cut') == drop(tmp_path / 'whole')
 
 
-KILLED = textwrap.dedent('''
+KILLED = textwrap.dedent("""
     import sys, time
     from test_train import QUICK, load_model, load_tokenizer, toy_rows, train
     tok = load_tokenizer('tiny-random')
     train(load_model('tiny-random', device='cpu'), tok, toy_rows(tok), QUICK, 1, sys.argv[1], on_step=lambda line: time.sleep(0.3 if line['step'] > 6 else 0))
-''')
+""")
+
 
 def test_a_killed_process_goes_on_where_it_was(tmp_path, model, tok, rows):
-    env = {**os.environ, 'PYTHONPATH': f"{ROOT}{os.pathsep}{ROOT / 'tests'}", 'CI': '1'}
+    env = {**os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{ROOT / "tests"}', 'CI': '1'}
     running = subprocess.Popen([sys.executable, '-c', KILLED, str(tmp_path / 'cut')], env=env)
     log, until = tmp_path / 'cut/train_log.jsonl', time.monotonic() + 120
-    while time.monotonic() < until and not (log.exists() and log.read_text().count('\n') >= 7): time.sleep(0.05)
+    while time.monotonic() < until and not (log.exists() and log.read_text().count('\n') >= 7):
+        time.sleep(0.05)
     running.send_signal(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL and not (tmp_path / 'cut/adapter').exists()
-    with open(log, 'a') as f: f.write('{"step": 8, "lo')  # a torn line, as a kill may leave
+    with open(log, 'a') as f:
+        f.write('{"step": 8, "lo')  # a torn line, as a kill may leave
     assert train(model, tok, rows, QUICK, 1, tmp_path / 'cut')['resumed_at'] == 6
     train(model, tok, rows, QUICK, 1, tmp_path / 'whole')
     assert weights(tmp_path / 'cut') == weights(tmp_path / 'whole')
@@ -160,8 +196,11 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path, model, tok, rows):
 def test_checkpointing_and_accumulation_change_how_not_what(tmp_path, tok, rows):
     model, first = load_model('tiny-random', device='cpu', dtype='float32'), {}
     base = dict(epochs=1, lr=1e-3, dropout=0.0, save_steps=0)
-    for name, how in dict(plain=dict(batch_size=24, accumulation=1, gradient_checkpointing=False), small=dict(batch_size=4, accumulation=6, gradient_checkpointing=False),
-                          checkpointed=dict(batch_size=24, accumulation=1)).items():
+    for name, how in dict(
+        plain=dict(batch_size=24, accumulation=1, gradient_checkpointing=False),
+        small=dict(batch_size=4, accumulation=6, gradient_checkpointing=False),
+        checkpointed=dict(batch_size=24, accumulation=1),
+    ).items():
         train(model, tok, rows, TrainConfig(**base, **how), 1, tmp_path / name)
         first[name] = read_jsonl(tmp_path / name / 'train_log.jsonl')[0]
     for name in ('small', 'checkpointed'):
@@ -171,22 +210,35 @@ def test_checkpointing_and_accumulation_change_how_not_what(tmp_path, tok, rows)
 
 def test_tensorboard_gets_the_numbers(tmp_path, model, tok, rows):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     config = TrainConfig(epochs=1, batch_size=8, accumulation=1, report_to='tensorboard')
     train(model, tok, rows, config, 1, tmp_path)
     events = [EventAccumulator(str(p.parent)).Reload() for p in tmp_path.rglob('events.out.tfevents*')]
     losses = [x.value for e in events if 'loss' in e.Tags()['scalars'] for x in e.Scalars('loss')]
-    assert losses == pytest.approx([x['loss'] for x in read_jsonl(tmp_path / 'train_log.jsonl')], abs=1e-4) and len(losses) == 3
+    assert (
+        losses == pytest.approx([x['loss'] for x in read_jsonl(tmp_path / 'train_log.jsonl')], abs=1e-4)
+        and len(losses) == 3
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
 def test_the_paged_optimiser_needs_a_gpu(tmp_path, model, tok, rows):
-    with pytest.raises(TracenbError, match='needs a CUDA device'): train(model, tok, rows, TrainConfig(optimiser='paged_adamw_8bit'), 1, tmp_path)
+    with pytest.raises(TracenbError, match='needs a CUDA device'):
+        train(model, tok, rows, TrainConfig(optimiser='paged_adamw_8bit'), 1, tmp_path)
 
 
-@pytest.mark.parametrize('bad,message', [(dict(loss='prompt'), 'unknown loss'), (dict(report_to='tensorbord'), "did you mean 'tensorboard'"), (dict(lr=-1.0), 'lr is -1.0'),
-                                         (dict(targets=('attention',)), 'no adapter fits llama')])
+@pytest.mark.parametrize(
+    'bad,message',
+    [
+        (dict(loss='prompt'), 'unknown loss'),
+        (dict(report_to='tensorbord'), "did you mean 'tensorboard'"),
+        (dict(lr=-1.0), 'lr is -1.0'),
+        (dict(targets=('attention',)), 'no adapter fits llama'),
+    ],
+)
 def test_bad_settings_are_named(tmp_path, model, tok, rows, bad, message):
-    with pytest.raises(TracenbError, match=message): train(model, tok, rows, TrainConfig(epochs=1, **bad), 1, tmp_path)
+    with pytest.raises(TracenbError, match=message):
+        train(model, tok, rows, TrainConfig(epochs=1, **bad), 1, tmp_path)
     assert len(linear4bit(model)) == 14 and not (tmp_path / 'adapter').exists()
 
 
@@ -194,13 +246,19 @@ def test_an_adapter_of_another_model_is_refused(tmp_path, model, tok, rows):
     train(model, tok, rows, TrainConfig(epochs=1, accumulation=1), 1, tmp_path)
     settings = json.loads((tmp_path / 'adapter/adapter_config.json').read_text())
     (tmp_path / 'adapter/adapter_config.json').write_text(json.dumps(settings | {'r': 4}))
-    with pytest.raises(TracenbError, match='does not fit tiny-random'): load_adapter(model, tmp_path / 'adapter')
+    with pytest.raises(TracenbError, match='does not fit tiny-random'):
+        load_adapter(model, tmp_path / 'adapter')
 
 
 def test_the_embedded_model_learns(tmp_path):
     tok, model = load_tokenizer('smollm2-135m'), load_model('smollm2-135m', device='cpu')
-    config = TrainConfig(epochs=8, batch_size=2, accumulation=1, lr=2e-3, warmup_steps=1, dropout=0.0, gradient_checkpointing=False)
+    config = TrainConfig(
+        epochs=8, batch_size=2, accumulation=1, lr=2e-3, warmup_steps=1, dropout=0.0, gradient_checkpointing=False
+    )
     train(model, tok, toy_rows(tok, 3)[:2], config, 1, tmp_path)
     log = read_jsonl(tmp_path / 'train_log.jsonl')
     assert log[-1]['loss'] < 0.5 * log[0]['loss']
-    assert json.loads((tmp_path / 'adapter/adapter_config.json').read_text())['base_model_name_or_path'] == 'HuggingFaceTB/SmolLM2-135M-Instruct'
+    assert (
+        json.loads((tmp_path / 'adapter/adapter_config.json').read_text())['base_model_name_or_path']
+        == 'HuggingFaceTB/SmolLM2-135M-Instruct'
+    )

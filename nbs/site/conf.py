@@ -1,16 +1,19 @@
 """How Sphinx renders the site. `make docs` writes the pages beside a copy of this file; nothing is executed and nothing is fetched by a reader's browser."""
+
 project, author, copyright = 'tracenb', 'tracenb authors', '2026 onwards, tracenb authors'
 extensions = ['myst_nb', 'sphinx_design', 'sphinx_copybutton']
 exclude_patterns = ['_static', '_extra', 'images/*.md', '**/.ipynb_checkpoints']
 
-nb_execution_mode = 'off'          # notebooks carry their outputs
-nb_ipywidgets_js = {}              # widgets need a kernel: pages show their static form
+nb_execution_mode = 'off'  # notebooks carry their outputs
+nb_ipywidgets_js = {}  # widgets need a kernel: pages show their static form
 nb_merge_streams = True
 nb_render_markdown_format = 'gfm'
 nb_mime_priority_overrides = [('html', 'text/html', 10)]
 myst_enable_extensions = ['dollarmath', 'colon_fence', 'deflist']
 myst_heading_anchors = 3
-myst_all_links_external = True     # links are written as they are; `tracenb.docs.broken` looks at each in the finished pages
+myst_all_links_external = (
+    True  # links are written as they are; `tracenb.docs.broken` looks at each in the finished pages
+)
 suppress_warnings = ['myst.header', 'mystnb.unknown_mime_type']
 
 mathjax_path = 'mathjax/tex-svg-full.js'
@@ -26,7 +29,16 @@ html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = dict(
     icon_links=[dict(name='Source', url='https://github.com/tracenb/tracenb', icon='fa-brands fa-github')],
-    navbar_align='left', header_links_before_dropdown=6, show_toc_level=2, navigation_with_keys=False, back_to_top_button=True,
-    search_bar_text='Search pages and names', secondary_sidebar_items=['page-toc'], footer_start=['copyright'], footer_end=[], pygments_light_style='a11y-high-contrast-light', pygments_dark_style='a11y-high-contrast-dark',
+    navbar_align='left',
+    header_links_before_dropdown=6,
+    show_toc_level=2,
+    navigation_with_keys=False,
+    back_to_top_button=True,
+    search_bar_text='Search pages and names',
+    secondary_sidebar_items=['page-toc'],
+    footer_start=['copyright'],
+    footer_end=[],
+    pygments_light_style='a11y-high-contrast-light',
+    pygments_dark_style='a11y-high-contrast-dark',
 )
 html_sidebars = {'index': []}

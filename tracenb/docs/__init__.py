@@ -1,0 +1,10 @@
+"""The docs site."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        'site': ['build_docs'],
+    },
+)

@@ -1,0 +1,11 @@
+"""Results of finished runs: tables, statements, figures, one page."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        'results': ['load_runs', 'Results'],
+        'page': ['make_report', 'to_page'],
+    },
+)

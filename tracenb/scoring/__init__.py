@@ -1,0 +1,10 @@
+"""Scorers of answers and steps, by name."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        'scorers': ['SCORERS', 'score_all', 'score_response', 'tabulate', 'scorer'],
+    },
+)
