@@ -11,6 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from conftest import ROOT
+
+from tracenb.core.records import Generation, Trace, TracenbError, read_jsonl, write_jsonl
+from tracenb.tasks import babi
+from tracenb.tasks.task import DataConfig, load_examples, toy
 from tracenb.teacher.collection import (
     Collection,
     demo_settings,
@@ -21,10 +25,6 @@ from tracenb.teacher.collection import (
     run_collection,
     run_import,
 )
-
-from tracenb.core.records import Generation, Trace, TracenbError, read_jsonl, write_jsonl
-from tracenb.tasks import babi
-from tracenb.tasks.task import DataConfig, load_examples, toy
 from tracenb.teacher.endpoint import Endpoint
 from tracenb.teacher.prompts import KINDS, RIGHT, STATES, describe_outcomes, read_outcomes, tally, why_not_english
 from tracenb.traces.chat import parse, render

@@ -97,7 +97,6 @@ def teacher_collect(
     "Ask the teacher, keep the traces of right answers. The same command again goes on where it stopped."
     from tracenb.teacher.collection import Collection, run_collection
     from tracenb.teacher.collection import dry_run as plan
-
     from tracenb.teacher.endpoint import Endpoint
 
     endpoint = Endpoint(
@@ -146,9 +145,8 @@ def teacher_import(
     model: Annotated[str, typer.Option(help='Who wrote the traces.')] = 'unknown',
 ):
     "Take over traces that were collected elsewhere, joined by id or by a question that one example alone has."
-    from tracenb.teacher.collection import run_import
-
     from tracenb.tasks.task import get_task
+    from tracenb.teacher.collection import run_import
 
     data = _data(source, n, labels)
     outcomes, left_out = run_import(file, out, get_task(task), data, model)
@@ -164,7 +162,6 @@ def teacher_demo(
 ):
     "Collect the three kinds from the embedded model behind a real server on this machine."
     from tracenb.teacher.collection import DEMO_NOTE, run_demo
-
     from tracenb.teacher.prompts import tally
 
     print(tally(run_demo(out, n)).to_string(), f'\n{DEMO_NOTE}\nfiles: {out}', sep='\n')
