@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / 'shared' / 'data'
@@ -12,6 +13,11 @@ SHARED = ROOT.parent / 'shared' / 'data'
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 os.environ.setdefault('GOMP_SPINCOUNT', '10000')  # before torch is loaded: as the command sets it
 os.environ.setdefault('HF_HUB_OFFLINE', '1')  # nothing here may wait for a hub
+
+# Hypothesis: 25 examples per property, 200 in `make test-all`. Properties that are costly set a smaller number themselves.
+settings.register_profile('default', max_examples=25, deadline=None)
+settings.register_profile('exhaustive', max_examples=200, deadline=None)
+settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'default'))
 
 LONGEST = (
     'test_engine.py',

@@ -300,7 +300,6 @@ def test_every_label_is_simulated_and_registered():
 key = lambda e: (e.context, e.question)
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     n=st.integers(1, 60),
     more=st.integers(0, 60),
@@ -321,7 +320,7 @@ def test_simulation_promises(n, more, seed, labels, split):
         assert babi.read_answers(babi.write_answers(e.answers)) == e.answers
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(a=st.integers(), b=st.integers(), n=st.integers(1, 150))
 def test_train_and_test_never_share_an_item(a, b, n):
     assert {key(e) for e in simulate(n, a)}.isdisjoint(key(e) for e in simulate(n, b, 'test'))
@@ -564,7 +563,7 @@ def test_missing_sources(tmp_path):
         load(tmp_path / 'rows.jsonl', 'train')
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), label=st.sampled_from(sorted(LABELS)))
 def test_simulated_stories_survive_the_official_format(tmp_path_factory, seed, label):
     items, lines = simulate(5, seed, labels=(LABELS[label],)), []
@@ -829,7 +828,6 @@ def test_compare_needs_every_label():
 # --- What the paper does its own way
 
 
-@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_paper_wrong_facts(seed):
     for e in simulate(11, seed=seed):

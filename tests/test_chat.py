@@ -4,7 +4,7 @@ import gzip
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -86,7 +86,6 @@ words = st.text(st.sampled_from('abcXYZ éß"\'’.,-()[]\\\n'), min_size=1, max
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     st.lists(words, min_size=2, max_size=5, unique_by=lambda s: ''.join(c for c in s.lower() if c.isalnum())), st.data()
 )

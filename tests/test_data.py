@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import datasets
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tracenb.core.records import Example, Steps, TracenbError, read_jsonl
@@ -216,7 +216,6 @@ metas = st.recursive(
 )
 
 
-@settings(max_examples=20, deadline=None)
 @given(
     st.lists(
         st.tuples(some(words, 3), words, some(words, 2), st.dictionaries(words, metas, max_size=2)),

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import yaml
 from conftest import ROOT
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tracenb.core.npm import Pinned, fetch, npm_registry
@@ -35,7 +35,6 @@ DEMO, WITHIN = demo_study(), demo_study(layout='within')
 
 
 @given(number=st.integers(0, 10**6), within=st.booleans(), n=st.integers(1, 8))
-@settings(max_examples=60, deadline=None)
 def test_a_walk_holds_every_step_once_and_is_the_same_each_time(number, within, n):
     study = replace(WITHIN, trials=4 * (1 + n % 2)) if within else replace(DEMO, trials=n)
     group = study.groups[number % len(study.groups)]
@@ -140,7 +139,6 @@ VALUES = st.recursive(
     )
     | VALUES,
 )
-@settings(max_examples=200, deadline=None)
 def test_any_values_get_a_verdict_and_what_passes_can_be_stored(step, values):
     found = problems(DEMO, step, values)
     assert all(isinstance(p, str) for p in found)

@@ -3,7 +3,7 @@
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from IPython.core.formatters import DisplayFormatter
 from IPython.lib.pretty import pretty
@@ -97,7 +97,6 @@ def records(t):
     ]
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.text(st.characters(exclude_categories=())))
 @example(HOSTILE)
 def test_any_text_is_shown_and_is_only_text(text):

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
@@ -86,7 +86,6 @@ def texts(fig):
 # --- one number for several seeds
 
 
-@settings(max_examples=20, deadline=None)
 @given(
     st.lists(st.sampled_from([0.0, 1.0, None]), min_size=1, max_size=30),
     st.lists(st.integers(0, 20).map(lambda k: k / 20), min_size=2, max_size=30),

@@ -200,7 +200,6 @@ def test_a_repeated_query_id_keeps_the_first(tmp_path):
         assert len(load(tmp_path, 'train')) == 2
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     key=st.sampled_from(sorted(ROW)),
     value=st.recursive(
@@ -356,7 +355,6 @@ def test_wording():
     assert get_task('msmarco') is msmarco and msmarco.alternatives
 
 
-@settings(deadline=None)
 @given(
     answers=st.lists(
         st.text(st.characters(exclude_categories=['Cs']), min_size=1, max_size=20).filter(str.strip),
@@ -386,7 +384,6 @@ texts = st.lists(
 ).map(' '.join)
 
 
-@settings(deadline=None)
 @given(context=st.lists(texts, min_size=1, max_size=6), answer=texts, seed=st.integers(0, 99))
 def test_the_papers_rules(context, answer, seed):
     e = Example(
@@ -506,7 +503,6 @@ def test_rouge_l_is_made_of_the_longest_common_subsequence(a, b):
 any_text = st.text(st.characters(exclude_categories=['Cs']), max_size=30)
 
 
-@settings(deadline=None)
 @given(said=any_text, gold=st.lists(any_text, min_size=1, max_size=3))
 def test_scores_are_shares_and_ignore_case_and_order(said, gold):
     for score in (rouge_l, bleu):
@@ -555,7 +551,6 @@ def key(e):
     return (e.context, e.question)
 
 
-@settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     n=st.integers(1, 25),
@@ -573,7 +568,6 @@ def test_a_longer_simulation_begins_with_the_shorter(seed, n, more, split, max_w
     assert all(e.meta['simulated'] is True and e.split == split for e in long)
 
 
-@settings(max_examples=20, deadline=None)
 @given(a=st.integers(0, 10**6), b=st.integers(0, 10**6), words=st.sampled_from([(None, None), (60, 60), (120, 200)]))
 def test_train_and_test_share_nothing(a, b, words):
     train, test = simulate(60, a, max_words=words[0]), simulate(30, b, 'test', max_words=words[1])
@@ -592,7 +586,6 @@ def test_ids_are_fingerprints():
     assert simulate(5, 1)[0].id != simulate(5, 2)[0].id
 
 
-@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), max_words=st.sampled_from([None, 50, 120, 300]))
 def test_the_answer_stands_in_the_selected_passages_and_in_no_other(seed, max_words):
     "Found again from the text alone: the telling of the asked detail, of the asked thing."
@@ -624,7 +617,7 @@ def test_the_answer_stands_in_the_selected_passages_and_in_no_other(seed, max_wo
         ) == len(e.answers)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(max_words=st.integers(50, 900), seed=st.integers(0, 99))
 def test_word_limits_are_kept(max_words, seed):
     examples = simulate(10, seed, max_words=max_words)

@@ -4,7 +4,7 @@ import socket
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tracenb.core.records import Trace, TracenbError
@@ -25,7 +25,6 @@ TOY = get_task('toy')
 HAT = TOY.load('', 'train')[0]
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_can_be_described_and_checked(text):
     how, checks = describe_text(text), verify_text(text, HAT, TOY)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tracenb.audit.ladder import Case
@@ -299,7 +299,6 @@ FIELDS = [
 INDEX = Index(ASKED)
 
 
-@settings(max_examples=400, deadline=None)
 @given(
     row=st.sampled_from([FULL[0], BARE[0], BABI, MARCO]),
     changes=st.dictionaries(st.sampled_from(FIELDS), JSON, min_size=1, max_size=3),

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pingouin
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, friedmanchisquare, kruskal, mannwhitneyu, norm, wilcoxon
 
@@ -308,7 +308,6 @@ def test_cliff_by_hand():
 scores = st.lists(st.integers(1, 5), min_size=2, max_size=12)
 
 
-@settings(deadline=None, max_examples=60)
 @given(scores, scores)
 def test_cliffs_interval_is_what_its_equation_says(a, b):
     delta, low, high = cliff(a, b)

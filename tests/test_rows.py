@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from conftest import ROOT
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tracenb.core.records import Record, TracenbError, record
@@ -74,7 +74,6 @@ def test_blank_lines_and_windows_line_ends_inside(tmp_path):
     assert read(tmp_path / 'a.jsonl', lines(ROWS).replace('\n', '\r\n\r\n \r\n')) == (ROWS, [])
 
 
-@settings(max_examples=50, deadline=None)
 @given(
     rows=st.lists(
         st.dictionaries(
@@ -161,7 +160,6 @@ ARRAYS = {
 }
 
 
-@settings(max_examples=60, deadline=None)
 @given(form=st.sampled_from(sorted(ARRAYS)), cut=st.integers(5, len(ARRAYS['one line']) - 1), packed=st.booleans())
 def test_a_cut_array_gives_the_rows_before_the_cut_and_one_problem(tmp_path_factory, form, cut, packed):
     text = ARRAYS[form].rstrip()[:cut]
@@ -231,7 +229,6 @@ MANY = [{'n': i, 'text': hashlib.sha256(str(i).encode()).hexdigest()} for i in r
 PACKED = gzip.compress(lines(MANY).encode())
 
 
-@settings(max_examples=60, deadline=None)
 @given(cut=st.integers(1, len(PACKED) - 1))
 def test_a_truncated_archive_gives_the_rows_before_the_cut(tmp_path_factory, cut):
     rows, problems = read(tmp_path_factory.mktemp('gz') / 'a.jsonl.gz', PACKED[:cut])
@@ -241,7 +238,6 @@ def test_a_truncated_archive_gives_the_rows_before_the_cut(tmp_path_factory, cut
     )  # the second: the line that was cut through
 
 
-@settings(max_examples=60, deadline=None)
 @given(at=st.integers(20, len(PACKED) - 9), flip=st.integers(1, 255))
 def test_damage_in_the_middle_is_never_silent(tmp_path_factory, at, flip):
     damaged = PACKED[:at] + bytes([PACKED[at] ^ flip]) + PACKED[at + 1 :]
@@ -297,7 +293,6 @@ def test_sieve_keeps_the_first_of_two_and_names_both_places():
     ] and 's: 2 rows kept, 2 left out' in str(caught[0].message)
 
 
-@settings(deadline=None)
 @given(rows=st.lists(st.sampled_from(['a', 'b', 'c', 'bad'])))
 def test_nothing_is_lost_in_silence(rows):
     sieve = Sieve('s')

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, norm, pearsonr, ttest_ind
 from scipy.stats import bootstrap as scipy_bootstrap
@@ -378,7 +378,6 @@ def test_one_seed_is_the_plain_bootstrap():
     assert t.interval == 'bootstrap by id' and t.note == 'one seed: another could differ by more'
 
 
-@settings(deadline=None, max_examples=50)
 @given(
     st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0, None]), min_size=3, max_size=3), min_size=4, max_size=12),
     st.randoms(),
@@ -512,7 +511,6 @@ def test_label_step_of_the_published_run_within_labels():
 tables = st.lists(st.tuples(*[st.integers(0, 6)] * 4), min_size=1, max_size=4).filter(lambda ts: any(map(sum, ts)))
 
 
-@settings(deadline=None, max_examples=50)
 @given(tables, st.randoms())
 @example([(8, 2, 2, 8), (2, 8, 8, 2)], random.Random(0))
 @example([(5, 0, 0, 3), (0, 0, 2, 2)], random.Random(0))
@@ -542,7 +540,6 @@ def test_any_strata(ts, r):
         assert pd.isna(t.p_same) or 0 <= t.p_same <= 1
 
 
-@settings(deadline=None, max_examples=50)
 @given(cell, cell, cell, cell)
 def test_one_stratum_is_the_two_by_two_table(a, b, c, d):
     assume(min(a + b, c + d, a + c, b + d))
@@ -648,7 +645,6 @@ def test_model_does_not_see_the_order_of_rows():
     pd.testing.assert_frame_equal(logistic(df.sample(frac=1, random_state=1)), logistic(df), rtol=1e-6)
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.tuples(*[st.integers(0, 8)] * 4))
 @example((0, 4, 5, 6))
 @example((0, 4, 5, 0))
@@ -710,14 +706,12 @@ def test_approval_ratings():
     assert p.p == pytest.approx(2 * norm.sf(17.36**0.5), rel=0.4)
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 6), st.integers(0, 6), st.integers(0, 5))
 def test_permutations_of_zeros_and_ones_are_mcnemar(only_a, only_b, both):
     a, b = pair(both, only_a, only_b, 1)
     assert permuted(a, b) == pytest.approx(paired(a, b).p) and permuted(b, a) == pytest.approx(permuted(a, b))
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.lists(st.sampled_from([-1.0, -2 / 3, -1 / 3, 1 / 3, 0.5, 1.0]), min_size=1, max_size=7))
 @example([-1.0, -1.0, 1 / 3, 1 / 3, 1 / 3, 0.5, 0.5])
 def test_permutations_by_hand(change):
@@ -855,7 +849,6 @@ def test_power_over_seeds_by_simulation(n, seeds, seed_sd, stable):
     assert paired_power(plan).power[0] == pytest.approx((measured > norm.isf(0.025) * null).mean(), abs=0.03)
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 400), st.floats(0, 1), st.floats(-1, 1))
 def test_power_is_a_probability_and_even(n, discordant, share):
     plan = design(n=n, difference=share * discordant, discordant=discordant)

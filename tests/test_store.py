@@ -111,7 +111,7 @@ def test_many_at_once_get_balanced_places(path, layout):
     assert Counter('token' in c for c in came) == {True: 3 * places, False: 24}
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6))
 def test_conditions_stay_balanced_over_drop_outs(tmp_path, seed):
     "People come, leave, run out of time and come back; in the end every condition is full, and never was more than full."
@@ -430,7 +430,6 @@ def cells(text, comma):
     yield from (cell for line in re.split('[\r\n]', text) for cell in line.split(comma))
 
 
-@settings(max_examples=400, deadline=None)
 @given(TEXTS)
 def test_text_goes_through_csv_and_json_and_cannot_run(text):
     assert unguarded(guard(text)) == text

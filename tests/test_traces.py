@@ -50,7 +50,6 @@ def test_correct_claims_gold(name):
         assert all(repr(c)[1:-1] in t.text for c in texts(e, gold.facts))
 
 
-@settings(max_examples=25, deadline=None)
 @given(seeds, names)
 def test_incorrect_breaks_both_steps_of_every_example(seed, name):
     for e, gold, t in built(name, 'incorrect', seed):
@@ -61,7 +60,6 @@ def test_incorrect_breaks_both_steps_of_every_example(seed, name):
         assert list(t.steps.facts) == sorted(set(t.steps.facts))
 
 
-@settings(max_examples=25, deadline=None)
 @given(seeds, names)
 def test_the_corruption_design_has_four_cells(seed, name):
     cells = {
@@ -80,7 +78,7 @@ def test_our_conditions_are_formatted_alike(name):
     assert all(frames == made['correct'] for frames in made.values())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seeds, st.sampled_from(REAL_TASKS))
 def test_incorrect_paper_is_wrong_and_written_the_papers_way(seed, name):
     task = get_task(name)
@@ -103,7 +101,7 @@ def test_incorrect_paper_is_wrong_and_written_the_papers_way(seed, name):
             assert quoted in e.context and quoted not in paper_gold
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seeds, st.sampled_from(REAL_TASKS))
 def test_swapped_keeps_the_label_and_tells_of_another_example(seed, name):
     task, rows = get_task(name), examples(name)
@@ -114,7 +112,7 @@ def test_swapped_keeps_the_label_and_tells_of_another_example(seed, name):
         assert all(task.decompose(o).label == gold.label for o in rows if o.id in owners)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seeds, names)
 def test_shuffled_keeps_the_words_and_no_order(seed, name):
     made = [
@@ -139,14 +137,13 @@ def test_filler_matches_the_tokens_of_a_tokenizer_that_merges_stops():
         assert count(filler.text) == count(correct.text)
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.floats(0, 1), seeds, names)
 def test_mix_corrupts_exactly_its_share(share, seed, name):
     wrong = [t.steps != gold for *_, gold, t in built(name, f'mix:{share:g}', seed)]
     assert sum(wrong) == round(float(f'{share:g}') * len(wrong))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seeds, st.sampled_from(REAL_TASKS))
 def test_mixes_are_nested_between_correct_and_incorrect(seed, name):
     ladder = [[t.text for *_, t in built(name, c, seed)] for c in ('mix:0', 'mix:0.25', 'mix:0.5', 'mix:1')]
@@ -180,7 +177,7 @@ def test_wrong_labels_are_uniform_over_the_other_labels():
     assert sum(counts) == 1100 and chisquare(counts).pvalue > 1e-4
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     st.integers(0, 99),
     st.integers(1, 32),
