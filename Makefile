@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 export GOMP_SPINCOUNT := 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo teacher-demo study-demo test browser lab bench docs notebooks export clean
+.PHONY: help setup demo teacher-demo study-demo quick test test-all browser lab bench docs notebooks export clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 14
@@ -43,8 +43,19 @@ study-demo: setup  ## a human study from design to figure, with simulated people
 	$(BIN)/tracenb study power --study $(STUDY)/survey --sims 200 --out $(STUDY)/power
 
 PROCESSES ?= 2
-test: setup  ## run all tests, in PROCESSES=2 processes
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --no-loadscope-reorder
+# tests of the library that load no model and start no server, no kernel and no browser
+QUICK := $(addprefix tests/test_,$(addsuffix .py,audit babi chat cotempqa data design display matched msmarco parsing prose \
+	published rows score stats store traces words))
+
+quick: setup  ## run the tests of rules, conditions, scorers and statistics (under a minute)
+	$(PYTEST) -m 'not slow and not exhaustive' $(wildcard $(QUICK))
+
+test: setup  ## run the tests, in PROCESSES=2 processes (some 8 minutes)
+	$(PYTEST) -m 'not exhaustive'
+
+test-all: setup  ## run all tests: every kill, long simulations, every page; due before a release (see CONTRIBUTING.md)
+	HYPOTHESIS_PROFILE=exhaustive $(PYTEST)
 
 browser:  ## install Chromium for the tests that look at pages, where that is possible (Debian packages, as root); without it they skip
 	@command -v chromium chromium-browser google-chrome >/dev/null 2>&1 || \
