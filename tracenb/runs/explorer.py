@@ -5,6 +5,12 @@
 # %% auto #0
 __all__ = ['NOTHING', 'show_condition', 'Tuned', 'Question', 'Explorer', 'explore']
 
+# %% ../../nbs/07_runs/08_explorer.ipynb #explorer-extra
+from ..core.extras import require_extra
+
+# %% ../../nbs/07_runs/08_explorer.ipynb #explorer-needs
+require_extra('lab', 'ipywidgets')
+
 # %% ../../nbs/07_runs/08_explorer.ipynb #explore-imports
 import json
 from dataclasses import replace

@@ -5,6 +5,12 @@
 # %% auto #0
 __all__ = ['UNLIMITED', 'attentive', 'shown_as', 'Walk', 'participate', 'bare_study', 'LocalServer', 'compare', 'load_test']
 
+# %% ../../nbs/11_study/09_load_test.ipynb #load-extra
+from ..core.extras import require_extra
+
+# %% ../../nbs/11_study/09_load_test.ipynb #load-needs
+require_extra('study', 'httpx')
+
 # %% ../../nbs/11_study/09_load_test.ipynb #imports
 import asyncio
 import hashlib

@@ -5,6 +5,12 @@
 # %% auto #0
 __all__ = ['POLICY', 'HEADERS', 'PATIENCE', 'log', 'LARGEST', 'Rates', 'Limiter', 'Guard']
 
+# %% ../../nbs/11_study/07_middleware.ipynb #middleware-extra
+from ..core.extras import require_extra
+
+# %% ../../nbs/11_study/07_middleware.ipynb #middleware-needs
+require_extra('study', 'fastapi', 'limits')
+
 # %% ../../nbs/11_study/07_middleware.ipynb #imports
 import asyncio
 import hashlib

@@ -7,6 +7,12 @@ __all__ = ['CODES', 'PanelId', 'Text', 'State', 'WHY', 'Said', 'Token', 'SHORTES
            'Closed', 'PanelIds', 'Entry', 'Answer', 'Here', 'Entered', 'Stored', 'Finished', 'Failure', 'failures',
            'return_url', 'Form', 'export_token', 'survey_app', 'serve']
 
+# %% ../../nbs/11_study/08_server.ipynb #server-extra
+from ..core.extras import require_extra
+
+# %% ../../nbs/11_study/08_server.ipynb #server-needs
+require_extra('study', 'fastapi', 'uvicorn')
+
 # %% ../../nbs/11_study/08_server.ipynb #imports
 import hashlib
 import hmac

@@ -7,6 +7,12 @@ __all__ = ['PRICES', 'AGAIN', 'BACKOFF', 'PATIENCE', 'Endpoint', 'Request', 'Rep
            'price', 'worst', 'Cache', 'Retry', 'asked_to_wait', 'read_reply', 'Asker', 'attempts', 'within_cost', 'ask',
            'estimate']
 
+# %% ../../nbs/06_teacher/01_endpoint.ipynb #endpoint-extra
+from ..core.extras import require_extra
+
+# %% ../../nbs/06_teacher/01_endpoint.ipynb #endpoint-needs
+require_extra('teacher', 'openai', 'aiolimiter')
+
 # %% ../../nbs/06_teacher/01_endpoint.ipynb #d7139c00
 import asyncio
 import json
