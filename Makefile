@@ -78,10 +78,10 @@ export: setup  ## format and lint notebooks and tests, then notebooks -> library
 	$(BIN)/ruff check --fix .
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
-	$(BIN)/tracenb readme
+	$(BIN)/python nbs/site/readme.py
 
 docs: setup  ## build the site in _docs/ and check every link of it
-	$(BIN)/python -c 'from tracenb.docs.site import build_docs; print(build_docs())'
+	$(BIN)/python nbs/site/make_site.py
 
 notebooks: setup  ## run every library notebook and keep its outputs
 	$(BIN)/python tests/execute.py

@@ -66,12 +66,3 @@ def test_outputs_is_tracked_and_explained():
         'report.html',
     ):
         assert name in text
-
-
-def test_readme_is_the_index_notebook(tmp_path):
-    from tracenb.report.page import write_readme
-
-    assert (
-        write_readme(ROOT / 'nbs' / 'index.ipynb', tmp_path / 'README.md').read_text()
-        == (ROOT / 'README.md').read_text()
-    )

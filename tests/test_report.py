@@ -39,7 +39,6 @@ from tracenb.report.page import (
     show_table,
     the_grid,
     to_page,
-    write_readme,
 )
 from tracenb.report.results import Case, finished, load_costs, load_logs, load_runs, save_rows
 from tracenb.report.tables import (
@@ -412,32 +411,6 @@ def test_the_page_stands_alone_and_escapes_data(tmp_path):
         and not re.search(r'(src|href)="https?:', page)
     )
     assert "default-src 'none'" in page and "script-src 'none'" in page
-
-
-def test_readme_links_work_from_the_top(tmp_path):
-    import nbformat
-    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-
-    nbformat.write(
-        new_notebook(
-            cells=[
-                new_markdown_cell(
-                    '[a](../main/00_core/01_records.ipynb) ![b](images/b.png) [c](https://x.org) [d](#e) [o](../outputs/README.md)'
-                ),
-                new_code_cell('#| hide\nx'),
-            ]
-        ),
-        tmp_path / 'i.ipynb',
-    )
-    text = write_readme(tmp_path / 'i.ipynb', tmp_path / 'R.md').read_text()
-    assert (
-        '(nbs/00_core/01_records.ipynb)' in text
-        and '(nbs/images/b.png)' in text
-        and '(https://x.org)' in text
-        and '(#e)' in text
-        and '(outputs/README.md)' in text
-        and '#| hide' not in text
-    )
 
 
 # --- the viewer

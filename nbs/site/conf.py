@@ -1,4 +1,8 @@
-"""How Sphinx renders the site. `make docs` writes the pages beside a copy of this file; nothing is executed and nothing is fetched by a reader's browser."""
+"""How Sphinx renders the site.
+
+`make docs` writes the pages beside a copy of this file. Nothing is executed, and a reader's browser loads nothing from
+other hosts.
+"""
 
 project, author, copyright = 'tracenb', 'tracenb authors', '2026 onwards, tracenb authors'
 extensions = ['myst_nb', 'sphinx_design', 'sphinx_copybutton']
@@ -11,9 +15,7 @@ nb_render_markdown_format = 'gfm'
 nb_mime_priority_overrides = [('html', 'text/html', 10)]
 myst_enable_extensions = ['dollarmath', 'colon_fence', 'deflist']
 myst_heading_anchors = 3
-myst_all_links_external = (
-    True  # links are written as they are; `tracenb.docs.broken` looks at each in the finished pages
-)
+myst_all_links_external = True  # links stay as written: `links.broken` checks each in the finished pages
 suppress_warnings = ['myst.header', 'mystnb.unknown_mime_type']
 
 mathjax_path = 'mathjax/tex-svg-full.js'

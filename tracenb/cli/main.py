@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Dataset', 'Seed', 'Model', 'Balanced', 'run', 'ls', 'show', 'verify', 'data_show', 'data_export', 'audit',
-           'report', 'bench', 'readme', 'main']
+           'report', 'bench', 'main']
 
 # %% ../../nbs/13_cli/03_main.ipynb #047883f1
 import os
@@ -306,17 +306,6 @@ def bench(
     )
     name, parameters = lookup(full, what, 'benchmark')
     print(printed(execute(experiment(name), out / f'{name}.ipynb', parameters)))
-
-
-@app.command(hidden=True)
-def readme(
-    notebook: Annotated[Path, typer.Argument(help='The front-page notebook.')] = Path('nbs/index.ipynb'),
-    path: Annotated[Path, typer.Argument(help='The page to write.')] = Path('README.md'),
-):
-    "Write README.md from nbs/index.ipynb."
-    from tracenb.report.page import write_readme
-
-    print(write_readme(notebook, path))
 
 # %% ../../nbs/13_cli/03_main.ipynb #a3d766f4
 def main(

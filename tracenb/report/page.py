@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['escaped', 'the_grid', 'files', 'show_table', 'write_runs', 'section', 'sentences', 'too_long', 'samples', 'to_page',
-           'make_report', 'write_readme']
+           'make_report']
 
 # %% ../../nbs/09_report/08_page.ipynb #ae7157ae
 import base64
@@ -236,25 +236,3 @@ def make_report(
     finished(folder)
     notebook = execute(experiment('report'), folder / 'report.ipynb', dict(folder=str(folder.resolve())))
     return to_page(notebook, folder / 'report.html', title=f'tracenb report: {folder.resolve().name}')
-
-# %% ../../nbs/09_report/08_page.ipynb #4b59a89d
-def write_readme(
-    notebook: str | Path,  # nbs/index.ipynb
-    path: str | Path,  # README.md
-) -> Path:
-    "Write the front-page notebook as Markdown."
-    nb = nbformat.read(notebook, as_version=4)
-    nb.cells = [c for c in nb.cells if not c.source.startswith('#| hide')]
-    nb.metadata['language_info'] = dict(name='python')
-    for c in nb.cells:
-        if c.source.startswith('#| echo: false'):
-            c.metadata['transient'] = dict(remove_source=True)
-    text, _ = MarkdownExporter().from_notebook_node(nb)
-    text = re.sub(
-        r'\]\((?!https?:|#)([^)]+)\)',
-        lambda m: f']({m[1].removeprefix("../") if m[1].startswith("../") else "nbs/" + m[1]})',
-        text,
-    )
-    text = re.sub(r'<style scoped>.*?</style>\n?', '', text, flags=re.S)
-    note = '<!-- Made from nbs/index.ipynb by `make export`: edit that notebook. -->\n\n'
-    return write_text(path, note + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n')
