@@ -9,14 +9,12 @@ __all__ = ['escaped', 'the_grid', 'files', 'show_table', 'write_runs', 'section'
 # %% ../../nbs/09_report/08_page.ipynb #ae7157ae
 import base64
 import html
-import re
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
-from nbconvert import HTMLExporter, MarkdownExporter
+from nbconvert import HTMLExporter
 
 from ..core.page import html_page, table_html
 from ..core.records import atomic_path, write_text
