@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .ladder import Case
-from ..core.records import Example, Generation, TracenbError, lookup, normalize, read_jsonl
+from ..core.files import read_jsonl
+from ..core.records import Example, Generation, TracenbError, lookup, normalize
 from ..core.rows import SUFFIXES, Sieve, read_rows
 from ..tasks.task import TASKS, Task, get_task, read_list
 from ..traces.conditions import get_condition

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.records import Example, Steps, TracenbError, digest, lookup, normalize, seeded
+from ..core.files import digest, seeded
+from ..core.records import Example, Steps, TracenbError, lookup, normalize
 from ..core.rows import SUFFIXES, Sieve, local_folder, read_rows
 from .babi_sim import simulate
 from .paper import SCORERS, Lookup, PaperRules, answer_span

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.records import Example, Steps, TracenbError, digest, lookup, normalize
+from ..core.files import digest
+from ..core.records import Example, Steps, TracenbError, lookup, normalize
 from ..core.rows import SUFFIXES, Sieve, local_folder, read_rows
 from .cotempqa_sim import KINDS, simulate
 from .dates import READINGS, answer_facts, co_temporal, read_fact, squeeze

@@ -11,7 +11,8 @@ import random
 import re
 from pathlib import Path
 
-from ..core.records import Example, Steps, TracenbError, digest, normalize
+from ..core.files import digest
+from ..core.records import Example, Steps, TracenbError, normalize
 from ..core.rows import SUFFIXES, Sieve, local_folder, read_rows
 from .msmarco_sim import NO_ANSWER, simulate
 from .paper import PaperRules
