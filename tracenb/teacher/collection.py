@@ -235,7 +235,11 @@ class Collection(Record):
 
 # %% ../../nbs/06_teacher/03_collection.ipynb #840b1b38
 def _summary(out):
-    return json.loads(sibling_path(out, 'json').read_text(encoding='utf-8')) if sibling_path(out, 'json').exists() else None
+    return (
+        json.loads(sibling_path(out, 'json').read_text(encoding='utf-8'))
+        if sibling_path(out, 'json').exists()
+        else None
+    )
 
 
 def _check_same(out, decides):
@@ -295,7 +299,13 @@ def run_collection(
             json.dumps(dict(settings=decides, finished=False) | data, indent=1, ensure_ascii=False) + '\n',
         )
     outcomes = collect(
-        asking, get_task(collection.task), collection.endpoint, sibling_path(out, 'cache.sqlite'), prices, max_cost, progress
+        asking,
+        get_task(collection.task),
+        collection.endpoint,
+        sibling_path(out, 'cache.sqlite'),
+        prices,
+        max_cost,
+        progress,
     )
     write_collection(out, decides, outcomes, **data)
     return outcomes
