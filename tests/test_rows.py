@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracenb.core.records import Record, TracenbError, record
-from tracenb.core.rows import SUFFIXES, RowsLeftOut, RowCollector, local_folder, read_bytes, read_rows
+from tracenb.core.rows import SUFFIXES, RowCollector, RowsLeftOut, local_folder, read_bytes, read_rows
 
 ROWS = [{'question': 'Who?', 'n': i, 'text': 'é\u2028{"[' + 'x' * i} for i in range(5)]
 

@@ -215,7 +215,10 @@ def load(
     "The MS MARCO examples of one split, in file order; bad rows are left out with one warning. Raises `TracenbError`."
     if split not in NAMES:
         raise TracenbError(f'unknown split {split!r}', "use 'train' or 'test'")
-    folder, collector = local_folder(source, tuple(f'v2.1/{name}*.parquet' for name in NAMES[split][:1])), RowCollector(source)
+    folder, collector = (
+        local_folder(source, tuple(f'v2.1/{name}*.parquet' for name in NAMES[split][:1])),
+        RowCollector(source),
+    )
     files = _split_files(folder, split)
     shards = [SHARD.search(f.name) for f in files]
     if not folder.is_file() and all(shards) and len(files) != int(shards[0][2]):
