@@ -13,12 +13,14 @@ def _parameter(parameter) -> str:
     "One parameter of a verb as a row of a Markdown table."
     is_option = parameter.param_type_name == 'option'
     names = [*parameter.opts, *parameter.secondary_opts] if is_option else [parameter.name]
-    default = ''
+    default = parameter.default
     if parameter.required:
-        default = 'required'
-    elif isinstance(parameter.default, (str, int, float)) and parameter.default is not False:
-        default = f'`{parameter.default}`'
-    return f'| {", ".join(f"`{n}`" for n in names)} | {default} | {_cell(parameter.help)} |'
+        shown = 'required'
+    elif default is False or default == '' or not isinstance(default, (str, int, float)):
+        shown = ''
+    else:
+        shown = f'`{default}`'
+    return f'| {", ".join(f"`{n}`" for n in names)} | {shown} | {_cell(parameter.help)} |'
 
 
 def _verbs(command, name: str) -> Iterator[str]:
