@@ -43,7 +43,7 @@ def test_where_a_file_is_shown(path, page):
         ('[task](../01_tasks/01_task.ipynb)', '[task](../../reference/tasks/task.html)'),
         ('[task](../01_tasks/01_task.ipynb#a-toy)', '[task](../../reference/tasks/task.html#a-toy)'),
         ('[train](../tutorials/train.ipynb)', '[train](../../tutorials/train.html)'),
-        ('![x](../images/audit-ladder.png)', '![x](../../images/audit-ladder.png)'),
+        ('![x](../images/audit-variants.png)', '![x](../../images/audit-ladder.png)'),
         ('[settings](../../settings.ini)', '[settings](https://example.org/blob/main/settings.ini)'),
         ('[web](https://example.org/x) [here](#here)', '[web](https://example.org/x) [here](#here)'),
         ('[`load`](https://x/01_tasks/babi.html#load)', '`load`'),

@@ -41,6 +41,7 @@ class Linker:
 
     def __call__(self, text: str) -> str:
         "`text` with its links replaced; code blocks stay. Raises `TracenbError` for a link to a file that is missing."
+        text = re.sub(r'(?<=<img src=")(?!https?:)(?=[^"]+")', self.up, text)
         link = re.compile(r'(!?\[[^\]\n]*\])\(([^)\s]+)\)')
         parts = re.split(r'(^```.*?^```)', text, flags=re.M | re.S)
         return ''.join(part if part.startswith('```') else link.sub(self._replace, part) for part in parts)

@@ -11,9 +11,9 @@ NOTE = '<!-- Made from nbs/index.ipynb by `make export`: edit that notebook. -->
 
 
 def from_root(link: re.Match) -> str:
-    "A link of the notebook as seen from the folder above it."
-    target = link[1]
-    return f']({target.removeprefix("../") if target.startswith("../") else f"nbs/{target}"})'
+    "A link of the notebook, or the source of its picture, as seen from the folder above it."
+    before, target = link.groups()
+    return before + (target.removeprefix('../') if target.startswith('../') else f'nbs/{target}')
 
 
 def readme(notebook: str | Path) -> str:
@@ -25,7 +25,7 @@ def readme(notebook: str | Path) -> str:
         if c.source.startswith('#| echo: false'):
             c.metadata['transient'] = dict(remove_source=True)
     text, _ = MarkdownExporter().from_notebook_node(nb)
-    text = re.sub(r'\]\((?!https?:|#)([^)]+)\)', from_root, text)
+    text = re.sub(r'(\]\(|<img src=")(?!https?:|#)([^)"]+)', from_root, text)
     text = re.sub(r'<style scoped>.*?</style>\n?', '', text, flags=re.S)
     return NOTE + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
 

@@ -21,8 +21,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 from .workers import connect, devices
 
-from ..core.matched import read_traces
-from ..core.records import TracenbError, digest, write_text
+from ..core.files import digest, read_traces, write_text
+from ..core.records import TracenbError
 from .folders import samples, state
 from .grids import Grid
 from .kernels import ForkedKernelManager

@@ -19,8 +19,9 @@ from pathlib import Path
 import ipywidgets as widgets
 from fastcore.basics import patch
 
+from ..core.files import read_jsonl
 from ..core.html import block, escaped, folded, spans, table
-from ..core.records import Example, Generation, Trace, TracenbError, read_jsonl
+from ..core.records import Example, Generation, Trace, TracenbError
 from ..models.generation import generate
 from ..models.loading import MODELS, find_gguf, load_model, load_tokenizer
 from ..models.training import load_adapter
