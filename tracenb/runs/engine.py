@@ -19,7 +19,6 @@ from pathlib import Path
 
 import pandas as pd
 from tqdm.auto import tqdm
-from .workers import connect, devices
 
 from ..core.files import digest, read_traces, write_text
 from ..core.records import TracenbError
@@ -28,6 +27,7 @@ from .grids import Grid
 from .kernels import ForkedKernelManager
 from .notebook import execute, experiment, parameters
 from .stages import make_run
+from .workers import connect, devices
 from ..tasks.task import get_task, load_examples
 from ..traces.chat import render
 from ..traces.conditions import build_traces, count_words, get_condition
