@@ -11,7 +11,8 @@ import pytest
 from tracenb.audit.ladder import LADDER, SCORINGS, climb, fitting_scorings
 from tracenb.audit.page import audit, disagreements, ladder_figure, read_all, sentences
 from tracenb.audit.published import gather, name_parts
-from tracenb.core.records import TracenbError, write_jsonl
+from tracenb.core.files import write_jsonl
+from tracenb.core.records import TracenbError
 from tracenb.tasks.task import get_task
 from tracenb.traces.chat import completion_text
 from tracenb.traces.conditions import build_traces

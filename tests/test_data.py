@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracenb.core.records import Example, Steps, TracenbError, read_jsonl
+from tracenb.core.files import read_jsonl
+from tracenb.core.records import Example, Steps, TracenbError
 from tracenb.core.rows import RowsLeftOut
 from tracenb.tasks.babi import babi
 from tracenb.tasks.task import DataConfig, load_examples, toy

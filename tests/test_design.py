@@ -19,8 +19,9 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tracenb.core.files import write_jsonl, write_text
 from tracenb.core.npm import Pinned, fetch, npm_registry
-from tracenb.core.records import Example, Generation, Score, TracenbError, write_jsonl, write_text
+from tracenb.core.records import Example, Generation, Score, TracenbError
 from tracenb.runs.stages import make_run
 from tracenb.study import build as questionnaire
 from tracenb.study.build import JSPSYCH, build_study, in_words, page_files, script

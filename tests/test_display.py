@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from IPython.core.formatters import DisplayFormatter
 from IPython.lib.pretty import pretty
 
-from tracenb.core.html import _UNSEEN
-from tracenb.core.records import ChatExample, Example, Generation, Rating, Response, Score, Steps, Trace
+from tracenb.core.html import _INVISIBLE
+from tracenb.core.records import ChatExample, Example, Generation, Response, Score, Steps, Trace
 from tracenb.runs.grids import SHIPPED, get_grid
 from tracenb.tasks.task import TASKS, get_task, toy
 from tracenb.traces.chat import MaskView
@@ -89,7 +89,6 @@ def records(t):
         ChatExample(id=t, prompt=({'role': t, 'content': t},), completion=({'role': 'assistant', 'content': t},)),
         Generation(id=t, text=t, n_tokens=1, finish_reason=t),
         Score(id=t, scorer=t, value=None, explanation=t),
-        Rating(participant=t, id=t, condition=t, dimension=t, value=3),
         Steps(label=t, facts=()),
         show_trace(e, trace),
         show_response(response, e),
@@ -101,7 +100,7 @@ def records(t):
 @example(HOSTILE)
 def test_any_text_is_shown_and_is_only_text(text):
     for r in records(text):
-        assert _UNSEEN.sub('\ufffd', text) in Seen(r._repr_html_()).text.replace('\r', '\ufffd')
+        assert _INVISIBLE.sub('\ufffd', text) in Seen(r._repr_html_()).text.replace('\r', '\ufffd')
         if not isinstance(r, MaskView):
             assert '\x1b' not in str(r)
 

@@ -5,7 +5,8 @@ import shutil
 import pytest
 import torch
 
-from tracenb.core.records import Generation, Trace, TracenbError, read_jsonl
+from tracenb.core.files import read_jsonl
+from tracenb.core.records import Generation, Trace, TracenbError
 from tracenb.models import generation as module
 from tracenb.models.generation import GenerateConfig, generate, plan_prompts, stop_ids
 from tracenb.models.loading import linear4bit, load_model, load_tokenizer

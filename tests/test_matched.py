@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from tracenb.core.matched import match, read_traces
-from tracenb.core.records import Trace, TracenbError, write_jsonl
+from tracenb.core.files import read_traces, write_jsonl
+from tracenb.core.matched import match
+from tracenb.core.records import Trace, TracenbError
 from tracenb.runs.stages import build, make_run, open_run
 from tracenb.tasks.babi import babi
 from tracenb.tasks.task import DataConfig, load_examples

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tracenb.audit.ladder import Case
 from tracenb.audit.published import Index, Reader, dataset_of, gather, name_parts, read_predictions, taught_steps
-from tracenb.core.records import TracenbError, write_jsonl
+from tracenb.core.files import write_jsonl
+from tracenb.core.records import TracenbError
 from tracenb.tasks.task import TASKS, get_task
 from tracenb.traces.chat import completion_text
 from tracenb.traces.conditions import build_traces

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tracenb.core.records import Example, Generation, Steps, TracenbError, write_jsonl
+from tracenb.core.files import write_jsonl
+from tracenb.core.records import Example, Generation, Steps, TracenbError
 from tracenb.report.claims import (
     findings,
     say_accuracy,
@@ -164,7 +165,8 @@ def test_gather_reads_what_tabulate_gives(grid):
     found = gather(grid)
     assert len(found.runs) == 8 and len(found.rows) == 48 and len(found.cases) == 6 and not found.left_out
     path, run = next((p, r) for p, r in found.runs.items() if r.condition == 'correct')
-    from tracenb.core.records import Score, read_jsonl
+    from tracenb.core.files import read_jsonl
+    from tracenb.core.records import Score
 
     table = tabulate(
         read_jsonl(path / 'scores.jsonl', Score), read_jsonl(path / 'examples.jsonl', Example), get_task('toy')

@@ -17,7 +17,8 @@ import pytest
 import yaml
 from jupyter_client.manager import AsyncKernelManager
 
-from tracenb.core.records import TracenbError, read_jsonl
+from tracenb.core.files import read_jsonl
+from tracenb.core.records import TracenbError
 from tracenb.runs.engine import plan, run_grid
 from tracenb.runs.folders import list_runs, samples, show_run, state
 from tracenb.runs.grids import SHIPPED, Grid, expand, get_grid

@@ -12,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from conftest import ROOT
 
-from tracenb.core.records import Generation, Trace, TracenbError, read_jsonl, write_jsonl
+from tracenb.core.files import read_jsonl, write_jsonl
+from tracenb.core.records import Generation, Trace, TracenbError
 from tracenb.tasks import babi
 from tracenb.tasks.task import DataConfig, load_examples, toy
 from tracenb.teacher.collection import (

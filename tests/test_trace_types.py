@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from tracenb.core.records import Trace, write_jsonl
+from tracenb.core.files import write_jsonl
+from tracenb.core.records import Trace
 from tracenb.report.results import Results
 from tracenb.report.trace_types import (
     by_type,

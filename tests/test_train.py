@@ -13,7 +13,8 @@ import torch
 from conftest import ROOT
 from peft import PeftModel
 
-from tracenb.core.records import Trace, TracenbError, read_jsonl
+from tracenb.core.files import read_jsonl
+from tracenb.core.records import Trace, TracenbError
 from tracenb.models.batches import TrainConfig, collate, completion_loss, fit_rows, plan_batches
 from tracenb.models.loading import linear4bit, load_model, load_tokenizer
 from tracenb.models.training import attach_adapter, load_adapter, train

@@ -24,8 +24,9 @@ from tqdm.auto import tqdm
 
 from .ladder import LADDER, MENDED, Case, climb, looked_up
 from .published import Index, Predictions, gather, read_predictions, read_run
-from ..core.page import figure_html, html_page, table_html
-from ..core.records import TracenbError, atomic_path, write_jsonl, write_text
+from ..core.files import atomic_path, write_jsonl, write_text
+from ..core.html import figure_html, html_page, table_html
+from ..core.records import TracenbError
 from ..report.canvas import FAINT, INK, OTHERS, STYLE
 from ..tasks.task import get_task
 from ..traces.conditions import CONDITIONS

@@ -77,7 +77,7 @@ def study_preregister(
     url: Annotated[str, typer.Option(help='Where participants will reach the survey, for the draft.')] = '',
 ):
     "Write down what is decided before anybody is asked: design, hypotheses, exclusions, analysis, cost."
-    from tracenb.core.records import write_text
+    from tracenb.core.files import write_text
     from tracenb.study.preregister import preregister, prolific_draft
 
     if prolific:

@@ -43,11 +43,12 @@ def _data(source, n, labels, max_words=None):
 
 def _report(outcomes, out):
     "Print the counts and where the files are."
-    from tracenb.teacher.prompts import beside, tally
+    from tracenb.core.files import sibling_path
+    from tracenb.teacher.prompts import tally
 
     print(
         tally(outcomes).to_string(),
-        f'\n{sum(o.state == "kept" for o in outcomes)} traces kept in {out}, all outcomes in {beside(out, "outcomes.jsonl")}, settings and cost in {beside(out, "json")}',
+        f'\n{sum(o.state == "kept" for o in outcomes)} traces kept in {out}, all outcomes in {sibling_path(out, "outcomes.jsonl")}, settings and cost in {sibling_path(out, "json")}',
         sep='\n',
     )
     failed = [o for o in outcomes if o.state in ('failed', 'unasked')]

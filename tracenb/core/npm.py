@@ -17,7 +17,8 @@ import tarfile
 import urllib.request
 from pathlib import Path
 
-from .records import Record, TracenbError, atomic_path, cache_folder, record
+from .files import atomic_path, cache_folder
+from .records import Record, TracenbError, record
 
 # %% ../../nbs/00_core/05_npm.ipynb #npm-pinned
 @record

@@ -11,7 +11,8 @@ from itertools import accumulate, count
 import torch
 import torch.nn.functional as F
 
-from ..core.records import Record, TracenbError, lookup, record, seeded
+from ..core.files import seeded
+from ..core.records import Record, TracenbError, lookup, record
 from ..traces.chat import Encoded
 
 # %% ../../nbs/05_models/02_batches.ipynb #31348c69

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from ..core.records import Generation, Record, TracenbError, read_jsonl, record, seeded, write_jsonl
+from ..core.files import read_jsonl, seeded, write_jsonl
+from ..core.records import Generation, Record, TracenbError, record
 from .loading import dequantized, memory_errors, unpacking_pays
 from .training import progress
 from ..traces.chat import Encoded

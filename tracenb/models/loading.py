@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from ..core.records import Record, TracenbError, cache_folder, digest, lookup, record
+from ..core.files import atomic_folder, cache_folder, digest
+from ..core.records import Record, TracenbError, lookup, record
 from ..tasks.task import toy
 from ..traces.chat import TEMPLATES
 
@@ -114,13 +115,8 @@ def cached(
                 f'{root}: {free / 1e6:.0f} MB free, {name} needs {need / 1e6:.0f} MB',
                 'free some disk, or set TRACENB_CACHE to a folder on a larger one',
             )
-        tmp = Path(tempfile.mkdtemp(dir=root, prefix=f'.{name}.'))
-        try:
+        with atomic_folder(root / name) as tmp:
             build(tmp)
-            tmp.chmod(0o755)
-            tmp.rename(root / name)
-        finally:
-            shutil.rmtree(tmp, ignore_errors=True)
     return root / name
 
 # %% ../../nbs/05_models/01_loading.ipynb #c5bcc9c6

@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from ..core.records import TracenbError, atomic_path, digest, read_jsonl, write_jsonl, write_text
+from ..core.files import atomic_folder, atomic_path, digest, read_jsonl, write_jsonl, write_text
+from ..core.records import TracenbError
 from .batches import TrainConfig, collate, completion_loss, fit_rows, n_learnt, plan_batches
 from .loading import keep_gradients, memory_errors, quiet_loading, tuned
 from ..traces.chat import Encoded
@@ -247,17 +248,9 @@ def save_adapter(
     card: str,  # README.md
 ):
     "Write the adapter beside `folder` and rename it into place."
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f'.{folder.name}.'))
-    try:
+    with atomic_folder(folder, replace=True) as tmp:
         adapted.save_pretrained(tmp, save_embedding_layers=False)  # Looking for new tokens would ask the hub
         write_text(tmp / 'README.md', card)
-        tmp.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        tmp.rename(folder)
-    finally:
-        shutil.rmtree(tmp, ignore_errors=True)
 
 
 def load_adapter(

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.records import TracenbError, atomic_path, write_text
+from ..core.files import atomic_path, write_text
+from ..core.records import TracenbError
 from .contrasts import correlates, omnibus, ordinal, pairwise, proportional
 from .figures import flow_figure, likert_figure, means_figure, tradeoff_figure
 from .imports import join_prolific, read_jspsych, read_qualtrics

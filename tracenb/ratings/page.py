@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..core.page import figure_html, html_page, table_html
+from ..core.html import figure_html, html_page, table_html
 from .scales import Rules
 from ..report.canvas import condition_name
 

@@ -18,7 +18,8 @@ import pandas as pd
 from scipy.stats import friedmanchisquare, kruskal, mannwhitneyu, wilcoxon
 from tqdm.auto import tqdm
 
-from ..core.records import Record, TracenbError, read_yaml, record
+from ..core.files import read_yaml
+from ..core.records import Record, TracenbError, record
 from .contrasts import pairwise
 from .scales import checked, means, participants, rules_of, scored
 from tracenb.ratings.simulated import (

@@ -20,7 +20,8 @@ import pandas as pd
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from ..core.records import Record, TracenbError, lookup, record, write_text
+from ..core.files import write_text
+from ..core.records import Record, TracenbError, lookup, record
 from ..study.answers import COLUMNS, as_table, csv_lines
 from ..study.design import Study, page_of, plan, trials
 

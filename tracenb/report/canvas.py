@@ -24,7 +24,8 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 from statsmodels.stats.proportion import proportion_confint
 
-from ..core.records import TracenbError, atomic_path
+from ..core.files import atomic_path
+from ..core.records import TracenbError
 from ..stats.intervals import crossed, resampled
 from ..stats.intervals import draw as drawn
 

@@ -16,8 +16,8 @@ from IPython.display import HTML
 from matplotlib.figure import Figure
 from nbconvert import HTMLExporter
 
-from ..core.page import html_page, table_html
-from ..core.records import atomic_path, write_text
+from ..core.files import atomic_path, write_text
+from ..core.html import html_page, table_html
 from .canvas import KEYS, arrange, condition_name, save_figure
 from .claims import Claim
 from .results import Results, finished, gather, unfinished

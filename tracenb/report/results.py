@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.records import Example, Steps, TracenbError, atomic_path, digest, read_jsonl
+from ..core.files import atomic_path, digest, read_jsonl
+from ..core.records import Example, Steps, TracenbError
 from .canvas import KEYS
 from ..runs.stages import Run
 from ..scoring.scorers import as_set

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.records import atomic_path, write_text
+from ..core.files import atomic_path, write_text
 from .canvas import KEYS, arrange, condition_name, over_seeds
 from .figures import balanced_over_seeds
 from ..stats.comparisons import compare_seeds, holm, paired

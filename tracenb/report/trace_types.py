@@ -13,7 +13,8 @@ import pandas as pd
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
-from ..core.records import ChatExample, Example, read_jsonl
+from ..core.files import read_jsonl
+from ..core.records import ChatExample, Example
 from tracenb.report.canvas import (
     BARS,
     KEYS,

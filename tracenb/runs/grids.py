@@ -13,8 +13,9 @@ from pathlib import Path
 
 import yaml
 
+from ..core.files import read_yaml
 from ..core.html import escaped, folded, table, value, wrapped
-from ..core.records import Record, TracenbError, lookup, read_yaml, record
+from ..core.records import Record, TracenbError, lookup, record
 from .stages import Run, make_run
 
 # %% ../../nbs/07_runs/03_grids.ipynb #60ae3b26

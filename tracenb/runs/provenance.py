@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 import tracenb
-from ..core.records import digest
+from ..core.files import digest
 
 # %% ../../nbs/07_runs/01_provenance.ipynb #401c673a
 PACKAGE = Path(tracenb.__file__).parent  # where this package is installed

@@ -18,23 +18,9 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from pydantic import Field
 
+from ..core.files import digest, read_jsonl, read_traces, write_jsonl, write_text
 from ..core.html import block, escaped, folded, table, tag
-from ..core.matched import read_traces
-from tracenb.core.records import (
-    ChatExample,
-    Example,
-    Generation,
-    Record,
-    Score,
-    Trace,
-    TracenbError,
-    digest,
-    lookup,
-    read_jsonl,
-    record,
-    write_jsonl,
-    write_text,
-)
+from ..core.records import ChatExample, Example, Generation, Record, Score, Trace, TracenbError, lookup, record
 from ..models.batches import TrainConfig
 from ..models.generation import GenerateConfig, generate
 from ..models.loading import get_preset, load_model, load_tokenizer

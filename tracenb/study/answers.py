@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.records import TracenbError, atomic_path
+from ..core.files import atomic_path
+from ..core.records import TracenbError
 from .design import Study, plan, trials
 
 # %% ../../nbs/11_study/05_answers.ipynb #export-schema

@@ -19,8 +19,9 @@ from dataclasses import replace
 from html import escape
 from pathlib import Path
 
+from ..core.files import atomic_path, write_text
 from ..core.npm import Pinned, fetch, npm_registry, unpack
-from ..core.records import TracenbError, atomic_path, write_text
+from ..core.records import TracenbError
 from ..runs.provenance import PACKAGE
 from .design import Panel, Study, read_study
 from .sampling import Codes, StudyConfig, compile_study, read_config

@@ -18,7 +18,8 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ..core.records import Record, TracenbError, lookup, record, seeded
+from ..core.files import seeded
+from ..core.records import Record, TracenbError, lookup, record
 from ..runs.provenance import PACKAGE
 
 # %% ../../nbs/11_study/01_design.ipynb #export-items

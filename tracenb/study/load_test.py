@@ -32,7 +32,8 @@ from tempfile import TemporaryDirectory
 import httpx
 import numpy as np
 
-from ..core.records import Record, TracenbError, atomic_path, record, write_text
+from ..core.files import atomic_path, write_text
+from ..core.records import Record, TracenbError, record
 from .answers import open_answers
 from .design import Study, problems, read_study
 from .store import token_hash

@@ -10,7 +10,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from ..core.records import TracenbError, write_text
+from ..core.files import write_text
+from ..core.records import TracenbError
 from .design import Study, read_study
 from .sampling import SECONDS, WORDS_PER_MINUTE, estimate
 from ..traces.conditions import count_words

@@ -17,19 +17,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..core.matched import read_traces
-from tracenb.core.records import (
-    Example,
-    Generation,
-    Record,
-    Score,
-    TracenbError,
-    lookup,
-    read_jsonl,
-    read_yaml,
-    record,
-    seeded,
-)
+from ..core.files import read_jsonl, read_traces, read_yaml, seeded
+from ..core.records import Example, Generation, Record, Score, TracenbError, lookup, record
 from tracenb.study.design import (
     Check,
     Free,

@@ -37,7 +37,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 from starlette.exceptions import HTTPException
 
-from ..core.records import TracenbError, atomic_path
+from ..core.files import atomic_path
+from ..core.records import TracenbError
 from .answers import answer_rows, csv_lines, json_lines, open_answers
 from .design import Study, read_study
 from .middleware import LARGEST, Guard, Rates, log

@@ -25,7 +25,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..core.records import TracenbError, seeded
+from ..core.files import seeded
+from ..core.records import TracenbError
 from .answers import APPLICATION, SCHEMA, read_participants
 from .design import Study, page_of, plan, problems, square
 

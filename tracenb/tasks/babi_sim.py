@@ -12,7 +12,8 @@ __all__ = ['SIMULATORS', 'PEOPLE', 'PLACES', 'GO', 'OBJECTS', 'TAKE', 'DROP', 'G
 import random
 from typing import NamedTuple
 
-from ..core.records import Example, digest, seeded
+from ..core.files import digest, seeded
+from ..core.records import Example
 from .simulate import fits, in_turns
 
 # %% ../../nbs/01_tasks/09_babi_sim.ipynb #5b2135c9

@@ -10,7 +10,8 @@ __all__ = ['FORENAMES', 'SURNAMES', 'PLACES', 'THINGS', 'FIRMS', 'SUBJECTS', 'OB
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..core.records import Example, digest, seeded
+from ..core.files import digest, seeded
+from ..core.records import Example
 from tracenb.tasks.dates import (
     MEANWHILE,
     READINGS,

@@ -10,7 +10,8 @@ __all__ = ['ONSETS', 'VOWELS', 'CODAS', 'FIRST_NAMES', 'MATERIALS', 'SIDES', 'RE
 import random
 from typing import NamedTuple
 
-from ..core.records import Example, digest, seeded
+from ..core.files import digest, seeded
+from ..core.records import Example
 from .simulate import in_turns
 
 # %% ../../nbs/01_tasks/07_msmarco_sim.ipynb #b03949b0

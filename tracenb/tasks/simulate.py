@@ -8,7 +8,8 @@ __all__ = ['split_of', 'fits', 'in_turns']
 # %% ../../nbs/01_tasks/02_simulate.ipynb #5a7e3ff8
 from collections.abc import Callable, Collection, Iterator
 
-from ..core.records import TracenbError, digest, lookup
+from ..core.files import digest
+from ..core.records import TracenbError, lookup
 
 # %% ../../nbs/01_tasks/02_simulate.ipynb #b8ccdcb2
 def split_of(

@@ -12,9 +12,10 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from ..core.files import read_traces, seeded
 from ..core.html import block, escaped, table, value
-from ..core.matched import match, read_traces
-from ..core.records import RULES, Example, Record, Steps, TracenbError, lookup, record, seeded
+from ..core.matched import match
+from ..core.records import RULES, Example, Record, Steps, TracenbError, lookup, record
 from .paper import PaperRules
 
 # %% ../../nbs/01_tasks/01_task.ipynb #2c57a62c

@@ -13,19 +13,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..core.matched import stray_tag
-from tracenb.core.records import (
-    Example,
-    Record,
-    Response,
-    TracenbError,
-    digest,
-    normalize,
-    record,
-    write_jsonl,
-    write_text,
-)
-from ..core.rows import Sieve, read_rows
+from ..core.files import digest, sibling_path, stray_tag, write_jsonl, write_text
+from ..core.records import Example, Record, Response, TracenbError, normalize, record
+from ..core.rows import RowCollector, read_rows
 from ..models.serve import serve_embedded
 from ..scoring.scorers import answer_overlap, as_set, gold_sets
 from ..tasks.task import DataConfig, Task, get_task, load_examples, read_list, split_commas
@@ -34,7 +24,6 @@ from tracenb.teacher.prompts import (
     KINDS,
     RIGHT,
     Outcome,
-    beside,
     describe_outcomes,
     prompts_of,
     read_outcomes,
@@ -246,7 +235,11 @@ class Collection(Record):
 
 # %% ../../nbs/06_teacher/03_collection.ipynb #840b1b38
 def _summary(out):
-    return json.loads(beside(out, 'json').read_text(encoding='utf-8')) if beside(out, 'json').exists() else None
+    return (
+        json.loads(sibling_path(out, 'json').read_text(encoding='utf-8'))
+        if sibling_path(out, 'json').exists()
+        else None
+    )
 
 
 def _check_same(out, decides):
@@ -255,7 +248,7 @@ def _check_same(out, decides):
     if before is None:
         return
     if 'settings' not in before:
-        raise TracenbError(f'{beside(out, "json")}: this file is not of a collection', 'name another --out')
+        raise TracenbError(f'{sibling_path(out, "json")}: this file is not of a collection', 'name another --out')
     old, new = before['settings'], json.loads(json.dumps(decides))
     other = [
         f'{k}: {json.dumps(old.get(k))[:80]} there, {json.dumps(new[k])[:80]} asked for'
@@ -276,14 +269,14 @@ def write_collection(
     **more,  # Further entries of the summary
 ) -> dict:
     "Write kept traces, outcomes and, last, the summary, each in one step. Returns the summary."
-    write_jsonl(beside(out, 'outcomes.jsonl'), outcomes)
+    write_jsonl(sibling_path(out, 'outcomes.jsonl'), outcomes)
     write_jsonl(out, [o.trace() for o in outcomes if o.state == 'kept'])
     summary = (
         dict(settings=decides, finished=not any(o.state in ('failed', 'unasked') for o in outcomes))
         | describe_outcomes(outcomes)
         | more
     )
-    write_text(beside(out, 'json'), json.dumps(summary, indent=1, ensure_ascii=False, default=str) + '\n')
+    write_text(sibling_path(out, 'json'), json.dumps(summary, indent=1, ensure_ascii=False, default=str) + '\n')
     return summary
 
 # %% ../../nbs/06_teacher/03_collection.ipynb #ff97e21a
@@ -302,11 +295,17 @@ def run_collection(
     data = dict(data_digest=digest([e.to_dict() for e in asking.examples]), endpoint=asdict(collection.endpoint))
     if _summary(out) is None:
         write_text(
-            beside(out, 'json'),
+            sibling_path(out, 'json'),
             json.dumps(dict(settings=decides, finished=False) | data, indent=1, ensure_ascii=False) + '\n',
         )
     outcomes = collect(
-        asking, get_task(collection.task), collection.endpoint, beside(out, 'cache.sqlite'), prices, max_cost, progress
+        asking,
+        get_task(collection.task),
+        collection.endpoint,
+        sibling_path(out, 'cache.sqlite'),
+        prices,
+        max_cost,
+        progress,
     )
     write_collection(out, decides, outcomes, **data)
     return outcomes
@@ -323,7 +322,7 @@ def dry_run(
     asking = collection.plan(before)
     _check_same(out, collection.decides(before))
     return dict(examples=len(asking.examples)) | estimate(
-        list(asking.requests.values()), collection.endpoint, beside(out, 'cache.sqlite'), prices
+        list(asking.requests.values()), collection.endpoint, sibling_path(out, 'cache.sqlite'), prices
     )
 
 # %% ../../nbs/06_teacher/03_collection.ipynb #59bc5c11
@@ -496,12 +495,12 @@ def import_traces(
     teacher: str = 'unknown',  # Who wrote the traces
 ) -> tuple[list[Outcome], list[TracenbError]]:
     "Outcomes by kind, then in the file's order, and the rows left out, each with place and reason. Raises `TracenbError` if no row can be used."
-    sieve = Sieve(path)
-    for place, row in read_rows(path, sieve):
-        sieve.add(place, lambda row: _imported(row, join, teacher), row)
-    if not sieve.kept:
-        sieve.finish()
-    return [o for kind in KINDS for row in sieve.kept for o in row.outcomes if o.kind == kind], sieve.problems
+    collector = RowCollector(path)
+    for place, row in read_rows(path, collector):
+        collector.add(place, lambda row: _imported(row, join, teacher), row)
+    if not collector.kept:
+        collector.finish()
+    return [o for kind in KINDS for row in collector.kept for o in row.outcomes if o.kind == kind], collector.problems
 
 
 def run_import(

@@ -32,7 +32,8 @@ from aiolimiter import AsyncLimiter
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from ..core.records import Record, TracenbError, digest, record
+from ..core.files import digest
+from ..core.records import Record, TracenbError, record
 
 # %% ../../nbs/06_teacher/01_endpoint.ipynb #e5f00ded
 @record

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'SUMMARIZE', 'EXPLAIN', 'THINK_TAGS', 'WORKED', 'STATES', 'RIGHT', 'prompts_of', 'question_turns', 'Outcome',
-           'turns', 'why_not_english', 'beside', 'read_outcomes', 'tally', 'describe_outcomes']
+           'turns', 'why_not_english', 'read_outcomes', 'tally', 'describe_outcomes']
 
 # %% ../../nbs/06_teacher/02_prompts.ipynb #e0e250fd
 import re
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.records import Example, Record, Trace, TracenbError, lookup, read_jsonl, record
+from ..core.files import read_jsonl, sibling_path
+from ..core.records import Example, Record, Trace, TracenbError, lookup, record
 from ..tasks.task import Task
 
 # %% ../../nbs/06_teacher/02_prompts.ipynb #8ce215d4
@@ -154,22 +155,11 @@ def why_not_english(
     )
 
 # %% ../../nbs/06_teacher/02_prompts.ipynb #2a5101ae
-def beside(
-    out: str | Path,  # The file of kept traces, or of its outcomes
-    what: str,  # 'outcomes.jsonl', 'json' (the summary) or 'cache.sqlite'
-) -> Path:
-    "The file of that collection that holds `what`. Raises `TracenbError` unless `out` ends in .jsonl."
-    out = Path(out)
-    if out.suffix != '.jsonl':
-        raise TracenbError(f'{out}: the traces of a collection are JSON lines', f'name it {out.stem or "r1"}.jsonl')
-    return out.with_name(f'{out.name.removesuffix(".jsonl").removesuffix(".outcomes")}.{what}')
-
-
 def read_outcomes(
-    path: str | Path,  # As in `beside`
+    path: str | Path,  # As in `sibling_path`
 ) -> list[Outcome]:
     "All outcomes of a collection. Raises `TracenbError` if there is none, with file and line if one is invalid."
-    return read_jsonl(beside(path, 'outcomes.jsonl'), Outcome)
+    return read_jsonl(sibling_path(path, 'outcomes.jsonl'), Outcome)
 
 # %% ../../nbs/06_teacher/02_prompts.ipynb #a3247d94
 def tally(

@@ -120,7 +120,7 @@ class MaskView:
 
     def _html(self) -> str:
         spans = (
-            f'<span class="{"tnb-right" if m else "tnb-unlearnt"}">{escaped(t)}</span>'
+            f'<span class="{"tnb-right" if m else "tnb-no-loss"}">{escaped(t)}</span>'
             for t, m in zip(self.tokens, self.loss_mask)
         )
         return f'<p class="tnb-note">{sum(self.loss_mask)} of {len(self.tokens)} tokens are trained on: underlined</p><div class="tnb-mask">{"".join(spans)}</div>'

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
-from ..core.records import Example, Steps, Trace, TracenbError, lookup, seeded
+from ..core.files import seeded
+from ..core.records import Example, Steps, Trace, TracenbError, lookup
 from ..tasks.task import Task
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #01b7a677

@@ -4,25 +4,23 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'FORMATS', 'content', 'repeats', 'describe', 'show_example', 'show', 'lengths', 'example_rows', 'step_rows',
-           'sft_rows', 'to_dataset', 'check_rows', 'atomic_folder', 'safe_name', 'card', 'all_rows', 'export',
-           'read_examples']
+           'sft_rows', 'to_dataset', 'check_rows', 'safe_name', 'card', 'all_rows', 'export', 'read_examples']
 
 # %% ../../nbs/04_traces/05_export.ipynb #6af573d8
 import json
-import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
 from .. import __version__
+from ..core.files import atomic_folder, atomic_path, write_jsonl, write_text
 from ..core.html import wrapped
-from ..core.records import Example, Trace, TracenbError, atomic_path, lookup, write_jsonl, write_text
-from ..core.rows import Sieve, read_rows
+from ..core.records import Example, Trace, TracenbError, lookup
+from ..core.rows import RowCollector, read_rows
 from ..tasks.task import Task, check_examples
 from .chat import render
 from .conditions import build_traces, count_words, get_condition, shortfall
@@ -257,33 +255,6 @@ def check_rows(
         )
     return rows
 
-# %% ../../nbs/04_traces/05_export.ipynb #b55ad0bd
-@contextmanager
-def atomic_folder(
-    path: str | Path,  # The final place: absent, or an empty folder
-) -> Iterator[Path]:
-    "A temporary folder beside `path`, renamed to it when the block ends well and removed when it fails. Raises `TracenbError` if `path` is taken or cannot be written."
-    place, tmp = Path(path).expanduser().resolve(), None
-    try:
-        if place.exists() and not place.is_dir():
-            raise TracenbError(f'{path}: a file of this name is in the way', 'name another folder')
-        if place.is_dir() and any(place.iterdir()):
-            raise TracenbError(f'{path}: this folder holds files already', 'name another folder, or remove this one')
-        place.parent.mkdir(parents=True, exist_ok=True)
-        tmp = Path(tempfile.mkdtemp(dir=place.parent, prefix=f'.{place.name}.', suffix='.tmp'))
-        yield tmp
-        tmp.chmod(0o755)
-        if place.is_dir():
-            place.rmdir()
-        os.replace(tmp, place)
-    except OSError as e:
-        raise TracenbError(
-            f'{path}: cannot be written: {e.strerror or e}', 'name a folder that you may write to, on a disk with room'
-        ) from None
-    finally:
-        if tmp and tmp.exists():
-            shutil.rmtree(tmp, ignore_errors=True)
-
 # %% ../../nbs/04_traces/05_export.ipynb #201eb22f
 def safe_name(
     condition: str,  # As used in run settings
@@ -471,10 +442,15 @@ def export(
     made = all_rows(task, examples, conditions, seed, **more)
     for (name, split), rows in made.items():
         check_rows(rows, format, f'{name}_{split}')
-    with atomic_folder(out) as tmp:
-        for (name, split), rows in made.items():
-            write(tmp / f'{name}_{split}.{format}', rows, _configs(conditions)[name][0])
-        write_text(tmp / 'README.md', card(task, examples, conditions, seed, format, source, license))
+    try:
+        with atomic_folder(out) as tmp:  # several files of one seed belong together: all of them or none
+            for (name, split), rows in made.items():
+                write(tmp / f'{name}_{split}.{format}', rows, _configs(conditions)[name][0])
+            write_text(tmp / 'README.md', card(task, examples, conditions, seed, format, source, license))
+    except OSError as e:
+        raise TracenbError(
+            f'{out}: cannot be written: {e.strerror or e}', 'name a folder that you may write to, on a disk with room'
+        ) from None
     return Path(out)
 
 # %% ../../nbs/04_traces/05_export.ipynb #895be05d
@@ -493,7 +469,7 @@ def read_examples(
     path: str | Path,  # `examples_train.jsonl` or `.parquet` of an exported folder
 ) -> list[Example]:
     "The examples; bad rows are left out with a warning. Raises `TracenbError` if there is no such file or no usable row."
-    sieve = Sieve(path)
-    for place, row in read_rows(path, sieve):
-        sieve.add(place, _to_example, row)
-    return sieve.finish()
+    collector = RowCollector(path)
+    for place, row in read_rows(path, collector):
+        collector.add(place, _to_example, row)
+    return collector.finish()
