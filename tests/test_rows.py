@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracenb.core.records import Record, TracenbError, record
-from tracenb.core.rows import SUFFIXES, RowsLeftOut, Sieve, local_folder, read_bytes, read_rows
+from tracenb.core.rows import SUFFIXES, RowCollector, RowsLeftOut, local_folder, read_bytes, read_rows
 
 ROWS = [{'question': 'Who?', 'n': i, 'text': 'é\u2028{"[' + 'x' * i} for i in range(5)]
 
@@ -35,8 +35,8 @@ def read(path, data=None):
     "Rows and problems of a file."
     if data is not None:
         path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    sieve = Sieve(path)
-    return [r for _, r in read_rows(path, sieve)], [str(p) for p in sieve.problems]
+    collector = RowCollector(path)
+    return [r for _, r in read_rows(path, collector)], [str(p) for p in collector.problems]
 
 
 # --- forms
@@ -197,14 +197,14 @@ def test_other_breaks_of_arrays(tmp_path):
 
 def test_places_count_leading_blank_lines(tmp_path):
     (tmp_path / 'a.jsonl').write_text('\n \n\r\n' + lines(ROWS[:1]) + '\nbad\n' + lines(ROWS[1:2]))
-    sieve = Sieve('a')
-    assert [p for p, _ in read_rows(tmp_path / 'a.jsonl', sieve)] == [
+    collector = RowCollector('a')
+    assert [p for p, _ in read_rows(tmp_path / 'a.jsonl', collector)] == [
         f'{tmp_path}/a.jsonl:4',
         f'{tmp_path}/a.jsonl:7',
-    ] and 'a.jsonl:6: not JSON' in str(sieve.problems[0])
+    ] and 'a.jsonl:6: not JSON' in str(collector.problems[0])
     for text, place in (('\n\n{"a": 1}', 3), ('\n{\n"a": 1\n}\n', 2)):
         (tmp_path / 'b.json').write_text(text)
-        assert list(read_rows(tmp_path / 'b.json', sieve)) == [(f'{tmp_path}/b.json:{place}', {'a': 1})]
+        assert list(read_rows(tmp_path / 'b.json', collector)) == [(f'{tmp_path}/b.json:{place}', {'a': 1})]
 
 
 @pytest.mark.parametrize('depth', [99_999, 900])
@@ -218,9 +218,9 @@ def test_deep_nesting_is_a_problem_like_any_other(tmp_path, depth):
 
 
 def test_problems_can_be_written_whatever_they_quote():
-    sieve = Sieve('s')
-    sieve.refuse('the key \ud83d', 'not \udfff')
-    assert (sieve.problems[0].what, sieve.problems[0].remedy) == ('the key \\ud83d', 'not \\udfff')
+    collector = RowCollector('s')
+    collector.skip('the key \ud83d', 'not \udfff')
+    assert (collector.problems[0].what, collector.problems[0].remedy) == ('the key \\ud83d', 'not \\udfff')
 
 
 # --- gzip
@@ -263,10 +263,10 @@ def test_the_first_bytes_say_what_is_an_archive_not_the_name(tmp_path):
     assert read(tmp_path / 'packed.jsonl', gzip.compress(lines(ROWS).encode())) == (ROWS, [])
     assert read(tmp_path / 'empty.jsonl.gz', b'') == ([], [])
     assert 'the gzip archive is damaged after 0 bytes' in read(tmp_path / 'head.jsonl', b'\x1f\x8b')[1][0]
-    assert read_bytes(tmp_path / 'plain.jsonl.gz', Sieve('x')) == lines(ROWS).encode()
+    assert read_bytes(tmp_path / 'plain.jsonl.gz', RowCollector('x')) == lines(ROWS).encode()
 
 
-# --- the sieve
+# --- the collector
 
 
 @record
@@ -280,12 +280,12 @@ def item(row):
     return Item(id=row)
 
 
-def test_sieve_keeps_the_first_of_two_and_names_both_places():
-    sieve = Sieve('s')
+def test_collector_keeps_the_first_of_two_and_names_both_places():
+    collector = RowCollector('s')
     for place, row in (('p1', 'a'), ('p2', 'bad'), ('p3', 'a'), ('p4', 'b')):
-        sieve.add(place, item, row)
+        collector.add(place, item, row)
     with pytest.warns(RowsLeftOut) as caught:
-        assert sieve.finish() == [Item(id='a'), Item(id='b')]
+        assert collector.finish() == [Item(id='a'), Item(id='b')]
     assert len(caught) == 1 and (caught[0].message.kept, len(caught[0].message.problems)) == (2, 2)
     assert [p.what for p in caught[0].message.problems] == [
         'p2: it is bad',
@@ -295,37 +295,37 @@ def test_sieve_keeps_the_first_of_two_and_names_both_places():
 
 @given(rows=st.lists(st.sampled_from(['a', 'b', 'c', 'bad'])))
 def test_nothing_is_lost_in_silence(rows):
-    sieve = Sieve('s')
+    collector = RowCollector('s')
     for i, row in enumerate(rows):
-        sieve.add(f'p{i}', item, row)
-    assert len(sieve.kept) + len(sieve.problems) == len(rows)
+        collector.add(f'p{i}', item, row)
+    assert len(collector.kept) + len(collector.problems) == len(rows)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        if not sieve.kept:
+        if not collector.kept:
             with pytest.raises(TracenbError, match='s: no usable row'):
-                sieve.finish()
+                collector.finish()
         else:
-            assert [k.id for k in sieve.finish()] == list(dict.fromkeys(r for r in rows if r != 'bad'))
-    assert len(caught) == bool(sieve.kept and sieve.problems)
+            assert [k.id for k in collector.finish()] == list(dict.fromkeys(r for r in rows if r != 'bad'))
+    assert len(caught) == bool(collector.kept and collector.problems)
 
 
-def test_sieve_with_nothing_says_so():
+def test_collector_with_nothing_says_so():
     with pytest.raises(TracenbError, match='the file is empty'):
-        Sieve('s').finish()
+        RowCollector('s').finish()
 
 
 def test_other_errors_are_not_swallowed():
     with pytest.raises(ZeroDivisionError):
-        Sieve('s').add('p', lambda row: 1 / 0, None)
+        RowCollector('s').add('p', lambda row: 1 / 0, None)
 
 
 def test_many_problems_are_counted_not_listed():
-    sieve = Sieve('s')
-    sieve.add('p', item, 'a')
+    collector = RowCollector('s')
+    collector.add('p', item, 'a')
     for i in range(9):
-        sieve.refuse(f'problem {i}')
+        collector.skip(f'problem {i}')
     with pytest.warns(RowsLeftOut, match='and 4 more'):
-        sieve.finish()
+        collector.finish()
 
 
 # --- folders and hubs

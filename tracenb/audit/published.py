@@ -18,7 +18,7 @@ from pathlib import Path
 from .ladder import Case
 from ..core.files import read_jsonl
 from ..core.records import Example, Generation, TracenbError, lookup, normalize
-from ..core.rows import SUFFIXES, Sieve, read_rows
+from ..core.rows import SUFFIXES, RowCollector, read_rows
 from ..tasks.task import TASKS, Task, get_task, read_list
 from ..traces.conditions import get_condition
 
@@ -306,36 +306,36 @@ def read_predictions(
     task: Task | None = None,  # Whose rows they are; None = the index's, or what each row says
 ) -> Predictions:
     "All usable rows of the files. Raises `TracenbError` if there is none, or if rows cannot be joined to examples."
-    sieve, reader, rows = Sieve(', '.join(map(str, files))), Reader(index, task), []
+    collector, reader, rows = RowCollector(', '.join(map(str, files))), Reader(index, task), []
     for path in files:
         parts = name_parts(path)
-        for place, row in read_rows(path, sieve):
+        for place, row in read_rows(path, collector):
             try:
                 rows.append((reader.identity(row, parts), parts, place, row))
             except TracenbError as e:
-                sieve.refuse(f'{place}: {e.what}', e.remedy)
+                collector.skip(f'{place}: {e.what}', e.remedy)
     [(kept, _)] = Counter(r[0] for r in rows).most_common(1) or [(None, 0)]
     for identity, parts, place, row in rows:
         if identity == kept:
-            sieve.add(place, lambda r: reader.read(r, parts, place), row)
+            collector.add(place, lambda r: reader.read(r, parts, place), row)
         else:
             other, main = (' '.join(filter(None, x)) for x in (identity, kept))
-            sieve.refuse(
+            collector.skip(
                 f'{place}: a row of {other} among rows of {main}', 'write one file a model, condition and data set'
             )
     if index:
-        index.check(sieve.source)
-    if not sieve.kept:
-        sieve.finish()  # says that there is nothing
+        index.check(collector.source)
+    if not collector.kept:
+        collector.finish()  # says that there is nothing
     every = index.by_id if index else {}
     cases = taught_steps(
-        '' if kept[2] == 'swapped' else kept[2], sieve.kept
+        '' if kept[2] == 'swapped' else kept[2], collector.kept
     )  # ours swaps traces with steps, the release those of a reasoner: let the responses say
     return Predictions(
         *kept,
         files=tuple(map(str, files)),
         cases=cases,
-        problems=sieve.problems,
+        problems=collector.problems,
         asked=list((reader.asked | every).values()),
         unanswered=len(every.keys() - reader.places.keys()),
     )

@@ -17,7 +17,7 @@ import pandas as pd
 
 from ..core.files import digest, seeded
 from ..core.records import Example, Steps, TracenbError, lookup, normalize
-from ..core.rows import SUFFIXES, Sieve, local_folder, read_rows
+from ..core.rows import SUFFIXES, RowCollector, local_folder, read_rows
 from .babi_sim import simulate
 from .paper import SCORERS, Lookup, PaperRules, answer_span
 from .task import Task, as_list, read_list, register_task, split_commas
@@ -128,17 +128,17 @@ def read_story_file(
     "The examples of one official file; damaged stories are left out with a warning. Raises `TracenbError` for a wrong name and if no story can be used."
     path = Path(path)
     number, split = _task_of(path)
-    sieve = Sieve(path)
+    collector = RowCollector(path)
     try:
         lines = path.read_text(encoding='utf-8-sig').splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise TracenbError(f'{path}: cannot be read: {e}', 'a UTF-8 text file is expected') from None
     for story, told in enumerate(_stories(lines)):
         try:
-            sieve.kept += _read_story(told, path, story, number, split, first_only)
+            collector.kept += _read_story(told, path, story, number, split, first_only)
         except TracenbError as e:
-            sieve.refuse(e.what, e.remedy)
-    return sieve.finish()
+            collector.skip(e.what, e.remedy)
+    return collector.finish()
 
 # %% ../../nbs/01_tasks/11_babi.ipynb #364b053a
 NAME = re.compile(r'qa(\d+)(_[\w-]+?)?_(train|test)\.txt')
@@ -246,7 +246,7 @@ def read_row_file(
     split: str,  # The split it holds
 ) -> list[Example]:
     "The examples of one file of rows; bad rows are left out with a warning. Raises `TracenbError` if no row can be used."
-    sieve, times = Sieve(path), Counter()
+    collector, times = RowCollector(path), Counter()
 
     def make(row):
         e = read_row(row, split)
@@ -255,9 +255,9 @@ def read_row_file(
         times[e.id] += 1
         return e if times[e.id] == 1 else replace(e, id=f'{e.id}-{times[e.id]}')
 
-    for place, row in read_rows(path, sieve):
-        sieve.add(place, make, row)
-    return sieve.finish()
+    for place, row in read_rows(path, collector):
+        collector.add(place, make, row)
+    return collector.finish()
 
 # %% ../../nbs/01_tasks/11_babi.ipynb #c1c6bce5
 FOLDERS = ('en', 'en-10k')  # Preferred, in this order

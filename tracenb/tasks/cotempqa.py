@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..core.files import digest
 from ..core.records import Example, Steps, TracenbError, lookup, normalize
-from ..core.rows import SUFFIXES, Sieve, local_folder, read_rows
+from ..core.rows import SUFFIXES, RowCollector, local_folder, read_rows
 from .cotempqa_sim import KINDS, simulate
 from .dates import READINGS, answer_facts, co_temporal, read_fact, squeeze
 from .paper import SCORERS, Lookup, PaperRules, answer_span
@@ -133,7 +133,7 @@ def _label_of(path):
     return next((label for label in LABELS if path.name in {f'{label}{s}' for s in SUFFIXES}), None)
 
 
-def _files(source, sieve):
+def _files(source, collector):
     "(label or None, file): None where the rows carry their labels."
     folder = local_folder(source, tuple(f'{label}{s}' for label in LABELS for s in SUFFIXES))
     if folder.is_file():
@@ -150,27 +150,27 @@ def _files(source, sieve):
         raise TracenbError(f'{twice}: a second file of {_label_of(twice)}', 'leave one file a label')
     for label in LABELS:
         if label not in labels:
-            sieve.refuse(f'{folder}: no file of {label!r}', f'add {label}.json, or name one file')
+            collector.skip(f'{folder}: no file of {label!r}', f'add {label}.json, or name one file')
     return found
 
 
-def _placed(label, path, sieve):
+def _placed(label, path, collector):
     "(place, row with its label and index, rows of each label) of a file's rows; where the file does not number them, their order does."
-    rows, seen, before = [], Counter(), len(sieve.problems)
+    rows, seen, before = [], Counter(), len(collector.problems)
     lost = lambda: sum(
-        not p.what.startswith(f'{path}: ') for p in sieve.problems[before:]
+        not p.what.startswith(f'{path}: ') for p in collector.problems[before:]
     )  # rows, not the file as a whole
-    for place, row in read_rows(path, sieve):
+    for place, row in read_rows(path, collector):
         own = row.get('label') or row.get('category') or label
         if label and own != label:
-            sieve.refuse(f'{place}: the row says {own!r}, the file {label!r}', 'mend the row, or rename the file')
+            collector.skip(f'{place}: the row says {own!r}, the file {label!r}', 'mend the row, or rename the file')
             continue
         rows.append((place, row | {'label': own}, seen[str(own)] + (lost() if label else 0)))
         seen[str(own)] += 1
     if any(row.get(k) is not None for _, row, _ in rows for k in ('index', 'row_id', 'split')):
         return [(place, row, COUNTS) for place, row, _ in rows]
     damaged = (
-        len(sieve.problems) - before > lost()
+        len(collector.problems) - before > lost()
     )  # a damaged archive is taken for the official one, so that its test rows are the same
     counts = {label: max(len(rows) + lost(), COUNTS[label] * damaged)} if label else seen
     return [(place, row | {'index': n}, counts) for place, row, n in rows]
@@ -197,13 +197,13 @@ def load(
     "The examples of one split, label by label; what is damaged is left out with a warning. Raises `TracenbError` if nothing can be read."
     if split not in ('train', 'test'):
         raise TracenbError(f'unknown split {split!r}', "use 'train' or 'test'")
-    sieve, mine = Sieve(source), []
-    for label, path in _files(source, sieve):
-        for place, row, counts in _placed(label, path, sieve):
+    collector, mine = RowCollector(source), []
+    for label, path in _files(source, collector):
+        for place, row, counts in _placed(label, path, collector):
             try:
                 own, order = _split(row, counts)
             except TracenbError as e:
-                sieve.refuse(f'{place}: {e.what}', e.remedy)
+                collector.skip(f'{place}: {e.what}', e.remedy)
                 continue
             if own == split:
                 mine.append(
@@ -215,8 +215,8 @@ def load(
                     )
                 )
     for _, _, place, row in sorted(mine, key=lambda m: m[:2]):
-        sieve.add(place, lambda row: read_row(row, split), row)
-    return sieve.finish()
+        collector.add(place, lambda row: read_row(row, split), row)
+    return collector.finish()
 
 # %% ../../nbs/01_tasks/06_cotempqa.ipynb #858840db
 def decompose(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..core.files import digest
 from ..core.records import Example, Steps, TracenbError, normalize
-from ..core.rows import SUFFIXES, Sieve, local_folder, read_rows
+from ..core.rows import SUFFIXES, RowCollector, local_folder, read_rows
 from .msmarco_sim import NO_ANSWER, simulate
 from .paper import PaperRules
 from .task import Task, as_list, read_list, register_task
@@ -215,18 +215,21 @@ def load(
     "The MS MARCO examples of one split, in file order; bad rows are left out with one warning. Raises `TracenbError`."
     if split not in NAMES:
         raise TracenbError(f'unknown split {split!r}', "use 'train' or 'test'")
-    folder, sieve = local_folder(source, tuple(f'v2.1/{name}*.parquet' for name in NAMES[split][:1])), Sieve(source)
+    folder, collector = (
+        local_folder(source, tuple(f'v2.1/{name}*.parquet' for name in NAMES[split][:1])),
+        RowCollector(source),
+    )
     files = _split_files(folder, split)
     shards = [SHARD.search(f.name) for f in files]
     if not folder.is_file() and all(shards) and len(files) != int(shards[0][2]):
-        sieve.refuse(
+        collector.skip(
             f'{folder}: {len(files)} of {int(shards[0][2])} {split} shards are here',
             'fetch the others, too; only these are used',
         )
     for path in files:
-        for place, row in read_rows(path, sieve):
-            sieve.add(place, lambda r: read_row(r, split), row)
-    return sieve.finish()
+        for place, row in read_rows(path, collector):
+            collector.add(place, lambda r: read_row(r, split), row)
+    return collector.finish()
 
 # %% ../../nbs/01_tasks/08_msmarco.ipynb #9cec9e96
 def decompose(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..core.files import digest, sibling_path, stray_tag, write_jsonl, write_text
 from ..core.records import Example, Record, Response, TracenbError, normalize, record
-from ..core.rows import Sieve, read_rows
+from ..core.rows import RowCollector, read_rows
 from ..models.serve import serve_embedded
 from ..scoring.scorers import answer_overlap, as_set, gold_sets
 from ..tasks.task import DataConfig, Task, get_task, load_examples, read_list, split_commas
@@ -495,12 +495,12 @@ def import_traces(
     teacher: str = 'unknown',  # Who wrote the traces
 ) -> tuple[list[Outcome], list[TracenbError]]:
     "Outcomes by kind, then in the file's order, and the rows left out, each with place and reason. Raises `TracenbError` if no row can be used."
-    sieve = Sieve(path)
-    for place, row in read_rows(path, sieve):
-        sieve.add(place, lambda row: _imported(row, join, teacher), row)
-    if not sieve.kept:
-        sieve.finish()
-    return [o for kind in KINDS for row in sieve.kept for o in row.outcomes if o.kind == kind], sieve.problems
+    collector = RowCollector(path)
+    for place, row in read_rows(path, collector):
+        collector.add(place, lambda row: _imported(row, join, teacher), row)
+    if not collector.kept:
+        collector.finish()
+    return [o for kind in KINDS for row in collector.kept for o in row.outcomes if o.kind == kind], collector.problems
 
 
 def run_import(

@@ -20,7 +20,7 @@ from .. import __version__
 from ..core.files import atomic_folder, atomic_path, write_jsonl, write_text
 from ..core.html import wrapped
 from ..core.records import Example, Trace, TracenbError, lookup
-from ..core.rows import Sieve, read_rows
+from ..core.rows import RowCollector, read_rows
 from ..tasks.task import Task, check_examples
 from .chat import render
 from .conditions import build_traces, count_words, get_condition, shortfall
@@ -469,7 +469,7 @@ def read_examples(
     path: str | Path,  # `examples_train.jsonl` or `.parquet` of an exported folder
 ) -> list[Example]:
     "The examples; bad rows are left out with a warning. Raises `TracenbError` if there is no such file or no usable row."
-    sieve = Sieve(path)
-    for place, row in read_rows(path, sieve):
-        sieve.add(place, _to_example, row)
-    return sieve.finish()
+    collector = RowCollector(path)
+    for place, row in read_rows(path, collector):
+        collector.add(place, _to_example, row)
+    return collector.finish()
