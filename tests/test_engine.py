@@ -267,7 +267,7 @@ def test_a_scheduler_elsewhere_as_in_the_recipes(tmp_path):
     "The scheduler's and the workers' commands of the Slurm recipe, two workers; one is killed for good, the other ends the grid."
     recipe = next(
         ''.join(c['source'])
-        for c in json.loads((Path(__file__).parents[1] / 'nbs' / '07_runs/07_engine.ipynb').read_text())['cells']
+        for c in json.loads((Path(__file__).parents[1] / 'nbs' / '07_runs/08_engine.ipynb').read_text())['cells']
         if 'sbatch --array' in ''.join(c['source'])
     )
     lines = {line.split()[1]: line.rstrip(' &').split() for line in recipe.splitlines() if line.startswith('dask ')}

@@ -1,9 +1,11 @@
 """What makes the site and the README: links, reference texts, cells of a page."""
 
 import json
+import re
 
 import nbformat
 import pytest
+from commands import command_reference
 from conftest import ROOT
 from links import Linker, broken, page_of
 from make_site import build_site, notebooks
@@ -12,6 +14,7 @@ from pages import own_names, page_cells, title_of
 from readme import readme
 from reference import Reference, call, parameters, reference_index
 
+from tracenb.cli.main import app
 from tracenb.core.records import Example, TracenbError, lookup
 
 REPOSITORY = 'https://example.org/'
@@ -43,7 +46,8 @@ def test_where_a_file_is_shown(path, page):
         ('[task](../01_tasks/02_task.ipynb)', '[task](../../reference/tasks/task.html)'),
         ('[task](../01_tasks/02_task.ipynb#a-toy)', '[task](../../reference/tasks/task.html#a-toy)'),
         ('[train](../tutorials/train.ipynb)', '[train](../../tutorials/train.html)'),
-        ('![x](../images/audit-variants.png)', '![x](../../images/audit-ladder.png)'),
+        ('![x](../images/audit-variants.png)', '![x](../../images/audit-variants.png)'),
+        ('<img src="../images/demo-accuracy.png" width="9">', '<img src="../../images/demo-accuracy.png" width="9">'),
         ('[settings](../../settings.ini)', '[settings](https://example.org/blob/main/settings.ini)'),
         ('[web](https://example.org/x) [here](#here)', '[web](https://example.org/x) [here](#here)'),
         ('[`load`](https://x/01_tasks/babi.html#load)', '`load`'),
@@ -61,12 +65,9 @@ def test_links_between_files_become_links_between_pages(text, linked):
 
 
 def test_two_modules_of_the_same_name_keep_their_own_pages():
-    text = (
-        '[`make_report`](https://x/09_report/page.html#make_report) [`audit_it`](https://x/10_audit/page.html#audit_it)'
-    )
-    assert linker()(text) == (
-        '[`make_report`](../../reference/report/page.html#make_report) [`audit_it`](../../reference/audit/page.html#audit_it)'
-    )
+    text = '[`one_of_it`](https://x/09_report/page.html#a) [`one_of_it`](https://x/10_audit/page.html#b)'
+    linked = '[`one_of_it`](../../reference/report/page.html#a) [`one_of_it`](../../reference/audit/page.html#b)'
+    assert linker()(text) == linked
 
 
 def test_a_link_to_a_missing_file_ends_the_build():
@@ -125,6 +126,16 @@ def test_the_reference_index_lists_packages_in_order():
     assert json.loads(json.dumps(text)) and '## tracenb.audit\n\nPublished generations' in text
 
 
+def test_every_verb_is_on_the_page_about_the_command_line():
+    made = command_reference(app)
+    for verb in ('run', 'ls', 'audit', 'data export', 'teacher import', 'study build', 'study load'):
+        assert f'### tracenb {verb}\n' in made
+    assert '| `--dry-run` |' in made and '| `grid` | required |' in made and '| `--browser`, `--no-browser` |' in made
+    written = (ROOT / 'nbs' / 'site' / 'reference' / 'command.md').read_text()
+    verbs = re.findall(r'^### tracenb (.*)$', made, re.M)
+    assert verbs and [v for v in verbs if not re.search(rf'\b{v.split()[-1]}\b', written)] == ['bench']
+
+
 def test_cells_of_a_page():
     widget = {
         'output_type': 'display_data',
@@ -168,6 +179,7 @@ def test_notebooks_come_in_the_order_of_the_library():
 
 def test_readme_links_work_from_the_top(tmp_path):
     links = '[a](00_core/02_records.ipynb) ![b](images/b.png) [c](https://x.org) [d](#e) [o](../outputs/README.md)'
+    links += '<img src="images/i.png">'
     nbformat.write(new_notebook(cells=[new_markdown_cell(links), new_code_cell('#| hide\nx')]), tmp_path / 'i.ipynb')
     text = readme(tmp_path / 'i.ipynb')
     for link in (
@@ -178,7 +190,7 @@ def test_readme_links_work_from_the_top(tmp_path):
         '(outputs/README.md)',
     ):
         assert link in text
-    assert '#| hide' not in text
+    assert '<img src="nbs/images/i.png">' in text and '#| hide' not in text
 
 
 def test_readme_is_the_index_notebook():

@@ -41,7 +41,7 @@ class Linker:
 
     def __call__(self, text: str) -> str:
         "`text` with its links replaced; code blocks stay. Raises `TracenbError` for a link to a file that is missing."
-        text = re.sub(r'(?<=<img src=")(?!https?:)(?=[^"]+")', self.up, text)
+        text = re.sub(r'(?<=<img src=")(?!https?:)([^"]+)', self._to_picture, text)
         link = re.compile(r'(!?\[[^\]\n]*\])\(([^)\s]+)\)')
         parts = re.split(r'(^```.*?^```)', text, flags=re.M | re.S)
         return ''.join(part if part.startswith('```') else link.sub(self._replace, part) for part in parts)
@@ -65,6 +65,9 @@ class Linker:
         if path.endswith('.ipynb') or path.startswith('site/'):
             return f'{label}({self.up}{page_of(path)}.html{"#" * bool(anchor)}{anchor})'
         return f'{label}({self.repository}blob/main/{os.path.normpath(os.path.join(self.nbs.name, path))})'
+
+    def _to_picture(self, found) -> str:
+        return self.up + os.path.normpath(os.path.join(os.path.dirname(self.source), found[1]))
 
     def _to_symbol(self, label: str, package: str, module: str, anchor: str) -> str:
         """nbdev links every word in backticks that is the name of some symbol, but `load` may be just a word.

@@ -1,9 +1,10 @@
 """Build the site from the notebooks: `python nbs/site/make_site.py`, or `make docs`.
 
-The notebooks are the documentation, and the site is another way to read them. nbdev drops hidden cells, runs imports and
-exported cells, adds `show_doc` after each exported cell and links names in backticks. Sphinx with myst-nb renders what
-is stored, without running it again. Between the two, `pages.py` makes pages of notebooks, `reference.py` shows symbols,
-and `links.py` turns links between files into links between pages and checks every link of the finished site.
+The notebooks are the documentation, and the site is another way to read them. nbdev drops hidden cells, runs imports
+and exported cells, adds `show_doc` after each exported cell and links names in backticks. Sphinx with myst-nb renders
+what is stored, without running it again. Between the two, `pages.py` makes pages of notebooks, `reference.py` shows
+symbols, `commands.py` lists the verbs of the command, and `links.py` turns links between files into links between pages
+and checks every link of the finished site.
 """
 
 import configparser

@@ -91,8 +91,9 @@ def reference_index(
 ) -> str:
     "The page that lists the modules by package."
     text = (
-        '# Reference\n\nOne page per module, made from the notebook that the module is exported from. '
-        'A module imports only what comes before it in this list.\n'
+        '# Reference\n\nThe [command line](command.html), and one page per module, made from the notebook that the '
+        'module is exported from. A module imports only what comes before it in this list.\n'
+        '\n```{toctree}\n:hidden:\n\ncommand\n```\n'
     )
     for package, group in groupby(modules, key=lambda m: m[0]):
         doc = ast.get_docstring(ast.parse((library / package / '__init__.py').read_text())).splitlines()[0]
