@@ -193,7 +193,7 @@ class ChatExample(Record):
         lines = [wrapped(f'--- {self.id}', '', 4)]
         for message in self.prompt + self.completion:
             for k, text in enumerate(message.get('content', '').splitlines()):
-                lines.append(wrapped(text, '  ' if k else f'{message.get("role")}: ', 2))
+                lines.append(wrapped(text, '  ', 2) if k else wrapped(f'{message.get("role")}: {text}', '', 2))
         return '\n'.join(lines)
 
 
