@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from ..core.files import digest, read_traces, seeded
 from ..core.html import block, escaped, table, value
-from ..core.records import RULES, Example, Record, Steps, Trace, TracenbError, lookup, record
+from ..core.records import GOLD_RULES, Example, Record, Steps, Trace, TracenbError, lookup, record
 from .paper import PaperRules
 
 # %% ../../nbs/01_tasks/02_task.ipynb #2c57a62c
@@ -97,7 +97,7 @@ def register_task(
     task: Task,  # The task
 ) -> Task:
     "Make `task` known to `get_task` under its name, and its rule to examples, which show their gold facts by it."
-    TASKS[task.name], RULES[task.name] = task, task.decompose
+    TASKS[task.name], GOLD_RULES[task.name] = task, task.decompose
     return task
 
 
