@@ -32,7 +32,9 @@ class TrainConfig(Record):
     warmup_ratio: float = 0.03  # Warm-up as a share of all steps, rounded up
     warmup_steps: int | None = None  # Warm-up in steps; overrides `warmup_ratio`
     num_train_epochs: int = 3  # Passes over the rows
-    budget: int | None = None  # Stop at the first step that has seen so many tokens with a loss; overrides `num_train_epochs`
+    budget: int | None = (
+        None  # Stop at the first step that has seen so many tokens with a loss; overrides `num_train_epochs`
+    )
     batch_size: int = 4  # Rows a forward pass
     gradient_accumulation_steps: int = 4  # Forward passes a step
     optim: str = 'auto'  # 'adamw_torch', 'paged_adamw_8bit' (CUDA only), 'auto' = the latter on CUDA
@@ -54,7 +56,16 @@ class TrainConfig(Record):
         )
         for field, values in known.items():
             lookup(dict.fromkeys(values), getattr(self, field), field)
-        for field in ('r', 'lora_alpha', 'learning_rate', 'num_train_epochs', 'budget', 'batch_size', 'gradient_accumulation_steps', 'max_length'):
+        for field in (
+            'r',
+            'lora_alpha',
+            'learning_rate',
+            'num_train_epochs',
+            'budget',
+            'batch_size',
+            'gradient_accumulation_steps',
+            'max_length',
+        ):
             if getattr(self, field) is not None and getattr(self, field) <= 0:
                 raise TracenbError(f'{field} is {getattr(self, field)}', f'{field} must be positive')
         return self
@@ -105,7 +116,10 @@ def plan_batches(
         seen += sum(learnt)
         if config.budget and seen >= config.budget:
             break
-    steps = [batches[i : i + config.gradient_accumulation_steps] for i in range(0, len(batches), config.gradient_accumulation_steps)]
+    steps = [
+        batches[i : i + config.gradient_accumulation_steps]
+        for i in range(0, len(batches), config.gradient_accumulation_steps)
+    ]
     if not config.budget:
         return steps
     totals = accumulate(sum(learnt[i] for batch in step for i in batch) for step in steps)

@@ -61,7 +61,10 @@ def _training_row(tool, ends, n_rows, config, loss):
         raise TracenbError(f'{len(ends)} training step cannot be timed', 'use more rows or a smaller batch')
     steps, seconds = len(ends) - 1, ends[-1] - ends[0]
     return dict(
-        tool=tool, seconds=seconds, rows_per_s=steps * n_rows * config.num_train_epochs / len(ends) / seconds, held_out_loss=loss
+        tool=tool,
+        seconds=seconds,
+        rows_per_s=steps * n_rows * config.num_train_epochs / len(ends) / seconds,
+        held_out_loss=loss,
     )
 
 # %% ../../nbs/05_models/06_bench.ipynb #8b75f072

@@ -48,7 +48,8 @@ def attach_adapter(
             adapted = get_peft_model(keep_gradients(model), lora)
     except ValueError as e:
         raise TracenbError(
-            f'no adapter fits {model.config.model_type}: {e}', 'set target_modules to names of linear layers of this model'
+            f'no adapter fits {model.config.model_type}: {e}',
+            'set target_modules to names of linear layers of this model',
         ) from None
     return in_model_format(adapted)
 
@@ -392,7 +393,8 @@ def train(
     )
     out.mkdir(parents=True, exist_ok=True)
     frugal = memory_errors(
-        'training', 'lower batch_size (and raise gradient_accumulation_steps), set gradient_checkpointing, or lower max_length'
+        'training',
+        'lower batch_size (and raise gradient_accumulation_steps), set gradient_checkpointing, or lower max_length',
     )
     with torch.random.fork_rng(), frugal, tuned(model, max(len(r.input_ids) for r in kept)):
         adapted = attach_adapter(model, config, seed)
