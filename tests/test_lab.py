@@ -265,7 +265,7 @@ RUN = """
 import tempfile
 from tracenb.runs import stages
 work = tempfile.TemporaryDirectory()
-run = stages.open_run(stages.make_run(data=dict(n_train=8, n_test=3), train=dict(epochs=1, accumulation=1), generate=dict(max_new_tokens=24)), work.name)
+run = stages.open_run(stages.make_run(data=dict(n_train=8, n_test=3), train=dict(num_train_epochs=1, gradient_accumulation_steps=1), generate=dict(max_new_tokens=24)), work.name)
 stages.tune(run, stages.build(run))
 stages.finish(run, stages.score(run, stages.answer(run)))"""
 
@@ -356,7 +356,7 @@ LONG = """
 import json
 from tracenb.runs import stages
 from tracenb.models.loading import linear4bit
-def begin(out): return stages.open_run(stages.make_run(data=dict(n_train=24, n_test=12), train=dict(epochs=1, batch_size=1, accumulation=1, save_steps=2, gradient_checkpointing=False), generate=dict(max_new_tokens=40, batch_size=1)), out)
+def begin(out): return stages.open_run(stages.make_run(data=dict(n_train=24, n_test=12), train=dict(num_train_epochs=1, batch_size=1, gradient_accumulation_steps=1, save_steps=2, gradient_checkpointing=False), generate=dict(max_new_tokens=40, batch_size=1)), out)
 run = begin('stopped')
 chats = stages.build(run)
 print(run.path.resolve())"""
