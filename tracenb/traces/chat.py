@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['SYSTEM', 'TEMPLATES', 'TURN_ENDS', 'completion_text', 'render', 'Encoded', 'chat_texts', 'encode', 'MaskView',
-           'show_mask', 'split_text', 'read_label', 'read_facts', 'parse']
+           'show_mask']
 
 # %% ../../nbs/04_traces/02_chat.ipynb #9a727679
-import re
 from dataclasses import dataclass
 
 from ..core.html import block, escaped
-from ..core.records import ChatExample, Example, Generation, Response, Trace, TracenbError, normalize
-from ..tasks.task import Task, read_list
+from ..core.records import ChatExample, Example, Trace, TracenbError
+from ..tasks.task import Task
 
 # %% ../../nbs/04_traces/02_chat.ipynb #2d549e1d
 SYSTEM = 'You are a helpful and honest assistant.'
@@ -139,94 +138,3 @@ def show_mask(
 ) -> MaskView:
     "The tokens of `encoded`, colored where the loss is computed."
     return MaskView(tuple(tokenizer.decode([i]) for i in encoded.input_ids), encoded.loss_mask)
-
-# %% ../../nbs/04_traces/02_chat.ipynb #cbc2f7ce
-def split_text(
-    text: str,  # What the model wrote
-    trace: bool = True,  # Is a trace expected? If not, what follows an opening tag that is never closed is the answer
-) -> tuple[str, str, str | None]:
-    "(think span, answer span, reason why the form is broken or None). A missing think block is an empty span."
-    text = re.sub(
-        r'^\s*assistant[ \t]*(?:\n|$)', '', text
-    )  # A role name decoded along with the text, seen in published generations
-    think, close, _ = text.partition('</think>')
-    rest = text.rpartition('</think>')[2]  # a model that closes twice answers after the last
-    if not close:
-        think, rest = (
-            (text.partition('<think>')[2], '') if '<think>' in text and trace else ('', text.replace('<think>', ''))
-        )
-    else:
-        think = think.rpartition('<think>')[2]
-    error = 'the think block is not closed' if '<think>' in text and not close else None
-    tagged = re.search(r'<answer>(.*?)(</answer>|\Z)', rest, re.S)
-    if tagged:
-        return think.strip(), tagged[1].strip(), error or (None if tagged[2] else 'the answer tag is not closed')
-    lines = re.findall(r'(?im)(?:^[ \t]*answer:|answer is:)[ \t]*(.*)$', rest)
-    return think.strip(), (lines[-1] if lines else rest).strip(), error or 'no answer tag'
-
-# %% ../../nbs/04_traces/02_chat.ipynb #f9bff95c
-def read_label(
-    think: str,  # Think span
-    task: Task,  # Whose classification sentence is looked for
-) -> str | None:
-    "The word after the classification sentence's last words, e.g. after 'question asked is:'; None if there is none."
-    marker = ' '.join(task.label_sentence.split('{label}')[0].split()[-3:])
-    found = re.search(re.escape(marker).replace(r'\ ', r'\s+') + r'\s*([^\s.,]+)', think)
-    return found[1] if found else None
-
-
-def read_facts(
-    think: str,  # Think span
-    context: tuple[str, ...],  # Of the example
-    task: Task,  # Whose retrieval sentence is looked for
-) -> tuple[str, ...]:
-    "Context items quoted in the think span, in context order, then quoted list items that contain none of them."
-    before, _, after = think.rpartition(task.facts_sentence.split('{facts}')[0].strip())
-    items, quoted = read_list(after) or (), set()
-    span = '|'.join(f' {normalize(part)} ' for part in ((before, *items) if items else (think,)))
-    for item in sorted(set(context), key=lambda c: len(normalize(c)), reverse=True):
-        key = f' {normalize(item)} '
-        if key.strip() and key in span:
-            quoted.add(item)
-            span = span.replace(key, ' | ')
-    known = [f' {normalize(q)} ' for q in quoted]
-    invented = tuple(i for i in items if normalize(i) and not any(k in f' {normalize(i)} ' for k in known))
-    return tuple(c for c in dict.fromkeys(context) if c in quoted) + invented
-
-# %% ../../nbs/04_traces/02_chat.ipynb #4b97359d
-def parse(
-    generation: Generation,  # What the model wrote
-    example: Example,  # What it was asked
-    task: Task,  # Wording
-    trace: bool = True,  # Is a trace expected?
-    steps: bool = True,  # Is that trace expected to name label and facts?
-) -> Response:
-    "What the model said. Raises `TracenbError` only if the ids differ."
-    if generation.id != example.id:
-        raise TracenbError(
-            f'generation {generation.id!r} for example {example.id!r}', 'join generations to examples by id'
-        )
-    think, answer, error = split_text(generation.text, trace)
-    label, facts = read_label(think, task), read_facts(think, example.context, task)
-    answers = task.read_answers(answer)
-    if not trace and error == 'no answer tag':
-        error = None
-    if trace and not error:
-        error = (
-            'no think block'
-            if not think
-            else None
-            if not steps
-            else 'no classification sentence'
-            if label is None
-            else 'no retrieval sentence'
-            if task.facts_sentence.split('{facts}')[0].strip() not in think
-            else None
-        )
-    if not error and not answers:
-        error = 'the answer is empty'
-    if generation.finish_reason == 'too_long':
-        error = 'the prompt did not fit: nothing was generated'
-    elif generation.finish_reason == 'length':
-        error = f'cut off after {generation.n_tokens} tokens' + (f': {error}' if error else '')
-    return Response(id=example.id, label=label, facts=facts, answers=answers, error=error, text=generation.text)
