@@ -167,7 +167,7 @@ RUN = """
 import tempfile
 from tracenb.runs import stages
 work = tempfile.TemporaryDirectory()
-settings = dict(train=dict(epochs=1, accumulation=1), generate=dict(max_new_tokens=24))
+settings = dict(train=dict(num_train_epochs=1, gradient_accumulation_steps=1), generate=dict(max_new_tokens=24))
 run = stages.open_run(stages.make_run(data=dict(n_train=8, n_test=3), **settings), work.name)
 stages.tune(run, stages.build(run))
 stages.finish(run, stages.score(run, stages.answer(run)))"""
@@ -217,7 +217,7 @@ def kernel(tmp_path_factory):
 BEGIN = """
 from tracenb.models.loading import linear4bit
 from tracenb.runs import stages
-train = dict(epochs=1, batch_size=1, accumulation=1, save_steps=2, gradient_checkpointing=False)
+train = dict(num_train_epochs=1, batch_size=1, gradient_accumulation_steps=1, save_steps=2, gradient_checkpointing=False)
 settings = dict(train=train, generate=dict(max_new_tokens=40, batch_size=1))
 def begin(out):
     return stages.open_run(stages.make_run(data=dict(n_train=24, n_test=12), **settings), out)
