@@ -17,7 +17,7 @@ import pandas as pd
 from ..core.files import digest
 from ..core.records import Example, Steps, TracenbError, lookup, normalize
 from ..core.rows import SUFFIXES, RowCollector, local_folder, read_rows
-from .cotempqa_sim import KINDS, simulate
+from .cotempqa_sim import QUESTION_KINDS, simulate_cotempqa
 from .dates import READINGS, answer_facts, co_temporal, read_fact, squeeze
 from .paper import PAPER_SCORERS, Lookup, PaperRules, paper_answer_span
 from .task import Task, as_list, read_list, register_task
@@ -330,7 +330,7 @@ cotempqa = register_task(
         labels=LABELS,
         decompose=decompose,
         load=load,
-        simulate=simulate,
+        simulate=simulate_cotempqa,
         read_row=read_row,
         paper=PAPER,
         scorers=PAPER_SCORERS,
