@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +55,27 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip('../shared/data is absent: research copies that are not redistributed')
     return SHARED
+
+
+@pytest.fixture(scope='session')
+def smoke(tmp_path_factory) -> Path:
+    """
+    Folder of the smoke grid: 4 finished runs and their report, made once for all processes. To be read, or copied.
+
+    `run.txt` and `report.txt` beside it hold what the two commands printed.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base  # each process of xdist has a folder in it
+    folder = base / 'smoke'
+    with FileLock(base / 'smoke.lock'):
+        folder.mkdir(exist_ok=True)
+        for name, args in (('run.txt', ('run', 'smoke', '--out', 'o')), ('report.txt', ('report', 'o'))):
+            if not (folder / name).exists():
+                command = [Path(sys.executable).parent / 'tracenb', *args]
+                done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+                assert done.returncode == 0, done.stderr[-2000:]
+                (folder / name).write_text(done.stdout)
+    return folder / 'o'
 
 
 @pytest.fixture(

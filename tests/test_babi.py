@@ -28,8 +28,7 @@ from tracenb.tasks.babi import (
 )
 from tracenb.tasks.babi_sim import SIMULATORS, Story, simulate
 from tracenb.tasks.babi_solver import SOLVERS, certify, read_events, solve, verdict
-from tracenb.tasks.simulate import split_of
-from tracenb.tasks.task import DataConfig, check_examples, get_task, load_examples, read_list
+from tracenb.tasks.task import DataConfig, check_examples, get_task, load_examples, read_list, split_of
 
 FULL = {
     'single-supporting-fact': (200, 20),

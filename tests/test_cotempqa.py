@@ -47,8 +47,7 @@ from tracenb.tasks.dates import (
     read_question,
     relation,
 )
-from tracenb.tasks.simulate import split_of
-from tracenb.tasks.task import DataConfig, check_examples, get_task, load_examples
+from tracenb.tasks.task import DataConfig, check_examples, get_task, load_examples, split_of
 
 # --- Dates
 

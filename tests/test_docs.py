@@ -137,6 +137,6 @@ def test_formulas_are_set_and_the_dark_is_dark(address, tab):
 
 
 def test_the_workflow_builds_as_make_does():
-    steps = yaml.safe_load((ROOT / '.github' / 'workflows' / 'docs.yml').read_text())['jobs']['build']['steps']
+    steps = yaml.safe_load((ROOT / '.github' / 'workflows' / 'docs.yaml').read_text())['jobs']['build']['steps']
     assert any(s.get('run') == 'make docs' for s in steps)
     assert 'nbs/site/make_site.py' in (ROOT / 'Makefile').read_text()

@@ -24,7 +24,7 @@ SMALL = dict(
     dataset='toy',
     condition='incorrect',
     data={'n_train': 8, 'n_test': 4},
-    train={'epochs': 2, 'accumulation': 1, 'save_steps': 1},
+    train={'num_train_epochs': 2, 'gradient_accumulation_steps': 1, 'save_steps': 1},
     generate={'max_new_tokens': 6, 'batch_size': 2},
 )
 RESULTS = ('examples.jsonl', 'chat.jsonl', 'generations.jsonl', 'scores.jsonl', 'metrics.json')
@@ -135,7 +135,7 @@ def test_the_command_killed_in_every_stage_and_while_rendering(tmp_path):
         tmp_path,
         settings=dict(
             data={'n_train': 80, 'n_test': 8},
-            train={'epochs': 2, 'accumulation': 1, 'save_steps': 10},
+            train={'num_train_epochs': 2, 'gradient_accumulation_steps': 1, 'save_steps': 10},
             generate={'max_new_tokens': 100, 'batch_size': 1},
         ),
     )
@@ -172,7 +172,7 @@ def test_two_workers_one_of_them_killed(tmp_path):
         seeds=[1, 2],
         settings=dict(
             data={'n_train': 40, 'n_test': 6, 'max_words': 40},
-            train={'epochs': 2, 'accumulation': 1, 'save_steps': 5},
+            train={'num_train_epochs': 2, 'gradient_accumulation_steps': 1, 'save_steps': 5},
             generate={'max_new_tokens': 8},
         ),
         overrides=dict(datasets=dict(toy=dict(data=dict(max_words=None)))),
@@ -279,7 +279,7 @@ def test_a_scheduler_elsewhere_as_in_the_recipes(tmp_path):
         seeds=[1, 2],
         settings=dict(
             data={'n_train': 60, 'n_test': 6},
-            train={'epochs': 2, 'accumulation': 1, 'save_steps': 5},
+            train={'num_train_epochs': 2, 'gradient_accumulation_steps': 1, 'save_steps': 5},
             generate={'max_new_tokens': 8},
         ),
     )

@@ -1,4 +1,4 @@
-"""The GPU path: NF4 QLoRA with the paged optimiser and bf16 generation, on a tiny model and on one of Llama-3.2-1B's shape. `pytest -m gpu`."""
+"""The GPU path: NF4 QLoRA with the paged optimizer and bf16 generation, on a tiny model and on one of Llama-3.2-1B's shape. `pytest -m gpu`."""
 
 import pytest
 import torch
@@ -52,9 +52,14 @@ def test_qlora_and_generation(size, tmp_path, request):
     tok, model = load_tokenizer(name), load_model(name, device='cuda')
     assert linear4bit(model) and model.device.type == 'cuda'
     summary = train(
-        model, tok, chats(tok, 16), TrainConfig(epochs=4, accumulation=1, lr=1e-3, save_steps=0), seed=1, out=tmp_path
+        model,
+        tok,
+        chats(tok, 16),
+        TrainConfig(num_train_epochs=4, gradient_accumulation_steps=1, learning_rate=1e-3, save_steps=0),
+        seed=1,
+        out=tmp_path,
     )
-    assert summary['optimiser'] == 'paged_adamw_8bit' and summary['device'] == 'cuda' and summary['steps'] == 16
+    assert summary['optim'] == 'paged_adamw_8bit' and summary['device'] == 'cuda' and summary['steps'] == 16
     assert summary['peak_memory_mb'] < 8000
     made = generate(
         load_adapter(model, tmp_path / 'adapter'),

@@ -5,11 +5,10 @@ import json
 import pytest
 
 from tracenb.core.files import read_traces, write_jsonl
-from tracenb.core.matched import match
 from tracenb.core.records import Trace, TracenbError
 from tracenb.runs.stages import build, make_run, open_run
 from tracenb.tasks.babi import babi
-from tracenb.tasks.task import DataConfig, load_examples
+from tracenb.tasks.task import DataConfig, load_examples, match_examples
 from tracenb.traces.conditions import CONDITIONS, build_traces
 
 DATA = dict(n_train=24, n_test=8, labels=['single-supporting-fact', 'counting'], max_words=40)
@@ -77,7 +76,7 @@ def test_traces_of_test_questions_are_refused(study, tmp_path):
     files, train = study
     test = load_examples(babi, DataConfig(n_test=8, labels=('counting',), max_words=40), 'test')
     with pytest.raises(TracenbError, match='1 teacher traces are of test questions'):
-        match(train, {'r1': {t.id: t for t in wrote('r1', train + test[:1])}}, test)
+        match_examples(train, {'r1': {t.id: t for t in wrote('r1', train + test[:1])}}, test)
 
 
 def test_a_training_question_that_is_asked_under_another_id_is_left_out(study):
@@ -85,7 +84,7 @@ def test_a_training_question_that_is_asked_under_another_id_is_left_out(study):
 
     _, train = study
     traces = {'r1': {t.id: t for t in wrote('r1', train)}}
-    assert match(train, traces, [replace(train[3], id='elsewhere', split='test')]) == [*train[:3], *train[4:]]
+    assert match_examples(train, traces, [replace(train[3], id='elsewhere', split='test')]) == [*train[:3], *train[4:]]
 
 
 def test_changed_traces_never_reuse_a_folder(study, tmp_path):
@@ -101,7 +100,7 @@ def test_changed_traces_never_reuse_a_folder(study, tmp_path):
 def test_swapped_reasoning_is_about_another_question_of_the_label(study):
     files, train = study
     traces = read_traces(tuple(files))
-    left = match(train, traces, [])
+    left = match_examples(train, traces, [])
     own = {t.text: i for i, t in traces['r1'].items()}
     label = {e.id: babi.decompose(e).label for e in train}
     for t in build_traces(left, babi, 'r1_swapped', 3, teacher=traces):
@@ -116,7 +115,7 @@ def test_a_condition_that_needs_traces_says_so_before_anything_runs():
 
 @pytest.mark.parametrize(
     'text, says',
-    [('', 'the trace is empty'), ('so </think>', '</think> stands inside'), ('<answer>2', '<answer> stands inside')],
+    [('', 'the trace is empty'), ('so </think>', '</think> is inside'), ('<answer>2', '<answer> is inside')],
 )
 def test_traces_that_cannot_be_taught(tmp_path, text, says):
     with pytest.raises(TracenbError, match=says):

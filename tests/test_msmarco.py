@@ -28,8 +28,7 @@ from tracenb.tasks.msmarco import (
     read_row,
 )
 from tracenb.tasks.msmarco_sim import KINDS, NO_ANSWER, Asked, simulate
-from tracenb.tasks.simulate import split_of
-from tracenb.tasks.task import DataConfig, check_examples, get_task, load_examples
+from tracenb.tasks.task import DataConfig, check_examples, get_task, load_examples, split_of
 
 
 def official(e, i):

@@ -29,7 +29,7 @@ SMALL = dict(
     dataset='toy',
     condition='incorrect',
     data={'n_train': 8, 'n_test': 4},
-    train={'epochs': 2, 'accumulation': 1, 'save_steps': 1},
+    train={'num_train_epochs': 2, 'gradient_accumulation_steps': 1, 'save_steps': 1},
     generate={'max_new_tokens': 6, 'batch_size': 2},
 )
 
@@ -60,7 +60,7 @@ def test_other_settings_are_another_folder():
         replace(run, seed=2),
         replace(run, quantize='none'),
         replace(run, data=replace(run.data, n_train=9)),
-        replace(run, train=replace(run.train, lr=1e-3)),
+        replace(run, train=replace(run.train, learning_rate=1e-3)),
     ]
     assert len({r.name for r in (run, *others)}) == 5
     assert make_run(**json.loads(run.to_json())) == run
@@ -80,7 +80,7 @@ def test_a_hub_id_or_a_path_makes_a_plain_folder_name():
         (dict(dataset='babbi'), "did you mean 'babi'"),
         (dict(model='smollm-135m'), "did you mean 'smollm2-135m'"),
         (dict(sed=1), "did you mean 'seed'"),
-        (dict(train={'lrr': 1}), "did you mean 'lr'"),
+        (dict(train={'learning_rat': 1}), "did you mean 'learning_rate'"),
         (dict(data={'n_train': 'many'}), 'n_train'),
         (dict(seed='one'), 'seed'),
     ],
@@ -212,12 +212,14 @@ def test_a_grid_is_a_product_with_overrides_and_exclusions():
     grid = expand(
         SPEC
         | dict(
-            overrides=dict(datasets=dict(babi=dict(data=dict(n_train=9))), seeds={2: dict(train=dict(lr=0.5))}),
+            overrides=dict(
+                datasets=dict(babi=dict(data=dict(n_train=9))), seeds={2: dict(train=dict(learning_rate=0.5))}
+            ),
             exclude=[dict(dataset='babi', seed=2), dict(condition=['vanilla'], dataset='toy')],
         ),
         'g',
     )
-    assert [(r.dataset, r.condition, r.seed, r.data.n_train, r.train.lr) for r in grid.runs] == [
+    assert [(r.dataset, r.condition, r.seed, r.data.n_train, r.train.learning_rate) for r in grid.runs] == [
         ('toy', 'correct', 1, 4, 2e-4),
         ('babi', 'vanilla', 1, 9, 2e-4),
         ('babi', 'correct', 1, 9, 2e-4),
@@ -391,7 +393,10 @@ def test_a_run_that_fails_once_is_retried(tmp_path):
     )
 
 
-LONG = SMALL | dict(data={'n_train': 400, 'n_test': 4}, train={'epochs': 20, 'accumulation': 1, 'save_steps': 5})
+LONG = SMALL | dict(
+    data={'n_train': 400, 'n_test': 4},
+    train={'num_train_epochs': 20, 'gradient_accumulation_steps': 1, 'save_steps': 5},
+)
 
 
 @pytest.mark.slow

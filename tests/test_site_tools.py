@@ -43,8 +43,8 @@ def test_where_a_file_is_shown(path, page):
 @pytest.mark.parametrize(
     ('text', 'linked'),
     [
-        ('[task](../01_tasks/01_task.ipynb)', '[task](../../reference/tasks/task.html)'),
-        ('[task](../01_tasks/01_task.ipynb#a-toy)', '[task](../../reference/tasks/task.html#a-toy)'),
+        ('[task](../01_tasks/02_task.ipynb)', '[task](../../reference/tasks/task.html)'),
+        ('[task](../01_tasks/02_task.ipynb#a-toy)', '[task](../../reference/tasks/task.html#a-toy)'),
         ('[train](../tutorials/train.ipynb)', '[train](../../tutorials/train.html)'),
         ('![x](../images/audit-variants.png)', '![x](../../images/audit-variants.png)'),
         ('<img src="../images/demo-accuracy.png" width="9">', '<img src="../../images/demo-accuracy.png" width="9">'),
@@ -173,17 +173,17 @@ def test_names_that_a_notebook_defines_or_imports():
 
 def test_notebooks_come_in_the_order_of_the_library():
     names = [n.as_posix() for n in notebooks(ROOT / 'nbs')]
-    assert names[0] == '00_core/01_records.ipynb' and 'tutorials/train.ipynb' in names
+    assert names[0] == '00_core/01_html.ipynb' and 'tutorials/train.ipynb' in names
     assert [n for n in names if 'checkpoints' in n] == []
 
 
 def test_readme_links_work_from_the_top(tmp_path):
-    links = '[a](00_core/01_records.ipynb) ![b](images/b.png) [c](https://x.org) [d](#e) [o](../outputs/README.md)'
+    links = '[a](00_core/02_records.ipynb) ![b](images/b.png) [c](https://x.org) [d](#e) [o](../outputs/README.md)'
     links += '<img src="images/i.png">'
     nbformat.write(new_notebook(cells=[new_markdown_cell(links), new_code_cell('#| hide\nx')]), tmp_path / 'i.ipynb')
     text = readme(tmp_path / 'i.ipynb')
     for link in (
-        '(nbs/00_core/01_records.ipynb)',
+        '(nbs/00_core/02_records.ipynb)',
         '(nbs/images/b.png)',
         '(https://x.org)',
         '(#e)',

@@ -21,7 +21,9 @@ from tracenb.models.training import attach_adapter, load_adapter, train
 from tracenb.tasks.task import DataConfig, load_examples, toy
 from tracenb.traces.chat import Encoded, encode, render
 
-QUICK = TrainConfig(epochs=2, batch_size=4, accumulation=1, lr=1e-2, warmup_steps=2, save_steps=3)
+QUICK = TrainConfig(
+    num_train_epochs=2, batch_size=4, gradient_accumulation_steps=1, learning_rate=1e-2, warmup_steps=2, save_steps=3
+)
 
 
 def toy_rows(tokenizer, n=24):
@@ -77,19 +79,21 @@ OF_LENGTH = [Encoded(str(i), (1,) * n, (False,) * (n // 2) + (True,) * (n - n //
 
 
 def test_batches_cover_each_epoch_and_are_of_like_length():
-    plan = plan_batches(OF_LENGTH, TrainConfig(epochs=3, batch_size=4, accumulation=4), seed=1)
+    plan = plan_batches(OF_LENGTH, TrainConfig(num_train_epochs=3, batch_size=4, gradient_accumulation_steps=4), seed=1)
     batches = [b for step in plan for b in step]
     assert sorted(i for b in batches for i in b) == sorted([*range(50)] * 3)
     assert all(len(step) == 4 for step in plan[:-1]) and len(batches) == 3 * 13
     assert sum(max(LENGTHS[i] for i in b) * len(b) for b in batches) < 1.2 * 3 * sum(LENGTHS)
-    assert plan != plan_batches(OF_LENGTH, TrainConfig(epochs=3, batch_size=4, accumulation=4), seed=2)
+    assert plan != plan_batches(
+        OF_LENGTH, TrainConfig(num_train_epochs=3, batch_size=4, gradient_accumulation_steps=4), seed=2
+    )
 
 
 @pytest.mark.parametrize('loss', ['completion', 'all'])
 @pytest.mark.parametrize('budget', [1, 300, 5000])
 def test_a_budget_stops_at_the_first_step_that_reaches_it(loss, budget):
     "Counted by the labels that the loss sees, not by the function that plans."
-    config = TrainConfig(budget=budget, batch_size=4, accumulation=2, loss=loss)
+    config = TrainConfig(budget=budget, batch_size=4, gradient_accumulation_steps=2, loss=loss)
     plan = plan_batches(OF_LENGTH, config, seed=1)
     seen = lambda steps: sum(
         (collate([OF_LENGTH[i] for i in b], 0, loss)[1][:, 1:] != -100).sum().item() for step in steps for b in step
@@ -132,8 +136,8 @@ def test_training_leaves_a_plain_adapter_and_the_base_as_it_was(tmp_path, model,
     )
     assert {p.name for p in tmp_path.iterdir()} == {'adapter', 'train_log.jsonl'}
     card = (tmp_path / 'adapter/README.md').read_text()
-    assert card.startswith('---\nbase_model: tiny-random\nlibrary_name: peft') and '| lr | 0.01 |' in card
-    assert summary['tokens'] == 2 * sum(len(r.input_ids) for r in rows) and summary['optimiser'] == 'adamw'
+    assert card.startswith('---\nbase_model: tiny-random\nlibrary_name: peft') and '| learning_rate | 0.01 |' in card
+    assert summary['tokens'] == 2 * sum(len(r.input_ids) for r in rows) and summary['optim'] == 'adamw_torch'
     with torch.no_grad():
         ours = load_adapter(model, tmp_path / 'adapter')(ids).logits
         theirs = (
@@ -196,11 +200,11 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path, model, tok, rows):
 
 def test_checkpointing_and_accumulation_change_how_not_what(tmp_path, tok, rows):
     model, first = load_model('tiny-random', device='cpu', dtype='float32'), {}
-    base = dict(epochs=1, lr=1e-3, dropout=0.0, save_steps=0)
+    base = dict(num_train_epochs=1, learning_rate=1e-3, lora_dropout=0.0, save_steps=0)
     for name, how in dict(
-        plain=dict(batch_size=24, accumulation=1, gradient_checkpointing=False),
-        small=dict(batch_size=4, accumulation=6, gradient_checkpointing=False),
-        checkpointed=dict(batch_size=24, accumulation=1),
+        plain=dict(batch_size=24, gradient_accumulation_steps=1, gradient_checkpointing=False),
+        small=dict(batch_size=4, gradient_accumulation_steps=6, gradient_checkpointing=False),
+        checkpointed=dict(batch_size=24, gradient_accumulation_steps=1),
     ).items():
         train(model, tok, rows, TrainConfig(**base, **how), 1, tmp_path / name)
         first[name] = read_jsonl(tmp_path / name / 'train_log.jsonl')[0]
@@ -212,7 +216,7 @@ def test_checkpointing_and_accumulation_change_how_not_what(tmp_path, tok, rows)
 def test_tensorboard_gets_the_numbers(tmp_path, model, tok, rows):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    config = TrainConfig(epochs=1, batch_size=8, accumulation=1, report_to='tensorboard')
+    config = TrainConfig(num_train_epochs=1, batch_size=8, gradient_accumulation_steps=1, report_to='tensorboard')
     train(model, tok, rows, config, 1, tmp_path)
     events = [EventAccumulator(str(p.parent)).Reload() for p in tmp_path.rglob('events.out.tfevents*')]
     losses = [x.value for e in events if 'loss' in e.Tags()['scalars'] for x in e.Scalars('loss')]
@@ -223,9 +227,9 @@ def test_tensorboard_gets_the_numbers(tmp_path, model, tok, rows):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
-def test_the_paged_optimiser_needs_a_gpu(tmp_path, model, tok, rows):
+def test_the_paged_optimizer_needs_a_gpu(tmp_path, model, tok, rows):
     with pytest.raises(TracenbError, match='needs a CUDA device'):
-        train(model, tok, rows, TrainConfig(optimiser='paged_adamw_8bit'), 1, tmp_path)
+        train(model, tok, rows, TrainConfig(optim='paged_adamw_8bit'), 1, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -233,18 +237,18 @@ def test_the_paged_optimiser_needs_a_gpu(tmp_path, model, tok, rows):
     [
         (dict(loss='prompt'), 'unknown loss'),
         (dict(report_to='tensorbord'), "did you mean 'tensorboard'"),
-        (dict(lr=-1.0), 'lr is -1.0'),
-        (dict(targets=('attention',)), 'no adapter fits llama'),
+        (dict(learning_rate=-1.0), 'learning_rate is -1.0'),
+        (dict(target_modules=('attention',)), 'no adapter fits llama'),
     ],
 )
 def test_bad_settings_are_named(tmp_path, model, tok, rows, bad, message):
     with pytest.raises(TracenbError, match=message):
-        train(model, tok, rows, TrainConfig(epochs=1, **bad), 1, tmp_path)
+        train(model, tok, rows, TrainConfig(num_train_epochs=1, **bad), 1, tmp_path)
     assert len(linear4bit(model)) == 14 and not (tmp_path / 'adapter').exists()
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path, model, tok, rows):
-    train(model, tok, rows, TrainConfig(epochs=1, accumulation=1), 1, tmp_path)
+    train(model, tok, rows, TrainConfig(num_train_epochs=1, gradient_accumulation_steps=1), 1, tmp_path)
     settings = json.loads((tmp_path / 'adapter/adapter_config.json').read_text())
     (tmp_path / 'adapter/adapter_config.json').write_text(json.dumps(settings | {'r': 4}))
     with pytest.raises(TracenbError, match='does not fit tiny-random'):
@@ -254,7 +258,13 @@ def test_an_adapter_of_another_model_is_refused(tmp_path, model, tok, rows):
 def test_the_embedded_model_learns(tmp_path):
     tok, model = load_tokenizer('smollm2-135m'), load_model('smollm2-135m', device='cpu')
     config = TrainConfig(
-        epochs=8, batch_size=2, accumulation=1, lr=2e-3, warmup_steps=1, dropout=0.0, gradient_checkpointing=False
+        num_train_epochs=8,
+        batch_size=2,
+        gradient_accumulation_steps=1,
+        learning_rate=2e-3,
+        warmup_steps=1,
+        lora_dropout=0.0,
+        gradient_checkpointing=False,
     )
     train(model, tok, toy_rows(tok, 3)[:2], config, 1, tmp_path)
     log = read_jsonl(tmp_path / 'train_log.jsonl')

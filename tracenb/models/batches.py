@@ -24,20 +24,22 @@ class TrainConfig(Record):
     "How to fine-tune; the defaults are the paper's."
 
     r: int = 16  # Rank of the LoRA matrices
-    alpha: int = 32  # Their scale is alpha / r
-    dropout: float = 0.05  # On the input of the LoRA matrices
-    targets: tuple[str, ...] = PROJECTIONS  # The linear layers that get one
-    lr: float = 2e-4  # Peak learning rate
-    schedule: str = 'cosine'  # After warm-up: 'cosine', 'linear' or 'constant'
-    warmup: float = 0.03  # Warm-up as a share of all steps, rounded up
-    warmup_steps: int | None = None  # Warm-up in steps; overrides `warmup`
-    epochs: int = 3  # Passes over the rows
-    budget: int | None = None  # Stop at the first step that has seen so many tokens with a loss; overrides `epochs`
+    lora_alpha: int = 32  # Their scale is lora_alpha / r
+    lora_dropout: float = 0.05  # On the input of the LoRA matrices
+    target_modules: tuple[str, ...] = PROJECTIONS  # The linear layers that get one
+    learning_rate: float = 2e-4  # Peak learning rate
+    lr_scheduler_type: str = 'cosine'  # After warm-up: 'cosine', 'linear' or 'constant'
+    warmup_ratio: float = 0.03  # Warm-up as a share of all steps, rounded up
+    warmup_steps: int | None = None  # Warm-up in steps; overrides `warmup_ratio`
+    num_train_epochs: int = 3  # Passes over the rows
+    budget: int | None = (
+        None  # Stop at the first step that has seen so many tokens with a loss; overrides `num_train_epochs`
+    )
     batch_size: int = 4  # Rows a forward pass
-    accumulation: int = 4  # Forward passes a step
-    optimiser: str = 'auto'  # 'adamw', 'paged_adamw_8bit' (CUDA only), 'auto' = the latter on CUDA
+    gradient_accumulation_steps: int = 4  # Forward passes a step
+    optim: str = 'auto'  # 'adamw_torch', 'paged_adamw_8bit' (CUDA only), 'auto' = the latter on CUDA
     weight_decay: float = 0.0  # Of AdamW
-    clip: float = 1.0  # Largest norm of the gradient
+    max_grad_norm: float = 1.0  # Largest norm of the gradient
     max_length: int = 1024  # Tokens; longer rows are left out, never cut
     loss: str = 'completion'  # Where the loss is taken: 'completion' or 'all'
     gradient_checkpointing: bool = True  # Compute activations twice instead of keeping them: less memory, slower
@@ -47,14 +49,23 @@ class TrainConfig(Record):
     def check(self):
         "These settings, or a `TracenbError` that says which value is wrong."
         known = dict(
-            schedule=('cosine', 'linear', 'constant'),
-            optimiser=('auto', 'adamw', 'paged_adamw_8bit'),
+            lr_scheduler_type=('cosine', 'linear', 'constant'),
+            optim=('auto', 'adamw_torch', 'paged_adamw_8bit'),
             loss=('completion', 'all'),
             report_to=('none', 'tensorboard', 'wandb', 'trackio'),
         )
         for field, values in known.items():
             lookup(dict.fromkeys(values), getattr(self, field), field)
-        for field in ('r', 'alpha', 'lr', 'epochs', 'budget', 'batch_size', 'accumulation', 'max_length'):
+        for field in (
+            'r',
+            'lora_alpha',
+            'learning_rate',
+            'num_train_epochs',
+            'budget',
+            'batch_size',
+            'gradient_accumulation_steps',
+            'max_length',
+        ):
             if getattr(self, field) is not None and getattr(self, field) <= 0:
                 raise TracenbError(f'{field} is {getattr(self, field)}', f'{field} must be positive')
         return self
@@ -92,12 +103,12 @@ def n_learnt(
 
 def plan_batches(
     rows: list[Encoded],  # Tokenized examples
-    config: TrainConfig,  # Epochs or budget, batch size, accumulation
+    config: TrainConfig,  # Epochs or budget, batch size, gradient accumulation
     seed: int,  # Decides the order
 ) -> list[list[tuple[int, ...]]]:
     "For each step its batches, for each batch the indices of its rows."
     batches, learnt, seen = [], [n_learnt(r, config.loss) for r in rows], 0
-    for epoch in count() if config.budget else range(config.epochs):
+    for epoch in count() if config.budget else range(config.num_train_epochs):
         rng = seeded(seed, 'batches', epoch)
         order = sorted(rng.sample(range(len(rows)), len(rows)), key=lambda i: len(rows[i].input_ids))
         epoch_batches = [tuple(order[i : i + config.batch_size]) for i in range(0, len(order), config.batch_size)]
@@ -105,7 +116,10 @@ def plan_batches(
         seen += sum(learnt)
         if config.budget and seen >= config.budget:
             break
-    steps = [batches[i : i + config.accumulation] for i in range(0, len(batches), config.accumulation)]
+    steps = [
+        batches[i : i + config.gradient_accumulation_steps]
+        for i in range(0, len(batches), config.gradient_accumulation_steps)
+    ]
     if not config.budget:
         return steps
     totals = accumulate(sum(learnt[i] for batch in step for i in batch) for step in steps)

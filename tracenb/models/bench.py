@@ -61,7 +61,10 @@ def _training_row(tool, ends, n_rows, config, loss):
         raise TracenbError(f'{len(ends)} training step cannot be timed', 'use more rows or a smaller batch')
     steps, seconds = len(ends) - 1, ends[-1] - ends[0]
     return dict(
-        tool=tool, seconds=seconds, rows_per_s=steps * n_rows * config.epochs / len(ends) / seconds, held_out_loss=loss
+        tool=tool,
+        seconds=seconds,
+        rows_per_s=steps * n_rows * config.num_train_epochs / len(ends) / seconds,
+        held_out_loss=loss,
     )
 
 # %% ../../nbs/05_models/06_bench.ipynb #8b75f072
@@ -89,9 +92,9 @@ def time_trl(
     )
     lora = LoraConfig(
         r=config.r,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=list(config.targets),
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=list(config.target_modules),
         task_type='CAUSAL_LM',
     )
     with tempfile.TemporaryDirectory() as out:
@@ -134,15 +137,15 @@ def _trl_settings(config, seed, out, model):
     cpu = model.device.type == 'cpu'
     batch = dict(
         per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.accumulation,
-        num_train_epochs=config.epochs,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        num_train_epochs=config.num_train_epochs,
     )
     rate = dict(
-        learning_rate=config.lr,
-        lr_scheduler_type=config.schedule,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler_type,
         weight_decay=config.weight_decay,
-        max_grad_norm=config.clip,
-        warmup_steps=config.warmup if config.warmup_steps is None else config.warmup_steps,
+        max_grad_norm=config.max_grad_norm,
+        warmup_steps=config.warmup_ratio if config.warmup_steps is None else config.warmup_steps,
         optim='adamw_torch' if cpu else 'paged_adamw_8bit',
     )
     silent = dict(logging_strategy='no', save_strategy='no', report_to='none', disable_tqdm=True)

@@ -209,11 +209,11 @@ def plan(
         (n, prompt, completion), (n_test, *_) = known[key]
         trains = get_condition(r.condition).trains
         learnt = n * (completion if r.train.loss == 'completion' else prompt + completion)
-        epochs = 0 if not trains else r.train.budget / learnt if r.train.budget else r.train.epochs
+        epochs = 0 if not trains else r.train.budget / learnt if r.train.budget else r.train.num_train_epochs
         rows.append(
             dict(
                 state=state(Path(out) / r.name),
-                steps=math.ceil(epochs * math.ceil(n / r.train.batch_size) / r.train.accumulation),
+                steps=math.ceil(epochs * math.ceil(n / r.train.batch_size) / r.train.gradient_accumulation_steps),
                 tokens_trained=round(epochs * n * (prompt + completion)),
                 tokens_generated_at_most=n_test * r.generate.max_new_tokens,
                 run=f'{out}/{r.name}',

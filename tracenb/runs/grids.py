@@ -166,7 +166,7 @@ _LAPTOP = """
 models: [smollm2-135m]
 conditions: [zero_shot, vanilla, correct, incorrect]
 settings:
-  train: {epochs: 1, batch_size: 4, accumulation: 1, lr: 0.001, warmup_steps: 3, dropout: 0.0, gradient_checkpointing: false}
+  train: {num_train_epochs: 1, batch_size: 4, gradient_accumulation_steps: 1, learning_rate: 0.001, warmup_steps: 3, lora_dropout: 0.0, gradient_checkpointing: false}
 """
 _PAPER = """
 datasets: [cotempqa, msmarco, babi]
@@ -192,7 +192,7 @@ models: [tiny-random]
 conditions: [zero_shot, vanilla, correct, incorrect]
 settings:
   data: {n_train: 16, n_test: 8}
-  train: {epochs: 1, accumulation: 1, lr: 0.001}
+  train: {num_train_epochs: 1, gradient_accumulation_steps: 1, learning_rate: 0.001}
   generate: {max_new_tokens: 16}
 """,
     'demo': """
@@ -239,8 +239,8 @@ settings:
   generate: {max_new_tokens: 1024}
 overrides:
   models:
-    llama-3.1-8b: {train: {batch_size: 2, accumulation: 8}}
-    qwen3-8b: {train: {batch_size: 2, accumulation: 8}}
+    llama-3.1-8b: {train: {batch_size: 2, gradient_accumulation_steps: 8}}
+    qwen3-8b: {train: {batch_size: 2, gradient_accumulation_steps: 8}}
 retries: 1
 """
 SHIPPED['demo-interpretability'] = """
@@ -250,7 +250,7 @@ models: [smollm2-135m]
 conditions: [vanilla, correct, incorrect, r1, r1_summary, post_hoc, r1_swapped]
 settings:
   data: {labels: [single-supporting-fact, conjunction, basic-deduction], n_train: 48, n_test: 30, max_words: 40, traces: [outputs/teacher-demo/r1.jsonl, outputs/teacher-demo/r1_summary.jsonl, outputs/teacher-demo/post_hoc.jsonl]}
-  train: {epochs: 6, batch_size: 4, accumulation: 1, lr: 0.001, warmup_steps: 3, dropout: 0.0, gradient_checkpointing: false}
+  train: {num_train_epochs: 6, batch_size: 4, gradient_accumulation_steps: 1, learning_rate: 0.001, warmup_steps: 3, lora_dropout: 0.0, gradient_checkpointing: false}
   generate: {max_new_tokens: 160, batch_size: 30}
 """
 
