@@ -50,7 +50,7 @@ def fetch(
     registry: str | None = None,  # Address; None = `npm_registry()`
     cache: Path | None = None,  # Folder of archives; None = in the user's cache
 ) -> bytes:
-    "The archive, from the cache or the registry. Raises `TracenbError` if it cannot be fetched or is not the pinned one."
+    "The archive, from cache or registry. Raises `TracenbError` if it cannot be fetched or is not the pinned one."
     url = f'{registry or npm_registry()}/{pin.name}/-/{pin.name.rpartition("/")[2]}-{pin.version}.tgz'
     digest = base64.b64decode(pin.integrity.removeprefix('sha512-')).hex()
     file = f'{pin.name.replace("/", "+")}-{pin.version}.tgz'
