@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tracenb.core.records import Generation, TracenbError
 from tracenb.tasks.task import DataConfig, get_task, load_examples, toy
-from tracenb.traces.chat import parse, render
+from tracenb.traces.parsing import parse
+from tracenb.traces.chat import render
 from tracenb.traces.conditions import (
     CONDITIONS,
     build_traces,

@@ -27,7 +27,8 @@ from ..models.loading import MODELS, find_gguf, load_model, load_tokenizer
 from ..models.training import load_adapter
 from .stages import Run
 from ..tasks.task import TASKS, DataConfig, Task, get_task, load_examples
-from ..traces.chat import encode, parse, render, show_mask
+from ..traces.chat import encode, render, show_mask
+from ..traces.parsing import parse
 from ..traces.conditions import build_traces, every_condition, get_condition
 from ..traces.display import View, show_response, show_trace
 

@@ -30,7 +30,8 @@ from ..scoring.scorers import SCORERS, score_all, tabulate
 from ..stats.association import two_by_two
 from ..stats.intervals import balanced_accuracy, majority_answer, majority_baseline, proportions
 from ..tasks.task import DataConfig, get_task, load_examples
-from ..traces.chat import encode, parse, render
+from ..traces.chat import encode, render
+from ..traces.parsing import parse
 from ..traces.conditions import build_traces, get_condition, shortfall
 from ..traces.free_text import describe_traces
 

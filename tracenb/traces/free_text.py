@@ -17,7 +17,7 @@ from rapidfuzz import fuzz
 
 from ..core.records import Example, Record, Trace, TracenbError, normalize, record
 from ..tasks.task import Task
-from .chat import read_facts
+from .parsing import parse_trace
 
 # %% ../../nbs/04_traces/05_free_text.ipynb #e026f6a0
 def split_sentences(
@@ -101,7 +101,7 @@ def verify_text(
 ) -> Checks:
     "Facts, labels and conclusion of a trace, against its context, its task, its final answer and gold."
     first = {c: i for i, c in reversed(list(enumerate(example.context)))}
-    quoted = {first[f] for f in read_facts(text, example.context, task) if f in first}
+    quoted = {first[f] for f in parse_trace(text, example, task).facts if f in first}
     keys, near = [f' {normalize(example.context[i])} ' for i in quoted], set()
     for sentence in split_sentences(text):
         if any(k in f' {normalize(sentence)} ' for k in keys):

@@ -183,7 +183,9 @@ def read_steps(
     before = _plain_words(text, start, max(at, start) if items else end)
     facts = _find_facts(text, [before, *(words for _, words in items)], context)
     keys = {f' {normalize(s.value)} ' for s in facts}
-    strange = [(value, words) for value, words in items if words and not any(k in f' {normalize(value)} ' for k in keys)]
+    strange = [
+        (value, words) for value, words in items if words and not any(k in f' {normalize(value)} ' for k in keys)
+    ]
     found = [*facts, *(_quote('invented', text, words, value) for value, words in strange)]
     if at >= 0:
         found.append(_span('quotes', text, listed, end))
