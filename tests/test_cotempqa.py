@@ -29,7 +29,7 @@ from tracenb.tasks.cotempqa import (
     released_order,
     right_answer,
 )
-from tracenb.tasks.cotempqa_sim import KINDS, Story, simulate, tell
+from tracenb.tasks.cotempqa_sim import QUESTION_KINDS, DatedStory, simulate_cotempqa, tell
 from tracenb.tasks.dates import (
     MEANWHILE,
     PHRASES,
@@ -40,7 +40,7 @@ from tracenb.tasks.dates import (
     answer_facts,
     co_temporal,
     event_facts,
-    mix,
+    joint_relation,
     read_date,
     read_fact,
     read_interval,
@@ -146,9 +146,9 @@ def test_whole_periods_share_what_first_days_share(a, b):
 @given(st.lists(st.sampled_from(['equal', 'during', 'overlap', 'none'])))
 def test_mix(found):
     assert (
-        mix(found)
-        == mix(found[::-1])
-        == mix(found + ['none'])
+        joint_relation(found)
+        == joint_relation(found[::-1])
+        == joint_relation(found + ['none'])
         == ('mix' if len(set(found) - {'none'}) > 1 else next(iter(set(found) - {'none'}), 'none'))
     )
 
@@ -352,7 +352,7 @@ def test_a_row_without_a_number_is_named_by_its_content():
         ({'facts': []}, "'facts' is empty"),
         ({'facts': 'x'}, "'facts' is no list"),
         ({'facts': {'a': 1}}, "'facts' is no list"),
-        ({'facts': [EVENT, 'reeve of nothing']}, 'no dated fact'),
+        ({'facts': [EVENT, 'reeve of nothing']}, 'not a dated fact'),
         ({'facts': ['Ada Marlow holds the position of reeve in February 30, 1925.']}, 'has no day 30'),
         ({'label': None}, "'label' is missing"),
         ({'label': 'durin'}, "did you mean 'during'"),
@@ -408,7 +408,7 @@ def both(source):
 
 @pytest.fixture(scope='module')
 def simulated():
-    return {label: [official(e) for e in simulate(25, labels=(label,), max_words=60)] for label in LABELS}
+    return {label: [official(e) for e in simulate_cotempqa(25, labels=(label,), max_words=60)] for label in LABELS}
 
 
 @pytest.fixture
@@ -642,7 +642,7 @@ def test_where_the_paper_looks_gold_up():
         read_row(row(row_id=list(released_order(COUNTS['during']))[3], answer=['reeve', 'Arkwell']), 'test')
     )
     assert place == ('during', 3, "['reeve', 'Arkwell']", 'reeve')
-    assert cotempqa.paper.lookup(simulate(1)[0]).rank == 87  # after all that have a place
+    assert cotempqa.paper.lookup(simulate_cotempqa(1)[0]).rank == 87  # after all that have a place
 
 
 # --- The task
@@ -665,15 +665,15 @@ def test_wording():
 
 
 def test_simulation_keeps_its_promises():
-    long, short = simulate(120, seed=3), simulate(17, seed=3)
+    long, short = simulate_cotempqa(120, seed=3), simulate_cotempqa(17, seed=3)
     assert long[:17] == short and [e.meta['label'] for e in short] == [LABELS[i % 4] for i in range(17)]
     assert len({e.id for e in long}) == 120 and all(
         e.meta['simulated'] is True and e.dataset == 'cotempqa' for e in long
     )
-    assert {e.id for e in simulate(20, seed=4)}.isdisjoint(e.id for e in long)
-    test = simulate(60, seed=3, split='test')
+    assert {e.id for e in simulate_cotempqa(20, seed=4)}.isdisjoint(e.id for e in long)
+    test = simulate_cotempqa(60, seed=3, split='test')
     for e in long + test:
-        assert split_of(Story(e.context, e.question, e.answers, (), '')) == e.split
+        assert split_of(DatedStory(e.context, e.question, e.answers, (), '')) == e.split
     assert {(e.context, e.question) for e in long}.isdisjoint((e.context, e.question) for e in test)
 
 
@@ -684,7 +684,7 @@ def test_one_story_in_five_is_for_testing():
 
 @pytest.mark.parametrize('words', [40, 55, 150])
 def test_simulation_respects_max_words(words):
-    examples = simulate(12, max_words=words)
+    examples = simulate_cotempqa(12, max_words=words)
     assert all(sum(len(c.split()) for c in e.context) <= words for e in examples)
     assert all(
         len(decompose(e).facts) + 1 < len(e.context) for e in examples
@@ -702,11 +702,11 @@ def test_simulation_respects_max_words(words):
 )
 def test_simulation_refuses(wrong, reason):
     with pytest.raises(TracenbError, match=reason):
-        simulate(**({'n': 1} | wrong))
+        simulate_cotempqa(**({'n': 1} | wrong))
 
 
 def test_simulated_labels_and_facts_follow_from_the_dates_alone():
-    for e in simulate(200, seed=11):
+    for e in simulate_cotempqa(200, seed=11):
         facts, q = [read_fact(c) for c in e.context], read_question(e.question)
         years = {
             r: [(first(f.when.start), max(first(f.when.start), last(f.when.end))) for f in facts]
@@ -742,11 +742,13 @@ def test_simulated_labels_and_facts_follow_from_the_dates_alone():
 
 
 def test_simulation_has_every_kind_of_question():
-    made = Counter((e.meta['label'], e.meta['triple_element']) for e in simulate(600, seed=1, max_words=90))
+    made = Counter((e.meta['label'], e.meta['triple_element']) for e in simulate_cotempqa(600, seed=1, max_words=90))
     assert set(made) >= {
-        (label, kind) for label, kinds in KINDS.items() for kind, percent in kinds.items() if percent > 2
+        (label, kind) for label, kinds in QUESTION_KINDS.items() for kind, percent in kinds.items() if percent > 2
     } and set(ELEMENTS) == {kind for _, kind in made}
-    assert all(s is None or s.kind in KINDS['equal'] for s in (tell(random.Random(i), 'equal', 80) for i in range(20)))
+    assert all(
+        s is None or s.kind in QUESTION_KINDS['equal'] for s in (tell(random.Random(i), 'equal', 80) for i in range(20))
+    )
 
 
 def test_a_simulated_set_is_asked_for_like_any_other():

@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom: three as a reader runs them, in Jupyter; all others in a process that has the libraries loaded."""
+"""Every notebook runs from top to bottom: three in Jupyter, all others in forks of a process with the libraries loaded."""
 
 import pytest
 from conftest import ROOT

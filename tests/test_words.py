@@ -1,4 +1,4 @@
-"""The words of the package: plain technical English and the field's names, no private metaphors (see CONTRIBUTING.md)."""
+"""The words of the package: plain technical English, the field's names, no private metaphors (CONTRIBUTING.md)."""
 
 import json
 import re
@@ -17,14 +17,14 @@ WORDS = {
     r'mend(s|ed|ing)?': 'fix, correct',
     r'heedless|careless|confused': 'attention_miss_rate, inattentive_rate, check_failure_rate',
     r'leanings?': 'participant_effect',
-    r'hands?': 'item_blocks, or say who does it',
+    r'hands(?! (?:it|them|over))': 'item_blocks, or say who does it',
     r'sieve|asker|asking': 'RowCollector, EndpointClient, RequestPlan',
-    r'heedful|wherein|whereof|thereof|therein|whence|thence|hence|lest|ere|besides': 'plain English',
+    r'heedful|wherein|whereof|thereof|therein|whence|thence|hence|lest|ere|besides': 'modern English',
     r'is no (?!longer|more|less|need|such|way)\w+|are no (?!longer|more|less)\w+|was no (?!longer|more|less)\w+': 'is not a ...',
     r'a row an? \w+|a page an? \w+|a line an? \w+': 'one row per ...',
     r'stands? (twice|aside|there)': 'is duplicated, is stored',
     r'grey': 'gray',
-    r'colou?red? (?=x^)|colour\w*|behaviour\w*|normalis\w*|tokenis\w*|quantis\w*|summaris\w*|optimis\w*|licence\w*': 'US spelling',
+    r'(?:colour|behaviour|normalis|tokenis|quantis|summaris|optimis|licence|analyse[ds])\w*': 'US spelling',
     r'unlearnt|learnt': 'learned, trained on',
     r'told from chance|by the hand of|of its own accord|at hand': 'plain English',
 }

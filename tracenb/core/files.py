@@ -60,7 +60,8 @@ def atomic_folder(
     path: str | Path,  # Final place of the folder
     replace: bool = False,  # Whether a folder that is there already is replaced
 ) -> Iterator[Path]:
-    "A temporary folder beside `path`: renamed to it when the block succeeds, removed when it fails. Raises `TracenbError` if `path` holds files and `replace` is False."
+    """A temporary folder beside `path`: renamed to it when the block succeeds, removed when it fails.
+    Raises `TracenbError` if `path` is a file, or holds files and `replace` is False."""
     place = Path(path).expanduser().resolve()
     if place.exists() and not place.is_dir():
         raise TracenbError(f'{path}: a file of this name is in the way', 'name another folder')

@@ -19,7 +19,7 @@ from ..core.files import digest, seeded
 from ..core.records import Example, Steps, TracenbError, lookup, normalize
 from ..core.rows import SUFFIXES, RowCollector, local_folder, read_rows
 from .babi_sim import simulate
-from .paper import SCORERS, Lookup, PaperRules, answer_span
+from .paper import PAPER_SCORERS, Lookup, PaperRules, paper_answer_span
 from .task import Task, as_list, read_list, register_task, split_commas
 
 # %% ../../nbs/01_tasks/10_babi.ipynb #6a137820
@@ -339,7 +339,7 @@ def _paper_quote(items):
 # %% ../../nbs/01_tasks/10_babi.ipynb #db4ba6c0
 def _paper_right_answer(prediction, example):
     "Gold occurs in the span, and is all there is in it."
-    gold, span = ','.join(example.answers).lower(), answer_span(prediction)
+    gold, span = ','.join(example.answers).lower(), paper_answer_span(prediction)
     return gold in span and normalize(gold) == normalize(span)
 
 
@@ -368,7 +368,7 @@ babi = register_task(
         simulate=simulate,
         read_row=read_row,
         paper=PAPER,
-        scorers=SCORERS,
+        scorers=PAPER_SCORERS,
         license='the hub card of facebook/babi_qa names CC BY 3.0',
     )
 )

@@ -17,9 +17,9 @@ import pandas as pd
 from ..core.files import digest
 from ..core.records import Example, Steps, TracenbError, lookup, normalize
 from ..core.rows import SUFFIXES, RowCollector, local_folder, read_rows
-from .cotempqa_sim import KINDS, simulate
+from .cotempqa_sim import QUESTION_KINDS, simulate_cotempqa
 from .dates import READINGS, answer_facts, co_temporal, read_fact, squeeze
-from .paper import SCORERS, Lookup, PaperRules, answer_span
+from .paper import PAPER_SCORERS, Lookup, PaperRules, paper_answer_span
 from .task import Task, as_list, read_list, register_task
 
 # %% ../../nbs/01_tasks/05_cotempqa.ipynb #decf5213
@@ -282,7 +282,7 @@ def right_answer(
     example: Example,  # What it was asked
 ) -> bool:
     "Whether the scorer of arXiv 2505.13792 counts the prediction as right."
-    gold, question, text = {a.lower() for a in example.answers}, example.question.lower(), answer_span(prediction)
+    gold, question, text = {a.lower() for a in example.answers}, example.question.lower(), paper_answer_span(prediction)
     found, forgotten = set(), False
     entities = {_paper_entity(c, example.meta['triple_element'] == 'S2_R1_O1') for c in example.context} - {None}
     for candidate in sorted(gold | entities, key=lambda c: (-len(c), c)):
@@ -330,10 +330,10 @@ cotempqa = register_task(
         labels=LABELS,
         decompose=decompose,
         load=load,
-        simulate=simulate,
+        simulate=simulate_cotempqa,
         read_row=read_row,
         paper=PAPER,
-        scorers=SCORERS,
+        scorers=PAPER_SCORERS,
         license='the Hub page Warrieryes/CotempQA gives CC BY-SA 4.0, a readme of zhaochen0110/Cotempqa says Apache 2.0 without a license file: look before passing rows on',
         label_sentence='The temporal relation between the event in question and the event in context is: {label}.\n',
         facts_sentence='I need to use the following facts to answer the question: {facts}',

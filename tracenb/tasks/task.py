@@ -128,7 +128,7 @@ class DataConfig(Record):
     seed: int = 0  # Chooses the examples; not the run's seed
     traces: tuple[str, ...] = ()  # Files of teacher traces: train on the questions that have one of every kind
 
-
+# %% ../../nbs/01_tasks/02_task.ipynb #task-load
 def load_examples(
     task: Task,  # The data set
     config: DataConfig,  # Which examples
@@ -221,7 +221,8 @@ def match_examples(
     traces: dict[str, dict[str, Trace]],  # Result of `read_traces`: kind -> example id -> trace
     tested: list[Example],  # Test examples
 ) -> list[Example]:
-    "The training examples, in order, that have a trace of every kind and are not in the test. Raises `TracenbError` for traces of test questions, and if no example is left."
+    """The training examples, in order, that have a trace of every kind and are not in the test.
+    Raises `TracenbError` for traces of test questions, and if no example is left."""
     leaks = sorted({i for by_id in traces.values() for i in by_id} & {e.id for e in tested})
     if leaks:
         raise TracenbError(
@@ -279,7 +280,7 @@ def round_robin(
     wanted: str,  # What is asked for, e.g. 'stories of {label}', for the error if there are too few
     remedy: str = 'ask for fewer, add labels, or raise max_words',  # For the same error
 ) -> list[tuple[str, object]]:
-    "`n` pairs of label and item, labels in turn. Raises `TracenbError` for bad arguments and if there are too few items."
+    "`n` pairs (label, item), labels in turn. Raises `TracenbError` for bad arguments and if there are too few items."
     if n < 1:
         raise TracenbError(f'n is {n}', 'ask for at least one example')
     if split not in ('train', 'test'):
@@ -290,7 +291,8 @@ def round_robin(
     turns = [labels[k % len(labels)] for k in range(n)]
 
     def items(label):
-        return _distinct(turns.count(label), split, lambda k: candidates(label, k), wanted.format(label=label), remedy)
+        wanted_items = wanted.format(label=label)
+        return _distinct(turns.count(label), split, lambda k: candidates(label, k), wanted_items, remedy)
 
     queues = {label: iter(items(label)) for label in labels}
     return [(label, next(queues[label])) for label in turns]
