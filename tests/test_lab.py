@@ -217,7 +217,8 @@ def kernel(tmp_path_factory):
 BEGIN = """
 from tracenb.models.loading import linear4bit
 from tracenb.runs import stages
-train = dict(num_train_epochs=1, batch_size=1, gradient_accumulation_steps=1, save_steps=2, gradient_checkpointing=False)
+train = dict(num_train_epochs=1, batch_size=1, gradient_accumulation_steps=1)
+train |= dict(save_steps=2, gradient_checkpointing=False)
 settings = dict(train=train, generate=dict(max_new_tokens=40, batch_size=1))
 def begin(out):
     return stages.open_run(stages.make_run(data=dict(n_train=24, n_test=12), **settings), out)

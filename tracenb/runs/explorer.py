@@ -12,7 +12,6 @@ from ..core.extras import require_extra
 require_extra('lab', 'ipywidgets')
 
 # %% ../../nbs/07_runs/09_explorer.ipynb #explore-imports
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from ..core.records import Example, Generation, Trace, TracenbError
 from ..models.generation import generate
 from ..models.loading import MODELS, find_gguf, load_model, load_tokenizer
 from ..models.training import load_adapter
-from .stages import Run
+from .stages import load_run
 from ..tasks.task import TASKS, DataConfig, Task, get_task, load_examples
 from ..traces.chat import encode, parse, render, show_mask
 from ..traces.conditions import build_traces, every_condition, get_condition
@@ -71,9 +70,7 @@ class Tuned:
                 f'{folder}: not a finished run',
                 'name the folder of a run that has a metrics.json; `tracenb ls` lists them',
             )
-        self.run = Run.from_json(
-            json.dumps(json.loads((self.folder / 'run.json').read_text())['settings']), f'{folder}/run.json'
-        )
+        self.run = load_run(self.folder)
         self.task, self.condition, self.model = get_task(self.run.dataset), get_condition(self.run.condition), None
         self.examples, self.tokenizer = (
             read_jsonl(self.folder / 'examples.jsonl', Example),
