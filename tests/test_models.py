@@ -14,6 +14,7 @@ from tracenb.models import loading as models
 from tracenb.models.loading import (
     cached,
     dequantized,
+    fast_cpu,
     get_preset,
     linear4bit,
     load_model,
@@ -21,7 +22,6 @@ from tracenb.models.loading import (
     make_tiny,
     memory_errors,
     model_source,
-    fast_cpu,
 )
 
 REAL = 'smollm2-135m'

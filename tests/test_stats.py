@@ -32,12 +32,12 @@ from tracenb.stats.comparisons import (
 from tracenb.stats.intervals import (
     balanced_accuracy,
     bootstrap,
+    bootstrap_means,
     bootstrap_weights,
     exact,
     majority_answer,
     majority_baseline,
     proportions,
-    bootstrap_means,
     spread,
     wilson,
 )

@@ -189,7 +189,10 @@ def resume_point(
 
 def _batches(model, tokenizer, batches, config, seed, watch=None) -> Iterator[list[Generation]]:
     "Generate batch after batch."
-    with dequantized(model, should_dequantize(model)), memory_errors('generating', 'lower batch_size or max_new_tokens'):
+    with (
+        dequantized(model, should_dequantize(model)),
+        memory_errors('generating', 'lower batch_size or max_new_tokens'),
+    ):
         for batch in batches:
             yield generate_batch(model.eval(), tokenizer, batch, config, seed, watch)
 

@@ -338,7 +338,8 @@ def mean_of(
         return found | dict(note='all participants have the same mean: no interval')
     level = widened(n)
     low, high = np.quantile(
-        bootstrap_means(sums, counts, bootstrap_weights(n, draws, np.random.default_rng(seed)), np.ones((draws, 1))), [level, 1 - level]
+        bootstrap_means(sums, counts, bootstrap_weights(n, draws, np.random.default_rng(seed)), np.ones((draws, 1))),
+        [level, 1 - level],
     )
     return found | dict(
         low=float(low), high=float(high), note=f'{n} participants: too few to know their spread' if n < 5 else ''

@@ -183,7 +183,9 @@ def _clustered(rows, lines, by):
         sums, counts = cell_sums(parts[tuple(r[k] for k in by)], r['scorer'])
         flat = not counts.sum() or len(np.unique(sums[counts > 0] / counts[counts > 0])) == 1
         ends.append(
-            (np.nan, np.nan) if flat else np.nanquantile(bootstrap_means(sums, counts, *_draws(counts.shape)), [0.025, 0.975])
+            (np.nan, np.nan)
+            if flat
+            else np.nanquantile(bootstrap_means(sums, counts, *_draws(counts.shape)), [0.025, 0.975])
         )
     return np.array(ends)
 

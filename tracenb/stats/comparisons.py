@@ -22,11 +22,11 @@ from statsmodels.stats.proportion import proportion_effectsize
 from ..core.records import Record, TracenbError, record
 from .association import two_by_two
 from tracenb.stats.intervals import (
-    columns_in,
-    cell_sums,
-    bootstrap_weights,
-    groups,
     bootstrap_means,
+    bootstrap_weights,
+    cell_sums,
+    columns_in,
+    groups,
 )
 
 # %% ../../nbs/03_stats/03_comparisons.ipynb #33f82977
