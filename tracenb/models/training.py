@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from ..core.files import atomic_folder, atomic_path, digest, read_jsonl, write_jsonl, write_text
 from ..core.records import TracenbError
 from .batches import TrainConfig, collate, completion_loss, fit_rows, n_loss_tokens, plan_batches
-from .loading import keep_gradients, memory_errors, quiet_loading
+from .loading import fast_cpu, keep_gradients, memory_errors, quiet_loading
 from ..traces.chat import Encoded
 
 # %% ../../nbs/05_models/03_training.ipynb #ba4b11d8
