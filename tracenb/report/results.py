@@ -17,7 +17,7 @@ import pandas as pd
 from ..core.files import atomic_path, digest, read_jsonl
 from ..core.records import Example, Steps, TracenbError
 from .canvas import KEYS
-from ..runs.stages import Run
+from ..runs.stages import Run, load_run
 from ..scoring.scorers import as_set
 from ..tasks.task import get_task
 from ..traces.conditions import CONDITIONS, get_condition
@@ -27,7 +27,7 @@ def finished(
     folder: str | Path,  # A grid's folder
 ) -> dict[Path, Run]:
     "The finished runs below `folder`, in the order of conditions and seeds. Raises `TracenbError` if there is none."
-    found = {p.parent: _run(p.parent) for p in Path(folder).rglob('metrics.json')}
+    found = {p.parent: load_run(p.parent) for p in Path(folder).rglob('metrics.json')}
     if not found:
         raise TracenbError(f'{folder}: no finished run', f'run a grid first: tracenb run demo --out {folder}')
     order = {c: k for k, c in enumerate(CONDITIONS)}
@@ -43,17 +43,6 @@ def finished(
             ),
         )
     )
-
-
-def _run(path):
-    "The settings in a run's folder. Raises `TracenbError`."
-    try:
-        return Run.from_json(json.dumps(json.loads((path / 'run.json').read_text())['settings']), f'{path}/run.json')
-    except (OSError, KeyError, json.JSONDecodeError) as e:
-        raise TracenbError(
-            f'{path}/run.json: {type(e).__name__}: {e}',
-            'a finished run has its settings in it: delete the folder and run it again',
-        ) from None
 
 
 def unfinished(
