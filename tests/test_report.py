@@ -53,12 +53,12 @@ from tracenb.report.tables import (
     write_headline,
 )
 from tracenb.report.viewer import SCRIPT, _units, chosen_rows, packed, policy, read_row, viewer_html
-from tracenb.traces.display import MARK_TITLES, claim_marks
 from tracenb.runs.stages import make_run
 from tracenb.scoring.scorers import SCORERS, score_all, tabulate
 from tracenb.tasks.task import get_task
-from tracenb.traces.parsing import parse
 from tracenb.traces.conditions import get_condition
+from tracenb.traces.display import MARK_TITLES, claim_marks
+from tracenb.traces.parsing import parse
 
 
 def rows(seeds=(1,), n=100, dataset='toy', model='m', **right):

@@ -34,8 +34,8 @@ from .results import Results, gather
 from .tables import percent
 from ..runs.stages import Run
 from ..tasks.task import Task, get_task
-from ..traces.parsing import read_blocks
 from ..traces.free_text import describe_text, verify_text
+from ..traces.parsing import read_blocks
 
 # %% ../../nbs/09_report/09_trace_types.ipynb #6f886f95
 TEACHER = ('r1', 'r1_summary', 'post_hoc', 'r1_swapped')

@@ -14,8 +14,8 @@ import json
 import numpy as np
 import pandas as pd
 
-from .canvas import KEYS
 from ..core.records import Generation, Response
+from .canvas import KEYS
 from .results import Case, Results
 from ..tasks.task import Task, get_task
 from ..traces.chat import SYSTEM
