@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from test_chat import TOKENIZERS, taught
 
 from tracenb.core.records import Example, Generation, Steps, TracenbError, normalize
-from tracenb.scoring.scorers import as_set, score_all, score_response, tabulate
+from tracenb.scoring.overlap import as_set
+from tracenb.scoring.tables import score_all, score_response, tabulate
 from tracenb.stats.association import two_by_two
 from tracenb.tasks.task import DataConfig, get_task, load_examples, toy
 from tracenb.traces.chat import TEMPLATES, encode, render
