@@ -366,8 +366,9 @@ def test_the_first_answer_is_written_and_read_as_one(answers):
 
 
 def test_a_completion_is_read_back():
-    from tracenb.traces.chat import completion_text, parse
+    from tracenb.traces.chat import completion_text
     from tracenb.traces.conditions import build_traces
+    from tracenb.traces.parsing import parse
 
     examples = simulate_msmarco(30, seed=3, max_words=90)
     for e, t in zip(examples, build_traces(examples, msmarco, 'correct')):
