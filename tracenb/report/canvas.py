@@ -26,8 +26,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from ..core.files import atomic_path
 from ..core.records import TracenbError
-from ..stats.intervals import crossed, resampled
-from ..stats.intervals import draw as drawn
+from ..stats.intervals import bootstrap_means, bootstrap_weights, cell_sums
 
 # %% ../../nbs/09_report/01_canvas.ipynb #40b4db9a
 CONDITIONS = {
@@ -174,17 +173,19 @@ def _intervals(runs, whole):
 def _draws(shape, draws=2000):
     "How often each question and each seed is drawn; the same for every table of this shape."
     rng = np.random.default_rng(0)
-    return [drawn(size, draws, rng) for size in shape]
+    return [bootstrap_weights(size, draws, rng) for size in shape]
 
 
 def _clustered(rows, lines, by):
     "The bootstrap interval of each line: questions and seeds are drawn as wholes. None where all values are equal."
     parts, ends = dict(list(rows.groupby(list(by), sort=False, dropna=False, observed=True))), []
     for r in lines.to_dict('records'):
-        sums, counts = crossed(parts[tuple(r[k] for k in by)], r['scorer'])
+        sums, counts = cell_sums(parts[tuple(r[k] for k in by)], r['scorer'])
         flat = not counts.sum() or len(np.unique(sums[counts > 0] / counts[counts > 0])) == 1
         ends.append(
-            (np.nan, np.nan) if flat else np.nanquantile(resampled(sums, counts, *_draws(counts.shape)), [0.025, 0.975])
+            (np.nan, np.nan)
+            if flat
+            else np.nanquantile(bootstrap_means(sums, counts, *_draws(counts.shape)), [0.025, 0.975])
         )
     return np.array(ends)
 
