@@ -27,7 +27,7 @@ from tracenb.tasks.msmarco import (
     paper_wrong_facts,
     read_row,
 )
-from tracenb.tasks.msmarco_sim import KINDS, NO_ANSWER, Asked, simulate
+from tracenb.tasks.msmarco_sim import NO_ANSWER, TOPICS, SimulatedQuery, simulate_msmarco
 from tracenb.tasks.task import DataConfig, check_examples, get_task, load_examples, split_of
 
 
@@ -47,7 +47,7 @@ def official(e, i):
 
 
 def rows(n=10, split='train', **more):
-    return [official(e, i) for i, e in enumerate(simulate(n, split=split, max_words=90, **more))]
+    return [official(e, i) for i, e in enumerate(simulate_msmarco(n, split=split, max_words=90, **more))]
 
 
 def columns(rows):
@@ -327,7 +327,7 @@ def test_balanced_samples(tmp_path):
         mixed = [
             e
             for k, label in enumerate(LABELS)
-            for e in simulate(n + 9 * (k == 0), split=split, labels=(label,), max_words=60)
+            for e in simulate_msmarco(n + 9 * (k == 0), split=split, labels=(label,), max_words=60)
         ]
         (tmp_path / name).write_text(columns([official(e, i + 1000 * (split == 'test')) for i, e in enumerate(mixed)]))
     config = DataConfig(source=str(tmp_path), n_train=50, n_test=20, balanced=True)
@@ -366,10 +366,11 @@ def test_the_first_answer_is_written_and_read_as_one(answers):
 
 
 def test_a_completion_is_read_back():
-    from tracenb.traces.chat import completion_text, parse
+    from tracenb.traces.chat import completion_text
     from tracenb.traces.conditions import build_traces
+    from tracenb.traces.parsing import parse
 
-    examples = simulate(30, seed=3, max_words=90)
+    examples = simulate_msmarco(30, seed=3, max_words=90)
     for e, t in zip(examples, build_traces(examples, msmarco, 'correct')):
         said = parse(
             Generation(id=e.id, text=completion_text(e, t, msmarco), n_tokens=1, finish_reason='stop'), e, msmarco
@@ -558,10 +559,10 @@ def key(e):
     max_words=st.sampled_from([None, 60, 120, 400]),
 )
 def test_a_longer_simulation_begins_with_the_shorter(seed, n, more, split, max_words):
-    long = simulate(n + more, seed, split, max_words=max_words)
-    assert simulate(n, seed, split, max_words=max_words) == long[:n]
+    long = simulate_msmarco(n + more, seed, split, max_words=max_words)
+    assert simulate_msmarco(n, seed, split, max_words=max_words) == long[:n]
     assert [e.meta['label'] for e in long] == [LABELS[i % 5] for i in range(n + more)]
-    one = simulate(len(long[1::5]) or 1, seed, split, labels=('ENTITY',), max_words=max_words)
+    one = simulate_msmarco(len(long[1::5]) or 1, seed, split, labels=('ENTITY',), max_words=max_words)
     if long[1::5]:
         assert one == long[1::5]
     assert all(e.meta['simulated'] is True and e.split == split for e in long)
@@ -569,38 +570,40 @@ def test_a_longer_simulation_begins_with_the_shorter(seed, n, more, split, max_w
 
 @given(a=st.integers(0, 10**6), b=st.integers(0, 10**6), words=st.sampled_from([(None, None), (60, 60), (120, 200)]))
 def test_train_and_test_share_nothing(a, b, words):
-    train, test = simulate(60, a, max_words=words[0]), simulate(30, b, 'test', max_words=words[1])
+    train, test = simulate_msmarco(60, a, max_words=words[0]), simulate_msmarco(30, b, 'test', max_words=words[1])
     assert {key(e) for e in train}.isdisjoint(key(e) for e in test) and {e.id for e in train}.isdisjoint(
         e.id for e in test
     )
     assert len({e.id for e in train}) == len({key(e) for e in train}) == 60
     for e in train + test:
-        assert split_of(Asked(e.context, e.question, e.answers, ())) == e.split  # by content, whatever was drawn
+        assert (
+            split_of(SimulatedQuery(e.context, e.question, e.answers, ())) == e.split
+        )  # by content, whatever was drawn
 
 
 def test_ids_are_fingerprints():
     by_id = {}
-    for e in [x for seed in range(3) for mw in (None, 120) for x in simulate(25, seed, max_words=mw)]:
+    for e in [x for seed in range(3) for mw in (None, 120) for x in simulate_msmarco(25, seed, max_words=mw)]:
         assert by_id.setdefault(e.id, key(e)) == key(e)
-    assert simulate(5, 1)[0].id != simulate(5, 2)[0].id
+    assert simulate_msmarco(5, 1)[0].id != simulate_msmarco(5, 2)[0].id
 
 
 @given(seed=st.integers(0, 10**6), max_words=st.sampled_from([None, 50, 120, 300]))
 def test_the_answer_stands_in_the_selected_passages_and_in_no_other(seed, max_words):
     "Found again from the text alone: the telling of the asked detail, of the asked thing."
-    for e in simulate(10, seed, max_words=max_words):
+    for e in simulate_msmarco(10, seed, max_words=max_words):
         asked = [
             (k, d, m[1])
-            for k in KINDS
+            for k in TOPICS
             for d in k.details
             if d.label == e.meta['label']
-            for q in d.asks
+            for q in d.queries
             if (m := re.fullmatch(re.escape(q).replace(r'\{x\}', '([a-z]+)'), e.question))
         ]
         ((kind, detail, name),) = asked
         telling = [
             re.compile(re.escape(t).replace(r'\{x\}', name.capitalize()).replace(r'\{v\}', '(.+?)'))
-            for t in detail.tells
+            for t in detail.sentences
         ]
         found = {i: m[1] for i, p in enumerate(e.context) for t in telling if (m := t.search(p))}
         assert sorted(found) == e.meta['facts'] and len(set(found.values())) <= 1
@@ -619,13 +622,13 @@ def test_the_answer_stands_in_the_selected_passages_and_in_no_other(seed, max_wo
 @settings(max_examples=15)
 @given(max_words=st.integers(50, 900), seed=st.integers(0, 99))
 def test_word_limits_are_kept(max_words, seed):
-    examples = simulate(10, seed, max_words=max_words)
+    examples = simulate_msmarco(10, seed, max_words=max_words)
     assert all(sum(len(p.split()) for p in e.context) <= max_words and 2 <= len(e.context) <= 10 for e in examples)
     assert check_examples(examples, msmarco) == examples
 
 
 def test_the_default_is_ten_passages():
-    examples = simulate(200)
+    examples = simulate_msmarco(200)
     assert all(len(e.context) == 10 and all(60 <= len(p.split()) <= 84 for p in e.context) for e in examples)
     assert (
         10 < sum(e.answers == (NO_ANSWER,) for e in examples) < 60
@@ -645,10 +648,10 @@ def test_the_default_is_ten_passages():
 )
 def test_what_cannot_be_simulated(call, message):
     with pytest.raises(TracenbError, match=message):
-        simulate(**call)
+        simulate_msmarco(**call)
 
 
 def test_simulated_examples_come_by_the_usual_way():
-    assert load_examples(msmarco, DataConfig(n_train=10, max_words=120), 'train') == simulate(10, max_words=120)
-    for e in simulate(5):
+    assert load_examples(msmarco, DataConfig(n_train=10, max_words=120), 'train') == simulate_msmarco(10, max_words=120)
+    for e in simulate_msmarco(5):
         assert Example.from_json(e.to_json()) == e

@@ -28,7 +28,8 @@ from tracenb.teacher.collection import (
 )
 from tracenb.teacher.endpoint import Endpoint
 from tracenb.teacher.prompts import KINDS, RIGHT, STATES, describe_outcomes, read_outcomes, tally, why_not_english
-from tracenb.traces.chat import parse, render
+from tracenb.traces.chat import render
+from tracenb.traces.parsing import parse
 
 DATA = DataConfig(labels=('single-supporting-fact', 'counting'), n_train=10)
 EXAMPLES = load_examples(babi.babi, DATA, 'train')

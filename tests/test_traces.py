@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tracenb.core.records import Generation, TracenbError
 from tracenb.tasks.task import DataConfig, get_task, load_examples, toy
-from tracenb.traces.chat import parse, render
+from tracenb.traces.chat import render
 from tracenb.traces.conditions import (
     CONDITIONS,
     build_traces,
@@ -19,6 +19,7 @@ from tracenb.traces.conditions import (
     get_condition,
     shortfall,
 )
+from tracenb.traces.parsing import parse
 
 REAL_TASKS = ('cotempqa', 'msmarco', 'babi')
 names, seeds = st.sampled_from(('toy', *REAL_TASKS)), st.integers(0, 10**6)

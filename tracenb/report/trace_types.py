@@ -34,8 +34,8 @@ from .results import Results, gather
 from .tables import percent
 from ..runs.stages import Run
 from ..tasks.task import Task, get_task
-from ..traces.chat import split_text
 from ..traces.free_text import describe_text, verify_text
+from ..traces.parsing import read_blocks
 
 # %% ../../nbs/09_report/09_trace_types.ipynb #6f886f95
 TEACHER = ('r1', 'r1_summary', 'post_hoc', 'r1_swapped')
@@ -55,10 +55,11 @@ def studied(
 
 def _describe(chat: ChatExample, task: Task):
     "What can be said of one training trace from its chat alone: {} where there is none."
-    think, answer, _ = split_text(chat.completion[0]['content'])
+    blocks = read_blocks(chat.completion[0]['content'])
+    think = blocks.think.value
     if not think:
         return {}
-    answers = task.read_answers(answer)
+    answers = task.read_answers(blocks.answer.value)
     checks = verify_text(
         think,
         Example(id=chat.id, dataset=task.name, split='train', context=(), question='', answers=answers),

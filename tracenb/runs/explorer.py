@@ -26,9 +26,10 @@ from ..models.loading import MODELS, find_gguf, load_model, load_tokenizer
 from ..models.training import load_adapter
 from .stages import load_run
 from ..tasks.task import TASKS, DataConfig, Task, get_task, load_examples
-from ..traces.chat import encode, parse, render, show_mask
+from ..traces.chat import encode, render, show_mask
 from ..traces.conditions import build_traces, every_condition, get_condition
 from ..traces.display import View, show_response, show_trace
+from ..traces.parsing import parse
 
 # %% ../../nbs/07_runs/09_explorer.ipynb #explore-panel
 def show_condition(

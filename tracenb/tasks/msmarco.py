@@ -14,7 +14,7 @@ from pathlib import Path
 from ..core.files import digest
 from ..core.records import Example, Steps, TracenbError, normalize
 from ..core.rows import SUFFIXES, RowCollector, local_folder, read_rows
-from .msmarco_sim import NO_ANSWER, simulate
+from .msmarco_sim import NO_ANSWER, simulate_msmarco
 from .paper import PaperRules
 from .task import Task, as_list, read_list, register_task
 
@@ -271,7 +271,7 @@ msmarco = register_task(
         labels=LABELS,
         decompose=decompose,
         load=load,
-        simulate=simulate,
+        simulate=simulate_msmarco,
         read_row=read_row,
         alternatives=True,
         scorers=('answer_rouge_l', 'answer_bleu_1'),

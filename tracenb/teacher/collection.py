@@ -18,7 +18,7 @@ from ..core.records import Example, Record, Response, TracenbError, normalize, r
 from ..core.rows import RowCollector, read_rows
 from ..models.serve import serve_embedded
 from ..scoring.scorers import answer_overlap, as_set, gold_sets
-from ..tasks.task import DataConfig, Task, get_task, load_examples, read_list, split_commas
+from ..tasks.task import DataConfig, Task, get_task, load_examples, read_list
 from .endpoint import Endpoint, Reply, Request, ask, estimate
 from tracenb.teacher.prompts import (
     KINDS,
@@ -30,7 +30,7 @@ from tracenb.teacher.prompts import (
     turns,
     why_not_english,
 )
-from ..traces.chat import split_text
+from ..traces.parsing import NOT_CLOSED, answer_readings, read_blocks
 
 # %% ../../nbs/06_teacher/03_collection.ipynb #93b97a7d
 def judge(
@@ -38,19 +38,10 @@ def judge(
     example: Example,  # Gold answers
     task: Task,  # How answers are read
 ) -> tuple[str, bool, str]:
-    "(the answer, is it right, how it compares with gold). Where the whole is wrong, its last line is heard, and a set with commas between or one a line."
-    span = split_text(text.replace('**', ''), trace=False)[1]  # without the marks of bold type: '**Answer:** blue'
-    lines = [line.strip() for line in span.splitlines() if line.strip()]
-    readings = [
-        (said, read(said))
-        for read in (task.read_answers, *(() if task.alternatives else (split_commas,)))
-        for said in (span, *lines[-1:])
-    ]
-    if not task.alternatives:
-        readings.append((span, tuple(line.lstrip('-*• ') for line in lines)))
+    "(the answer, is it right, how it compares with gold) of the first reading that is right, else of the strictest."
     overlaps = [
         (said, answer_overlap(Response(id=example.id, label=None, facts=(), answers=answers), example))
-        for said, answers in readings
+        for said, answers in answer_readings(text, task)
     ]
     answer, overlap = next(((said, overlap) for said, overlap in overlaps if overlap.exact), overlaps[0])
     return answer, bool(overlap.exact), str(overlap)
@@ -58,15 +49,19 @@ def judge(
 # %% ../../nbs/06_teacher/03_collection.ipynb #0124f9a7
 def _thought(reply):
     "(trace, why it cannot be told from the answer or '')."
-    think, _, error = ('', '', None) if reply.reasoning.strip() else split_text(reply.text)
-    trace = reply.reasoning.strip() or think
+    trace = reply.reasoning.strip()
+    if not trace:
+        blocks = read_blocks(reply.text)
+        trace = blocks.think.value
+        if blocks.error == NOT_CLOSED:
+            return trace, NOT_CLOSED
     left = stray_tag(trace)
-    return trace, error if error == 'the think block is not closed' else f'{left} is left in the trace' if left else ''
+    return trace, f'{left} is left in the trace' if left else ''
 
 
 def _written(reply):
     "The same for a summary or an explanation: all that was written after any think block."
-    text = reply.text.rpartition('</think>')[2].strip()
+    text = read_blocks(reply.text, trace=False).rest.value
     left = stray_tag(text)
     return text, f'{left} is left in the text' if left else ''
 

@@ -172,7 +172,7 @@
     c.c.forEach((item, k) => {
       const li = make('li', item, c.g.includes(k) ? 'tv-gold' : '');
       if (c.g.includes(k)) li.append(make('span', 'gold', 'tv-tag'));
-      if (rows.text[i].includes(item)) li.append(make('span', 'quoted', 'tv-tag tv-quoted'));
+      if (rows.quoted[i].includes(k)) li.append(make('span', 'quoted', 'tv-tag tv-quoted'));
       list.append(li);
     });
     const seen = new Set(rows.marks[i].filter((_, k) => k % 3 === 2));
