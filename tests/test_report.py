@@ -32,16 +32,14 @@ from tracenb.report.figures import (
     training_figure,
 )
 from tracenb.report.page import (
-    gather,
     make_report,
-    percent,
     samples,
     section,
     show_table,
     the_grid,
     to_page,
 )
-from tracenb.report.results import Case, finished, load_costs, load_logs, load_runs, save_rows
+from tracenb.report.results import Case, finished, gather, load_costs, load_logs, load_runs, save_rows
 from tracenb.report.tables import (
     baselines,
     by_label,
@@ -50,6 +48,7 @@ from tracenb.report.tables import (
     measured,
     pairs,
     pairs_table,
+    percent,
     write_headline,
 )
 from tracenb.report.viewer import SCRIPT, _units, chosen_rows, packed, policy, read_row, viewer_html
