@@ -32,16 +32,14 @@ from tracenb.report.figures import (
     training_figure,
 )
 from tracenb.report.page import (
-    gather,
     make_report,
-    percent,
     samples,
     section,
     show_table,
     the_grid,
     to_page,
 )
-from tracenb.report.results import Case, finished, load_costs, load_logs, load_runs, save_rows
+from tracenb.report.results import Case, finished, gather, load_costs, load_logs, load_runs, save_rows
 from tracenb.report.tables import (
     baselines,
     by_label,
@@ -50,11 +48,13 @@ from tracenb.report.tables import (
     measured,
     pairs,
     pairs_table,
+    percent,
     write_headline,
 )
 from tracenb.report.viewer import SCRIPT, _units, chosen_rows, packed, policy, read_row, viewer_html
 from tracenb.runs.stages import make_run
-from tracenb.scoring.scorers import SCORERS, score_all, tabulate
+from tracenb.scoring.scorers import SCORERS
+from tracenb.scoring.tables import score_all, tabulate
 from tracenb.tasks.task import get_task
 from tracenb.traces.conditions import get_condition
 from tracenb.traces.display import MARK_TITLES, claim_marks

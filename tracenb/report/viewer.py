@@ -13,7 +13,9 @@ import json
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
+from ..core.html import render_template
 from ..core.records import Generation, Response
 from .canvas import KEYS
 from .results import Case, Results
@@ -43,7 +45,7 @@ def chosen_rows(
     rows: pd.DataFrame,  # Of `gather`
     most: int = SHOWN,  # Rows to keep
 ) -> pd.DataFrame:
-    "All rows, or the first so many questions of every run that `most` rows are not exceeded by much (one of every run at least)."
+    "All rows, or the first questions of every run: about `most` rows, at least one question of every run."
     if len(rows) <= most:
         return rows
     place = rows.groupby(KEYS, sort=False).cumcount()
@@ -53,229 +55,82 @@ def chosen_rows(
 
 # %% ../../nbs/09_report/07_viewer.ipynb #aa2ce3e6
 def _units(text, spans):
-    "Places in UTF-16 units, flat."
+    "The spans with places in UTF-16 units, as JavaScript counts them, in one flat list."
     if all(c <= '\uffff' for c in text):
         return [x for span in spans for x in span]
     at = lambda i: len(text[:i].encode('utf-16-le', 'surrogatepass')) // 2
     return [x for a, b, k in spans for x in (at(a), at(b), k)]
 
 # %% ../../nbs/09_report/07_viewer.ipynb #5548098f
+def _case(results, dataset, example_id):
+    "What the page shows of one question."
+    case = results.cases[dataset, example_id]
+    e, gold = case.example, case.gold
+    prompt = get_task(dataset).prompt(e)
+    return dict(id=e.id, q=e.question, a=e.answers, l=gold.label, c=e.context, g=gold.facts, p=prompt)
+
+
+def _marked(results, row):
+    "(marks of one row's text, indices of the context items that it quotes)"
+    case, steps = results.cases[row.dataset, row.id], not np.isnan(row.classification)
+    response = read_row(row.text, case, get_task(row.dataset), row.condition)
+    found = claim_marks(response, case.example, case.gold, row.classification, row.answer_exact, facts=steps)
+    return _units(row.text, found), quoted_items(response, case.example.context) if steps else ()
+
+
+def _verdicts(values):
+    "Scores with three digits, -1 for unscored."
+    return [-1 if np.isnan(v) else round(v, 3) for v in values.astype(float)]
+
+# %% ../../nbs/09_report/07_viewer.ipynb #viewer-packed
 def packed(
     results: Results,  # Of `gather`
     most: int = SHOWN,  # Rows to keep
 ) -> tuple[str, int]:
-    "The rows for the page, compressed, in base64; and how many there are."
+    "The rows for the page, as compressed JSON in base64, and their number."
     rows = chosen_rows(results.rows, most)
-    runs = {
-        tuple(getattr(run, k) for k in KEYS): (n, str(path.relative_to(results.folder)))
-        for n, (path, run) in enumerate(results.runs.items())
-    }
-    asked, tasks = list(dict.fromkeys(zip(rows.dataset, rows.id))), {d: get_task(d) for d in rows.dataset.unique()}
-    place = {key: n for n, key in enumerate(asked)}
-    cases = [
-        dict(
-            id=i,
-            q=(e := (c := results.cases[d, i]).example).question,
-            a=e.answers,
-            l=c.gold.label,
-            c=e.context,
-            g=c.gold.facts,
-            p=tasks[d].prompt(e),
-        )
-        for d, i in asked
-    ]
-    said, quoted = [], []
-    for r in rows[['dataset', 'id', 'condition', 'text', 'classification', 'answer_exact']].itertuples():
-        case, steps = results.cases[r.dataset, r.id], not np.isnan(r.classification)
-        response = read_row(r.text, case, tasks[r.dataset], r.condition)
-        found = claim_marks(response, case.example, case.gold, r.classification, r.answer_exact, facts=steps)
-        said.append(_units(r.text, found))
-        quoted.append(quoted_items(response, case.example.context) if steps else ())
-    verdict = lambda c: [-1 if np.isnan(v) else round(v, 3) for v in rows[c].astype(float)]
+    folders = {tuple(getattr(r, k) for k in KEYS): str(p.relative_to(results.folder)) for p, r in results.runs.items()}
+    place_of_run = {key: n for n, key in enumerate(folders)}
+    asked = list(dict.fromkeys(zip(rows.dataset, rows.id)))
+    place_of_case = {key: n for n, key in enumerate(asked)}
+    found = [_marked(results, row) for row in rows.itertuples()]
     columns = dict(
-        run=[runs[key][0] for key in zip(*(rows[k] for k in KEYS))],
-        case=[place[key] for key in zip(rows.dataset, rows.id)],
+        run=[place_of_run[key] for key in zip(*(rows[k] for k in KEYS))],
+        case=[place_of_case[key] for key in zip(rows.dataset, rows.id)],
         text=list(rows.text),
-        marks=said,
-        quoted=quoted,
+        marks=[marks for marks, _ in found],
+        quoted=[quoted for _, quoted in found],
         tokens=rows.n_tokens.astype(int).tolist(),
         end=list(rows.finish_reason),
-        answer=verdict('answer_exact'),
-        label=verdict('classification'),
-        any=verdict('retrieval_any'),
-        exact=verdict('retrieval_exact'),
+        answer=_verdicts(rows.answer_exact),
+        label=_verdicts(rows.classification),
+        any=_verdicts(rows.retrieval_any),
+        exact=_verdicts(rows.retrieval_exact),
     )
-    data = dict(
-        system=SYSTEM,
-        kinds=MARK_TITLES,
-        runs=[[*key, folder] for key, (_, folder) in runs.items()],
-        cases=cases,
-        rows=columns,
-    )
-    return base64.b64encode(gzip.compress(json.dumps(data).encode(), 6, mtime=0)).decode(), len(rows)
-
-# %% ../../nbs/09_report/07_viewer.ipynb #706393de
-_UNPACK = """'use strict';
-(async () => {
-const at = id => document.getElementById(id), HEIGHT = 48;
-const make = (tag, text, cls) => { const n = document.createElement(tag); if (text !== undefined) n.textContent = text; if (cls) n.className = cls; return n; };
-if (!window.DecompressionStream) { at('tv-count').textContent = 'This browser is too old to unpack the samples; they are in rows.parquet beside this page.'; return; }
-const bytes = Uint8Array.from(atob(at('tv-data').content.textContent.trim()), c => c.charCodeAt(0));
-const data = JSON.parse(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'))).text());
-const {runs, cases, rows, kinds} = data, total = rows.run.length;
-const word = v => v === 1 ? 'right' : v === -1 ? 'unscored' : v === 0 ? 'wrong' : 'partly right';
-const sign = v => v === 1 ? '\\u2713' : v === -1 ? '\\u2013' : '\\u2717';
-const lower = rows.text.map(t => t.toLowerCase());
-const asked = cases.map(c => [c.id, c.q, ...c.a, ...c.c].join('\\n').toLowerCase());
-const others = cases.map(() => []);
-rows.case.forEach((c, i) => others[c].push(i));
-let shown = [], current = -1;
-"""
-
-# %% ../../nbs/09_report/07_viewer.ipynb #51cb4b8e
-_FILTER = """
-const fields = [['data set', i => runs[rows.run[i]][0]], ['model', i => runs[rows.run[i]][1]], ['condition', i => runs[rows.run[i]][2]], ['seed', i => String(runs[rows.run[i]][3])],
-  ['answer', i => word(rows.answer[i])], ['label step', i => word(rows.label[i])], ['any gold fact quoted', i => word(rows.any[i])], ['exactly the gold facts', i => word(rows.exact[i])]];
-const selects = fields.map(([name, value]) => {
-  const values = new Set(); for (let i = 0; i < total; i++) values.add(value(i));
-  const box = make('label', name), select = make('select');
-  for (const v of ['all', ...values]) { const o = make('option', v); o.value = v === 'all' ? '' : v; select.append(o); }
-  box.append(select); if (values.size > 1) at('tv-filters').append(box);
-  select.addEventListener('change', filter); return select;
-});
-const search = make('input'), searchBox = make('label', 'text'); search.type = 'search'; search.placeholder = 'in question, context, output';
-let waiting; search.addEventListener('input', () => { clearTimeout(waiting); waiting = setTimeout(filter, 120); });
-searchBox.append(search); at('tv-filters').append(searchBox);
-function filter() {
-  const words = search.value.toLowerCase(), hit = asked.map(t => t.includes(words)), tests = [];
-  selects.forEach((s, k) => { if (s.value) tests.push(i => fields[k][1](i) === s.value); });
-  shown = [];
-  for (let i = 0; i < total; i++) if ((!words || hit[rows.case[i]] || lower[i].includes(words)) && tests.every(t => t(i))) shown.push(i);
-  const right = shown.filter(i => rows.answer[i] === 1).length;
-  at('tv-count').textContent = shown.length.toLocaleString('en') + ' of ' + total.toLocaleString('en') + ' rows' + (shown.length ? '; answer exact in ' + (100 * right / shown.length).toFixed(1) + ' %' : '');
-  at('tv-list').scrollTop = 0;
-  if (shown.length) pick(shown[0]); else { current = -1; at('tv-one').replaceChildren(make('p', 'No row fits.', 'note')); draw(); }
-}
-"""
-
-# %% ../../nbs/09_report/07_viewer.ipynb #de350dec
-_LIST = """
-function draw() {
-  const list = at('tv-list'), first = Math.max(0, Math.floor(list.scrollTop / HEIGHT) - 6), last = Math.min(shown.length, first + Math.ceil(list.clientHeight / HEIGHT) + 12);
-  at('tv-space').style.height = shown.length * HEIGHT + 'px';
-  at('tv-space').replaceChildren(...shown.slice(first, last).map((i, k) => {
-    const line = make('div', undefined, 'tv-line' + (i === current ? ' tv-current' : '')), run = runs[rows.run[i]];
-    line.style.top = (first + k) * HEIGHT + 'px'; line.setAttribute('role', 'option'); line.setAttribute('aria-selected', i === current); line.id = 'tv-row-' + i;
-    const head = make('div', run[2] + ', seed ' + run[3] + ' ', 'tv-head');
-    for (const [name, v] of [['answer', rows.answer[i]], ['label', rows.label[i]], ['facts', rows.exact[i]]]) if (v !== -1) head.append(make('span', name + ' ' + sign(v), v === 1 ? 'tv-good' : 'tv-bad'));
-    line.append(head, make('div', cases[rows.case[i]].q, 'tv-question'));
-    line.addEventListener('click', () => pick(i));
-    return line;
-  }));
-  if (current >= 0) list.setAttribute('aria-activedescendant', 'tv-row-' + current);
-}
-let asleep = false;
-at('tv-list').addEventListener('scroll', () => { if (!asleep) { asleep = true; requestAnimationFrame(() => { asleep = false; draw(); }); } });
-window.addEventListener('resize', draw);
-at('tv-list').addEventListener('keydown', e => {
-  const step = {ArrowDown: 1, ArrowUp: -1, PageDown: 8, PageUp: -8}[e.key]; if (!step || !shown.length) return;
-  e.preventDefault();
-  const k = Math.min(shown.length - 1, Math.max(0, shown.indexOf(current) + step)), list = at('tv-list');
-  if (k * HEIGHT < list.scrollTop) list.scrollTop = k * HEIGHT;
-  if ((k + 1) * HEIGHT > list.scrollTop + list.clientHeight) list.scrollTop = (k + 1) * HEIGHT - list.clientHeight;
-  pick(shown[k]);
-});
-"""
-
-# %% ../../nbs/09_report/07_viewer.ipynb #97df7676
-_ONE = """
-const fold = (name, text) => { const d = make('details'); d.append(make('summary', name), make('pre', text)); return d; };
-function colored(i) {
-  const text = rows.text[i], m = rows.marks[i], box = make('div', undefined, 'tv-text'); let done = 0;
-  for (let k = 0; k < m.length; k += 3) {
-    box.append(text.slice(done, m[k]));
-    const span = make('span', text.slice(m[k], m[k + 1]), 'tv-k' + m[k + 2]); span.title = kinds[m[k + 2]]; box.append(span); done = m[k + 1];
-  }
-  box.append(text.slice(done)); return box;
-}
-"""
-
-# %% ../../nbs/09_report/07_viewer.ipynb #3d3e6897
-_PICK = """
-function pick(i) {
-  current = i; draw();
-  const c = cases[rows.case[i]], run = runs[rows.run[i]], one = at('tv-one'), list = make('ol', undefined, 'tv-context'), marked = make('p', undefined, 'note');
-  c.c.forEach((item, k) => {
-    const li = make('li', item, c.g.includes(k) ? 'tv-gold' : '');
-    if (c.g.includes(k)) li.append(make('span', 'gold', 'tv-tag'));
-    if (rows.quoted[i].includes(k)) li.append(make('span', 'quoted', 'tv-tag tv-quoted'));
-    list.append(li);
-  });
-  const seen = new Set(rows.marks[i].filter((_, k) => k % 3 === 2));
-  for (const k of [...seen].sort()) marked.append(make('span', kinds[k], 'tv-k' + k), ' ');
-  const same = make('p', undefined, 'tv-same');
-  for (const j of others[rows.case[i]].slice(0, 60)) {
-    const r = runs[rows.run[j]], b = make('button', r.slice(1, 3).join(', ') + ', seed ' + r[3] + ' ' + sign(rows.answer[j]));
-    b.type = 'button'; b.disabled = j === i; b.addEventListener('click', () => pick(j)); same.append(b);
-  }
-  const links = make('p', 'From: ', 'note');
-  for (const file of ['generations.jsonl', 'scores.jsonl', 'run.json']) { const a = make('a', file); a.href = run[4].split('/').map(encodeURIComponent).join('/') + '/' + file; links.append(a, ' '); }
-  const verdicts = [['answer', rows.answer[i]], ['label step', rows.label[i]],
-    ['retrieval (any gold fact quoted)', rows.any[i]], ['retrieval (exactly these)', rows.exact[i]]].filter(v => v[1] !== -1).map(v => v[0] + ' ' + word(v[1])).join('; ');
-  one.replaceChildren(make('p', run.slice(0, 3).join(', ') + ', seed ' + run[3] + ' \\u00b7 ' + c.id, 'note'), make('h3', c.q), make('p', 'Gold answer: ' + c.a.join(', ') + ' \\u00b7 gold label: ' + c.l), make('p', verdicts),
-    make('h4', 'What the model wrote (' + rows.tokens[i] + ' tokens' + (rows.end[i] === 'stop' ? '' : ', ended by ' + rows.end[i]) + ')'), colored(i), marked, make('h4', 'Context'), list,
-    fold('Prompt', data.system + '\\n\\n' + c.p), fold('Raw output', rows.text[i]), make('h4', 'The same question in every run'), same, links);
-  one.scrollTop = 0;
-}
-filter();
-})();
-"""
-SCRIPT = _UNPACK + _FILTER + _LIST + _ONE + _PICK
-
-# %% ../../nbs/09_report/07_viewer.ipynb #9170a45a
-_STYLE = """
-.tv-filters { display: flex; flex-wrap: wrap; gap: .5rem .8rem; } .tv-filters label { display: flex; flex-direction: column; font-size: .8rem; color: #555; }
-.tv-filters select, .tv-filters input { font: inherit; font-size: .9rem; padding: .25rem; max-width: 15rem; min-height: 2rem; }
-.tv-two { display: grid; grid-template-columns: 20rem minmax(0, 1fr); border: 1px solid #ccc; height: 44rem; }
-.tv-list { overflow-y: auto; border-right: 1px solid #ccc; position: relative; } .tv-list:focus-visible { outline: 2px solid #0072B2; outline-offset: -2px; } .tv-space { position: relative; }
-.tv-line { position: absolute; left: 0; right: 0; height: 48px; box-sizing: border-box; padding: .3rem .6rem; border-bottom: 1px solid #eee; cursor: pointer; font-size: .82rem; line-height: 1.3; }
-.tv-line:hover { background: #f4f7f9; } .tv-current, .tv-current:hover { background: #e3eff7; } .tv-head, .tv-question { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; } .tv-head span { margin-left: .5rem; }
-.tv-good { color: #00664b; } .tv-bad { color: #a33b00; } .tv-one { overflow-y: auto; padding: .4rem 1rem 1rem; overflow-wrap: anywhere; } .tv-one h3 { margin: .3rem 0; } .tv-one h4 { margin: 1rem 0 .3rem; } .tv-one p { margin: .3rem 0; }
-.tv-text { white-space: pre-wrap; background: #f6f6f6; padding: .6rem; line-height: 1.7; } .tv-context { padding-left: 2rem; margin: 0; } .tv-context li { margin: .15rem 0; padding: .1rem .4rem; } .tv-gold { background: #e6f4ec; border-left: 4px solid #009E73; }
-.tv-tag { font-size: .72rem; margin-left: .5rem; padding: 0 .35rem; border-radius: .6rem; background: #00664b; color: #fff; } .tv-quoted { background: #555; }
-[class^=tv-k] { padding: .05rem .15rem; } .tv-k0, .tv-k2, .tv-k5 { background: #cdeadb; border-bottom: 2px solid #00664b; } .tv-k1, .tv-k3, .tv-k6 { background: #fbdccb; border-bottom: 2px dashed #a33b00; } .tv-k4 { background: #f3d5ea; border-bottom: 2px dotted #882255; }
-.tv-same button { font: inherit; font-size: .8rem; margin: .15rem; padding: .2rem .5rem; }
-@media (max-width: 760px) { .tv-two { grid-template-columns: minmax(0, 1fr); grid-template-rows: 15rem minmax(0, 1fr); height: 88vh; } .tv-list { border-right: 0; border-bottom: 1px solid #ccc; } .tv-filters label { flex: 1 1 40%; } .tv-filters select, .tv-filters input { max-width: 100%; } }
-"""
+    runs, cases = [[*key, folder] for key, folder in folders.items()], [_case(results, *key) for key in asked]
+    data = json.dumps(dict(system=SYSTEM, kinds=MARK_TITLES, runs=runs, cases=cases, rows=columns))
+    return base64.b64encode(gzip.compress(data.encode(), 6, mtime=0)).decode(), len(rows)
 
 # %% ../../nbs/09_report/07_viewer.ipynb #30184c50
+SCRIPT = render_template('report/viewer.js')
+
+
 def viewer_html(
     results: Results,  # Of `gather`
     most: int = SHOWN,  # Rows that the page holds
 ) -> str:
     "The viewer as a piece of HTML: rows, style and script."
     data, n = packed(results, most)
-    part = (
-        ''
-        if n == len(results.rows)
-        else f' This page holds {n:,} of {len(results.rows):,} rows: the first test questions of every run. All are in <a href="rows.parquet">rows.parquet</a>.'
-    )
-    return (
-        f'<style>{_STYLE}</style><p class="note">Green with a full line: right; orange with a dashed line: wrong; violet with a dotted line: quoted, but in no context.{part}</p>'
-        '<noscript><p>The viewer needs JavaScript; all rows are in rows.parquet.</p></noscript>'
-        f'<div class="tv-filters" id="tv-filters"></div><p class="note" id="tv-count" aria-live="polite"></p>'
-        f'<div class="tv-two"><div class="tv-list" id="tv-list" tabindex="0" role="listbox" aria-label="rows"><div class="tv-space" id="tv-space"></div></div><div class="tv-one" id="tv-one"></div></div>'
-        f'<template id="tv-data">{data}</template><script>{SCRIPT}</script>'
+    parts = dict(style=render_template('report/viewer.css'), script=SCRIPT, data=data)
+    return render_template(
+        'report/viewer.html.j2', n=n, n_all=len(results.rows), **{k: Markup(v) for k, v in parts.items()}
     )
 
 # %% ../../nbs/09_report/07_viewer.ipynb #4a3526d8
 def policy(
     body: str,  # Of the page
 ) -> str:
-    "The content security policy of a page: nothing is fetched from anywhere, and no script runs but the viewer's, known by its fingerprint."
-    script = (
-        f"'sha256-{base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()}'"
-        if SCRIPT in body
-        else "'none'"
-    )
+    "The content security policy of a page: nothing is fetched, and the viewer's is the only script, known by its hash."
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    script = f"'sha256-{digest}'" if SCRIPT in body else "'none'"
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {script}"
