@@ -27,7 +27,7 @@ from tracenb.tasks.babi import (
     read_story_file,
 )
 from tracenb.tasks.babi_sim import SIMULATORS, Story, simulate_babi
-from tracenb.tasks.babi_solver import SOLVERS, certify, read_events, solve, verdict
+from tracenb.tasks.babi_solver import SOLVERS, check_gold, gold_table, read_events, solve
 from tracenb.tasks.task import DataConfig, check_examples, get_task, load_examples, read_list, split_of
 
 FULL = {
@@ -85,22 +85,22 @@ HOUSEHOLD = ('two-supporting-facts', 'counting', 'lists-sets')
 @pytest.mark.parametrize('label', list(LABELS.values()))
 @pytest.mark.parametrize('split', ['train', 'test'])
 def test_simulated_answers_follow_from_the_text(label, split):
-    assert [why for e in simulate_babi(400, seed=7, split=split, labels=(label,)) if (why := verdict(e).why)] == []
+    assert [why for e in simulate_babi(400, seed=7, split=split, labels=(label,)) if (why := check_gold(e).why)] == []
 
 
 @pytest.mark.parametrize('label', list(LABELS.values()))
 def test_the_check_notices_a_wrong_answer_and_a_wrong_fact(label):
     for e in simulate_babi(50, seed=8, labels=(label,)):
         wrong = replace(e, answers=('no',) if e.answers == ('yes',) else ('yes',))
-        assert verdict(wrong)[:2] == (False, True) and e.id in verdict(wrong).why
+        assert check_gold(wrong)[:2] == (False, True) and e.id in check_gold(wrong).why
         for facts in (e.meta['facts'][1:], sorted({*e.meta['facts'], *range(len(e.context))} ^ {e.meta['facts'][0]})):
-            assert verdict(replace(e, meta={**e.meta, 'facts': facts}))[:2] == (True, False)
+            assert check_gold(replace(e, meta={**e.meta, 'facts': facts}))[:2] == (True, False)
 
 
 def test_answers_are_compared_in_order_and_whole():
     e = next(e for e in simulate_babi(200, seed=1, labels=('lists-sets',)) if len(e.answers) > 1)
     for answers in (e.answers[::-1], e.answers[:1], (*e.answers, 'hat'), e.answers * 2):
-        assert not verdict(replace(e, answers=answers)).answers
+        assert not check_gold(replace(e, answers=answers)).answers
 
 
 @pytest.mark.parametrize('label', list(LABELS.values()))
@@ -243,7 +243,7 @@ def test_stories_that_say_nothing(label, context, question, message):
 
 def test_certify_counts():
     good = simulate_babi(22, seed=1)
-    table = certify(
+    table = gold_table(
         good
         + [
             replace(good[0], answers=('nowhere',)),
@@ -256,7 +256,7 @@ def test_certify_counts():
         and len(table) == 12
     )
     with pytest.raises(TracenbError, match='no examples'):
-        certify([])
+        gold_table([])
     with pytest.raises(TracenbError, match="did you mean 'counting'"):
         solve(good[0], 'countin')
 
@@ -758,8 +758,8 @@ def test_all_real_rows_load(real):
 
 def test_real_answers_and_facts_follow_from_the_text(real):
     "The same check as for simulated stories: answers, and the choice of supporting sentences, follow the official convention."
-    assert [why for e in real['train'] + real['test'] if (why := verdict(e).why)] == []
-    assert certify(real['train'] + real['test']).loc['all'].tolist() == [4149] * 3
+    assert [why for e in real['train'] + real['test'] if (why := check_gold(e).why)] == []
+    assert gold_table(real['train'] + real['test']).loc['all'].tolist() == [4149] * 3
 
 
 def test_real_households_are_possible_and_times_are_told_alike(real):
