@@ -26,7 +26,8 @@ from ..models.generation import GenerateConfig, generate
 from ..models.loading import get_preset, load_model, load_tokenizer
 from ..models.training import load_adapter, peak_memory, train
 from .provenance import code_version, current_names, provenance
-from ..scoring.scorers import SCORERS, score_all, tabulate
+from ..scoring.scorers import SCORERS
+from ..scoring.tables import score_all, tabulate
 from ..stats.association import two_by_two
 from ..stats.intervals import balanced_accuracy, majority_answer, majority_baseline, proportions
 from ..tasks.task import DataConfig, get_task, load_examples
