@@ -62,9 +62,9 @@ def looks(
 
 
 def _known():
-    from tracenb.traces.conditions import CONDITIONS
+    from tracenb.report.canvas import COLORS
 
-    return {c for c, color in CONDITIONS.items() if color}
+    return set(COLORS)
 
 
 def rated(

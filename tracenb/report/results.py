@@ -18,7 +18,7 @@ from ..core.files import atomic_path, digest, read_jsonl
 from ..core.records import Example, Steps, TracenbError
 from .seed_means import RUN_KEYS
 from ..runs.stages import Run, load_run
-from ..scoring.scorers import as_set
+from ..scoring.overlap import as_set
 from ..tasks.task import get_task
 from ..traces.conditions import CONDITIONS, get_condition
 
