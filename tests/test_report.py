@@ -12,17 +12,6 @@ import pytest
 
 from tracenb.core.files import write_jsonl
 from tracenb.core.records import Example, Generation, Steps, TracenbError
-from tracenb.report.claims import (
-    findings,
-    say_accuracy,
-    say_corruption,
-    say_cost,
-    say_dose,
-    say_length,
-    say_steps,
-    say_trace_answer,
-    say_training,
-)
 from tracenb.report.design_figures import DESIGN, corruption_figure, cost_figure, dose_figure, length_figure
 from tracenb.report.figures import (
     accuracy_figure,
@@ -40,6 +29,17 @@ from tracenb.report.page import (
     to_page,
 )
 from tracenb.report.results import Case, finished, gather, load_costs, load_logs, load_runs, save_rows
+from tracenb.report.statements import (
+    findings,
+    say_accuracy,
+    say_corruption,
+    say_cost,
+    say_dose,
+    say_length,
+    say_steps,
+    say_trace_answer,
+    say_training,
+)
 from tracenb.report.tables import (
     baselines,
     by_label,
@@ -53,7 +53,8 @@ from tracenb.report.tables import (
 )
 from tracenb.report.viewer import SCRIPT, _units, chosen_rows, packed, policy, read_row, viewer_html
 from tracenb.runs.stages import make_run
-from tracenb.scoring.scorers import SCORERS, score_all, tabulate
+from tracenb.scoring.scorers import SCORERS
+from tracenb.scoring.tables import score_all, tabulate
 from tracenb.tasks.task import get_task
 from tracenb.traces.conditions import get_condition
 from tracenb.traces.display import MARK_TITLES, claim_marks
