@@ -35,7 +35,8 @@ from tracenb.ratings.scales import (
     score_trials,
 )
 from .sentences import Analysis, estimate_text, odds_text, rating_sentences, sentences_by_topic
-from ..report.canvas import KEYS, condition_name, over_seeds, save_figure
+from ..report.canvas import save_figure
+from ..report.seed_means import RUN_KEYS, condition_name, over_seeds
 from ..report.tables import p_text
 from ..stats.intervals import wilson
 from ..study.answers import guard
@@ -70,7 +71,7 @@ def _performance_table(source):
         from tracenb.report.results import gather  # Loads torch: only where runs are read
 
         table = over_seeds(gather(source).rows, ['answer_exact']).query("seed == 'all'")
-        return table[[*KEYS[:3], 'seeds', 'n', 'mean', 'low', 'high', 'interval']]
+        return table[[*RUN_KEYS[:3], 'seeds', 'n', 'mean', 'low', 'high', 'interval']]
     if Path(source).is_file():
         return pd.read_csv(source)
     remedy = 'give a folder of finished runs, or a CSV with the columns condition, mean, low, high'

@@ -18,7 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from .scales import Rules, condition_order, participant_means, scales_by_kind
-from ..report.canvas import CONDITIONS, FAINT, INK, color_of, condition_name, draw, nothing, plain
+from ..report.canvas import COLORS, FAINT, INK, color_of, draw, nothing, plain
+from ..report.seed_means import condition_name
 
 # %% ../../nbs/12_ratings/07_figures.ipynb #export-names
 def short_name(
@@ -53,7 +54,7 @@ def condition_styles(
 ) -> dict[str, tuple[str, str]]:
     "Condition -> (color, marker); decompositions have the color of the correct traces that they are."
     named = ['correct' if c == 'decomposition' and 'correct' not in conditions else c for c in conditions]
-    others = tuple(c for c in named if not CONDITIONS.get(c))
+    others = tuple(c for c in named if c not in COLORS)
     styles = [(color_of(c, others), _MARKERS[k % len(_MARKERS)]) for k, c in enumerate(named)]
     return dict(zip(conditions, styles))
 

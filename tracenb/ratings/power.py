@@ -38,7 +38,8 @@ from tracenb.ratings.effects import (
 from .figures import extra_height, rating_figure, short_name
 from .scales import check_answers, mean_ratings, participant_table, rules_of, score_trials
 from .simulated import simulate_answers
-from ..report.canvas import FAINT, condition_name, plain
+from ..report.canvas import FAINT, plain
+from ..report.seed_means import condition_name
 from ..stats.comparisons import holm_rows
 from ..stats.intervals import wilson
 from ..study.design import Study, as_record, demo_study, read_study, trials

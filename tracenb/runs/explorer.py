@@ -25,7 +25,7 @@ from ..models.generation import generate
 from ..models.loading import MODELS, find_gguf, load_model, load_tokenizer
 from ..models.training import load_adapter
 from .stages import load_run
-from ..tasks.task import TASKS, DataConfig, Task, get_task, load_examples
+from ..tasks.task import SHIPPED_TASKS, TASKS, DataConfig, Task, get_task, load_examples
 from ..traces.chat import encode, render, show_mask
 from ..traces.conditions import build_traces, every_condition, get_condition
 from ..traces.display import View, show_response, show_trace
@@ -235,7 +235,9 @@ class Explorer(widgets.VBox):
         self.dataset = one(
             widgets.Dropdown,
             'data set',
-            options=[dataset] if self.tuned or self.data.source != 'simulated' else list(TASKS),
+            options=[dataset]
+            if self.tuned or self.data.source != 'simulated'
+            else list(dict.fromkeys([*TASKS, *SHIPPED_TASKS])),
             value=dataset,
         )
         self.example, self.condition, self.other = (

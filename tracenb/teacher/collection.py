@@ -17,7 +17,7 @@ from ..core.files import digest, sibling_path, stray_tag, write_jsonl, write_tex
 from ..core.records import Example, Record, Response, TracenbError, normalize, record
 from ..core.rows import RowCollector, read_rows
 from ..models.serve import serve_embedded
-from ..scoring.scorers import answer_overlap, as_set, gold_sets
+from ..scoring.overlap import answer_overlap, as_set, gold_sets
 from ..tasks.task import DataConfig, Task, get_task, load_examples, read_list
 from .endpoint import Endpoint, Reply, Request, ask, estimate
 from tracenb.teacher.prompts import (

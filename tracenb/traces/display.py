@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from ..core.html import SIGNS, block, escaped, folded, items, note, spans, table, tag, value, wrapped
 from ..core.records import Example, Response, Steps, Trace, TracenbError, normalize
-from ..scoring.scorers import answer_overlap, as_set, retrieval_overlap, score_response
+from ..scoring.overlap import answer_overlap, as_set, retrieval_overlap
+from ..scoring.tables import score_response
 from ..tasks.task import Task, get_task
 from .parsing import parse_trace
 
