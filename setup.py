@@ -46,7 +46,7 @@ setup(
     python_requires=f'>={cfg["min_python"]}',
     install_requires=cfg['requirements'].split(),
     extras_require=extras,
-    # the experiment notebooks live in nbs/experiments and travel inside the package, so `tracenb run` works outside a checkout
+    # the experiment notebooks of nbs/experiments travel inside the package: `tracenb run` works outside a checkout
     packages=[*find_packages(include=['tracenb', 'tracenb.*']), 'tracenb.experiments'],
     package_dir={'tracenb': 'tracenb', 'tracenb.experiments': 'nbs/experiments'},
     package_data={'': ['templates/*', 'page/*', '*.yaml', '*.js'], 'tracenb.experiments': ['*.ipynb']},

@@ -17,7 +17,7 @@ os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 os.environ.setdefault('GOMP_SPINCOUNT', '10000')  # before torch is loaded: as the command sets it
 os.environ.setdefault('HF_HUB_OFFLINE', '1')  # nothing here may wait for a hub
 
-# Hypothesis: 25 examples per property, 200 in `make test-all`. Properties that are costly set a smaller number themselves.
+# Hypothesis: 25 examples per property, 200 in `make test-all`. Costly properties set a smaller number themselves.
 settings.register_profile('default', max_examples=25, deadline=None)
 settings.register_profile('exhaustive', max_examples=200, deadline=None)
 settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'default'))
@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    "For several processes (`make test`): a file is the work of one, for the sake of what its tests share, but for those in `APART`."
+    "One process runs all tests of a file, because they share fixtures; the tests of the files in `APART` are spread."
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
@@ -51,7 +51,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture
 def shared() -> Path:
-    "The research copies of CoTempQA, bAbI and the published generations; they cannot be redistributed, so most checkouts lack them."
+    "Research copies of CoTempQA, bAbI and published generations. They cannot be redistributed: most checkouts lack them."
     if not SHARED.is_dir():
         pytest.skip('../shared/data is absent: research copies that are not redistributed')
     return SHARED
@@ -82,7 +82,7 @@ def smoke(tmp_path_factory) -> Path:
     scope='module'
 )  # not the session: Playwright's loop runs as long as it is open, and tests elsewhere start loops of their own
 def chromium():
-    "A real headless Chromium, driven by Playwright; new pages keep a list of what they asked for (`tab.asked`) and of their errors (`tab.errors`)."
+    "A headless Chromium, driven by Playwright. A new page lists its requests (`tab.asked`) and errors (`tab.errors`)."
     sync = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
     path = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
     if not path:
@@ -139,7 +139,10 @@ SIZES = dict(desk=(1200, 900), phone=(375, 700))
 
 @pytest.fixture(scope='session')
 def axe():
-    "`axe(page)`: what breaks WCAG 2.2 A or AA on a page as it stands, by day and by night, at a desk and on a phone: a line a violation; [] = nothing was found. `without` names rules to leave out; `settle`: milliseconds that the page's own scripts take after a change of size."
+    """`axe(page)`: violations of WCAG 2.2 A or AA, in light and dark colors, at the widths of a desktop and a phone.
+
+    One line per violation, [] if none is found. `without` names rules to leave out; `settle` is the time in
+    milliseconds that the page's own scripts need after a change of size."""
     from tracenb.core.npm import Pinned, fetch, unpack
     from tracenb.core.records import TracenbError
 
@@ -158,7 +161,8 @@ def axe():
                 page.set_viewport_size(dict(width=width, height=height))
                 page.wait_for_timeout(settle)
                 wrong = page.evaluate(
-                    '([tags, without]) => axe.run(document, {runOnly: tags, resultTypes: ["violations"], rules: Object.fromEntries(without.map(r => [r, {enabled: false}]))}).then(r => r.violations)',
+                    '([tags, without]) => axe.run(document, {runOnly: tags, resultTypes: ["violations"], '
+                    'rules: Object.fromEntries(without.map(r => [r, {enabled: false}]))}).then(r => r.violations)',
                     [WCAG, list(without)],
                 )
                 found += [

@@ -1,5 +1,7 @@
-"""Run notebooks in place and keep their outputs: `python tests/execute.py [NOTEBOOK...]`, all library notebooks if none is named.
-Show on the site what papermill executed: `python tests/execute.py --show outputs/.../run.ipynb nbs/site/experiments/NAME.ipynb "# Title"`, where the text replaces the template's first cell."""
+"""Run notebooks in place and keep their outputs: `python tests/execute.py [NOTEBOOK...]`; without a name, all of the library.
+
+Show on the site what papermill executed, with a text that replaces the template's first cell:
+`python tests/execute.py --show outputs/.../run.ipynb nbs/site/experiments/NAME.ipynb "# Title"`."""
 
 import os
 import subprocess
@@ -26,7 +28,7 @@ WIDGET = 'application/vnd.jupyter.widget-view+json'
 
 
 def without_widgets(notebook):
-    "The notebook as it can be stored: a widget is nothing without its kernel, so what it shows besides stays (its HTML), a progress bar goes."
+    "The notebook as it can be stored: widgets need a kernel, so only their HTML is kept; progress bars are removed."
     notebook.metadata.pop('widgets', None)
     for cell in notebook.cells:
         for o in cell.get('outputs', ()):

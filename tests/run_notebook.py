@@ -1,4 +1,4 @@
-"""Run notebooks in a child of one process that has imported the libraries already: several times faster than a kernel each."""
+"""Run notebooks in forks of one process that has imported the libraries: faster than one kernel per notebook."""
 
 import multiprocessing
 import os
@@ -28,7 +28,7 @@ def _cells(path):
 
 
 def _child(path, pipe):
-    "Run every code cell of the notebook at `path` in its own folder; send '' or the cell that failed and its traceback."
+    "Run all code cells of the notebook at `path` in its folder. Sends '' or the cell that failed with its traceback."
     try:
         os.chdir(path.parent)
         from execnb.shell import CaptureShell
@@ -54,7 +54,7 @@ def context():
 
 
 def run(path: Path, timeout: float = 300) -> str:
-    "Run one notebook. Returns '' or what went wrong: the cell and the traceback. Raises `TimeoutError` after `timeout` seconds."
+    "Run one notebook. Returns '', or the cell that failed and its traceback. Raises `TimeoutError` after `timeout` s."
     here, there = context().Pipe(duplex=False)
     child = context().Process(target=_child, args=(path, there))
     child.start()

@@ -26,8 +26,8 @@ from tracenb.tasks.babi import (
     read_row_file,
     read_story_file,
 )
-from tracenb.tasks.babi_sim import SIMULATORS, Story, simulate
-from tracenb.tasks.babi_solver import SOLVERS, certify, read_events, solve, verdict
+from tracenb.tasks.babi_sim import SIMULATORS, Story, simulate_babi
+from tracenb.tasks.babi_solver import SOLVERS, check_gold, gold_table, read_events, solve
 from tracenb.tasks.task import DataConfig, check_examples, get_task, load_examples, read_list, split_of
 
 FULL = {
@@ -85,33 +85,33 @@ HOUSEHOLD = ('two-supporting-facts', 'counting', 'lists-sets')
 @pytest.mark.parametrize('label', list(LABELS.values()))
 @pytest.mark.parametrize('split', ['train', 'test'])
 def test_simulated_answers_follow_from_the_text(label, split):
-    assert [why for e in simulate(400, seed=7, split=split, labels=(label,)) if (why := verdict(e).why)] == []
+    assert [why for e in simulate_babi(400, seed=7, split=split, labels=(label,)) if (why := check_gold(e).why)] == []
 
 
 @pytest.mark.parametrize('label', list(LABELS.values()))
 def test_the_check_notices_a_wrong_answer_and_a_wrong_fact(label):
-    for e in simulate(50, seed=8, labels=(label,)):
+    for e in simulate_babi(50, seed=8, labels=(label,)):
         wrong = replace(e, answers=('no',) if e.answers == ('yes',) else ('yes',))
-        assert verdict(wrong)[:2] == (False, True) and e.id in verdict(wrong).why
+        assert check_gold(wrong)[:2] == (False, True) and e.id in check_gold(wrong).why
         for facts in (e.meta['facts'][1:], sorted({*e.meta['facts'], *range(len(e.context))} ^ {e.meta['facts'][0]})):
-            assert verdict(replace(e, meta={**e.meta, 'facts': facts}))[:2] == (True, False)
+            assert check_gold(replace(e, meta={**e.meta, 'facts': facts}))[:2] == (True, False)
 
 
 def test_answers_are_compared_in_order_and_whole():
-    e = next(e for e in simulate(200, seed=1, labels=('lists-sets',)) if len(e.answers) > 1)
+    e = next(e for e in simulate_babi(200, seed=1, labels=('lists-sets',)) if len(e.answers) > 1)
     for answers in (e.answers[::-1], e.answers[:1], (*e.answers, 'hat'), e.answers * 2):
-        assert not verdict(replace(e, answers=answers)).answers
+        assert not check_gold(replace(e, answers=answers)).answers
 
 
 @pytest.mark.parametrize('label', list(LABELS.values()))
 def test_solvers_do_not_look_at_gold(label):
-    for e in simulate(20, seed=9, labels=(label,)):
+    for e in simulate_babi(20, seed=9, labels=(label,)):
         assert solve(replace(e, answers=('?',), meta={}), label) == solve(e, label)
 
 
 @pytest.mark.parametrize('label', list(LABELS.values()))
 def test_a_strange_sentence_and_a_strange_question_are_named(label):
-    for e in simulate(20, seed=10, labels=(label,)):
+    for e in simulate_babi(20, seed=10, labels=(label,)):
         for i in range(len(e.context)):
             with pytest.raises(TracenbError, match=f'{e.id} .*It rained in May.'):
                 solve(replace(e, context=(*e.context[:i], 'It rained in May.', *e.context[i + 1 :])), label)
@@ -122,7 +122,7 @@ def test_a_strange_sentence_and_a_strange_question_are_named(label):
 def test_facts_are_needed():
     "In these tasks nothing follows from the rest of the story."
     for label in ('two-arg-relations', 'positional-reasoning', 'basic-deduction'):
-        for e in simulate(40, seed=11, labels=(label,)):
+        for e in simulate_babi(40, seed=11, labels=(label,)):
             for gone in e.meta['facts']:
                 with pytest.raises(TracenbError, match='does not settle'):
                     solve(replace(e, context=tuple(s for i, s in enumerate(e.context) if i != gone)), label)
@@ -242,8 +242,8 @@ def test_stories_that_say_nothing(label, context, question, message):
 
 
 def test_certify_counts():
-    good = simulate(22, seed=1)
-    table = certify(
+    good = simulate_babi(22, seed=1)
+    table = gold_table(
         good
         + [
             replace(good[0], answers=('nowhere',)),
@@ -256,7 +256,7 @@ def test_certify_counts():
         and len(table) == 12
     )
     with pytest.raises(TracenbError, match='no examples'):
-        certify([])
+        gold_table([])
     with pytest.raises(TracenbError, match="did you mean 'counting'"):
         solve(good[0], 'countin')
 
@@ -266,7 +266,7 @@ def test_certify_counts():
 
 @pytest.mark.parametrize('label', HOUSEHOLD)
 def test_households_are_possible(label):
-    assert [e for e in simulate(1000, seed=3, labels=(label,)) if not possible(e.context)] == []
+    assert [e for e in simulate_babi(1000, seed=3, labels=(label,)) if not possible(e.context)] == []
 
 
 def test_impossible_households_are_noticed():
@@ -308,8 +308,8 @@ key = lambda e: (e.context, e.question)
 )
 def test_simulation_promises(n, more, seed, labels, split):
     labels = tuple(sorted(labels))
-    items = simulate(n, seed, split, labels)
-    assert items == simulate(n + more, seed, split, labels)[:n]  # more examples change none
+    items = simulate_babi(n, seed, split, labels)
+    assert items == simulate_babi(n + more, seed, split, labels)[:n]  # more examples change none
     assert [e.meta['label'] for e in items] == [labels[k % len(labels)] for k in range(n)]
     assert len({key(e) for e in items}) == len({e.id for e in items}) == n
     check_examples(items, babi)
@@ -322,29 +322,31 @@ def test_simulation_promises(n, more, seed, labels, split):
 @settings(max_examples=10)
 @given(a=st.integers(), b=st.integers(), n=st.integers(1, 150))
 def test_train_and_test_never_share_an_item(a, b, n):
-    assert {key(e) for e in simulate(n, a)}.isdisjoint(key(e) for e in simulate(n, b, 'test'))
+    assert {key(e) for e in simulate_babi(n, a)}.isdisjoint(key(e) for e in simulate_babi(n, b, 'test'))
 
 
 def test_a_small_space_is_shared_out_not_overlapped():
     # nearly all two-arg-relations items there are: overlap would be certain if splits were drawn independently
-    train, test = (simulate(n, split=s, labels=('two-arg-relations',)) for n, s in ((3000, 'train'), (1000, 'test')))
+    train, test = (
+        simulate_babi(n, split=s, labels=('two-arg-relations',)) for n, s in ((3000, 'train'), (1000, 'test'))
+    )
     assert {key(e) for e in train}.isdisjoint(map(key, test))
     assert len({key(e) for e in train + test}) == 4000
     assert all(split_of(Story(e.context, e.question, e.answers, ())) == e.split for e in train + test)
 
 
 def test_other_labels_do_not_matter():
-    alone = simulate(9, seed=2, labels=('counting',))
+    alone = simulate_babi(9, seed=2, labels=('counting',))
     assert [
         e
-        for e in simulate(33, seed=2, labels=('conjunction', 'counting', 'lists-sets'))
+        for e in simulate_babi(33, seed=2, labels=('conjunction', 'counting', 'lists-sets'))
         if e.meta['label'] == 'counting'
     ][:9] == alone
 
 
 def test_seeds_differ_and_repeat():
-    assert simulate(22, seed=1) == simulate(22, seed=1)
-    assert {key(e) for e in simulate(220, seed=1)} != {key(e) for e in simulate(220, seed=2)}
+    assert simulate_babi(22, seed=1) == simulate_babi(22, seed=1)
+    assert {key(e) for e in simulate_babi(220, seed=1)} != {key(e) for e in simulate_babi(220, seed=2)}
 
 
 KNOWN = (('Sandra went back to the office.', 'Mary journeyed to the garden.'), 'Where is Sandra?', ('office',))
@@ -352,21 +354,21 @@ KNOWN = (('Sandra went back to the office.', 'Mary journeyed to the garden.'), '
 
 def test_known_story():
     # the exact draw is part of what a seed promises: a change of the simulator must be noticed
-    e = simulate(1, seed=0, labels=('single-supporting-fact',))[0]
+    e = simulate_babi(1, seed=0, labels=('single-supporting-fact',))[0]
     assert e.id == 'babi-sim-single-supporting-fact-4ddadf795e42'
     assert (e.context, e.question, e.answers) == KNOWN
 
 
 def test_max_words():
-    items = simulate(66, max_words=36, split='test')
+    items = simulate_babi(66, max_words=36, split='test')
     assert len(items) == 66 and max(len(' '.join(e.context).split()) for e in items) <= 36
     with pytest.raises(TracenbError, match='of basic-deduction of at most 35 words were asked for, only 0'):
-        simulate(11, max_words=35)
+        simulate_babi(11, max_words=35)
 
 
 def test_a_space_that_is_too_small_is_an_error():
     with pytest.raises(TracenbError, match='different test stories of two-arg-relations were asked for, only'):
-        simulate(2000, split='test', labels=('two-arg-relations',))
+        simulate_babi(2000, split='test', labels=('two-arg-relations',))
 
 
 @pytest.mark.parametrize(
@@ -379,7 +381,7 @@ def test_a_space_that_is_too_small_is_an_error():
 )
 def test_bad_simulations(kw, message):
     with pytest.raises(TracenbError, match=message):
-        simulate(**kw)
+        simulate_babi(**kw)
 
 
 def test_through_load_examples():
@@ -565,7 +567,7 @@ def test_missing_sources(tmp_path):
 @settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), label=st.sampled_from(sorted(LABELS)))
 def test_simulated_stories_survive_the_official_format(tmp_path_factory, seed, label):
-    items, lines = simulate(5, seed, labels=(LABELS[label],)), []
+    items, lines = simulate_babi(5, seed, labels=(LABELS[label],)), []
     for e in items:
         lines += [f'{i} {s}' for i, s in enumerate(e.context, 1)]
         lines.append(
@@ -756,22 +758,22 @@ def test_all_real_rows_load(real):
 
 def test_real_answers_and_facts_follow_from_the_text(real):
     "The same check as for simulated stories: answers, and the choice of supporting sentences, follow the official convention."
-    assert [why for e in real['train'] + real['test'] if (why := verdict(e).why)] == []
-    assert certify(real['train'] + real['test']).loc['all'].tolist() == [4149] * 3
+    assert [why for e in real['train'] + real['test'] if (why := check_gold(e).why)] == []
+    assert gold_table(real['train'] + real['test']).loc['all'].tolist() == [4149] * 3
 
 
 def test_real_households_are_possible_and_times_are_told_alike(real):
     items = real['train'] + real['test']
     assert [e.id for e in items if e.meta['label'] in HOUSEHOLD and not possible(e.context)] == []
     times = [e for e in items if e.meta['label'] == 'time-reasoning']
-    assert later_first(simulate(1100, labels=('time-reasoning',))) == pytest.approx(later_first(times), abs=0.08)
+    assert later_first(simulate_babi(1100, labels=('time-reasoning',))) == pytest.approx(later_first(times), abs=0.08)
 
 
 @pytest.mark.parametrize('label', list(LABELS.values()))
 def test_simulated_stories_are_like_the_real_ones(real, label):
     items, sim = (
         [e for e in real['train'] + real['test'] if e.meta['label'] == label],
-        simulate(1100, seed=5, labels=(label,)),
+        simulate_babi(1100, seed=5, labels=(label,)),
     )
     words = lambda xs: {
         w for e in xs for text in (*e.context, e.question, *e.answers) for w in re.findall(r'\w+', text)
@@ -789,7 +791,7 @@ def test_simulated_stories_are_like_the_real_ones(real, label):
 
 def test_distances_of_real_and_simulated_stories(real):
     "Nine labels give their answers as often as the real rows, within chance; the two others are named in the notebook."
-    table = compare(real['train'] + real['test'], simulate(12_100, seed=4))
+    table = compare(real['train'] + real['test'], simulate_babi(12_100, seed=4))
     assert list(table.index[table['answers apart'] > table['answers by chance']]) == [
         'two-supporting-facts',
         'conjunction',
@@ -821,7 +823,7 @@ def test_chance_shrinks_with_size_and_a_difference_stands_out():
 
 def test_compare_needs_every_label():
     with pytest.raises(TracenbError, match='no simulated example of counting'):
-        compare(simulate(4, labels=('counting', 'conjunction')), simulate(4, labels=('conjunction',)))
+        compare(simulate_babi(4, labels=('counting', 'conjunction')), simulate_babi(4, labels=('conjunction',)))
 
 
 # --- What the paper does its own way
@@ -829,7 +831,7 @@ def test_compare_needs_every_label():
 
 @given(seed=st.integers(0, 10**6))
 def test_paper_wrong_facts(seed):
-    for e in simulate(11, seed=seed):
+    for e in simulate_babi(11, seed=seed):
         drawn, right = babi.paper.wrong_facts(e, random.Random(seed)), {e.context[i] for i in e.meta['facts']}
         others = [s for s in e.context if s not in right]
         assert len(drawn) == len(set(drawn)) == min(len(e.meta['facts']), len(others)) and not right & {
@@ -842,7 +844,7 @@ def test_paper_wrong_facts(seed):
 
 
 def test_paper_wrong_facts_come_in_the_order_drawn():
-    e = simulate(1, labels=('basic-induction',))[0]
+    e = simulate_babi(1, labels=('basic-induction',))[0]
     draws = [babi.paper.wrong_facts(e, random.Random(i)) for i in range(200)]
     assert 0.1 < sum(d == tuple(sorted(d)) for d in draws) / 200 < 0.25 and {i for d in draws for i in d} == set(
         range(9)

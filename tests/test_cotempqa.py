@@ -15,21 +15,21 @@ from hypothesis import strategies as st
 from tracenb.core.records import Example, TracenbError, normalize
 from tracenb.core.rows import RowsLeftOut
 from tracenb.tasks.cotempqa import (
+    COTEMPQA_LABELS,
     COUNTS,
     ELEMENTS,
     FIRST,
-    LABELS,
     computed_label,
     cotempqa,
-    decompose,
-    load,
+    cotempqa_steps,
+    load_cotempqa,
     paper_steps,
-    read_answers,
-    read_row,
+    read_cotempqa_answers,
+    read_cotempqa_row,
     released_order,
     right_answer,
 )
-from tracenb.tasks.cotempqa_sim import KINDS, Story, simulate, tell
+from tracenb.tasks.cotempqa_sim import QUESTION_KINDS, DatedStory, simulate_cotempqa, tell
 from tracenb.tasks.dates import (
     MEANWHILE,
     PHRASES,
@@ -40,7 +40,7 @@ from tracenb.tasks.dates import (
     answer_facts,
     co_temporal,
     event_facts,
-    mix,
+    joint_relation,
     read_date,
     read_fact,
     read_interval,
@@ -146,9 +146,9 @@ def test_whole_periods_share_what_first_days_share(a, b):
 @given(st.lists(st.sampled_from(['equal', 'during', 'overlap', 'none'])))
 def test_mix(found):
     assert (
-        mix(found)
-        == mix(found[::-1])
-        == mix(found + ['none'])
+        joint_relation(found)
+        == joint_relation(found[::-1])
+        == joint_relation(found + ['none'])
         == ('mix' if len(set(found) - {'none'}) > 1 else next(iter(set(found) - {'none'}), 'none'))
     )
 
@@ -272,7 +272,7 @@ def test_an_event_stated_twice_is_not_compared_with_itself():
 
 
 def test_the_paper_counts_substrings_and_keeps_case():
-    e = read_row(
+    e = read_cotempqa_row(
         row(
             facts=[
                 EVENT,
@@ -283,7 +283,9 @@ def test_the_paper_counts_substrings_and_keeps_case():
         ),
         'train',
     )
-    assert decompose(e).facts == (1,) and paper_steps(e).facts == (1, 2) and cotempqa.paper.decompose is paper_steps
+    assert (
+        cotempqa_steps(e).facts == (1,) and paper_steps(e).facts == (1, 2) and cotempqa.paper.decompose is paper_steps
+    )
 
 
 # --- Rows
@@ -317,63 +319,67 @@ def test_the_three_forms_of_a_row_are_one_example():
         row(index=7),
         row(row_id=7.0),
     ]
-    assert [read_row(f, 'test') for f in forms] == [read_row(official, 'test')] * len(forms)
-    e = read_row(official, 'test')
+    assert [read_cotempqa_row(f, 'test') for f in forms] == [read_cotempqa_row(official, 'test')] * len(forms)
+    e = read_cotempqa_row(official, 'test')
     assert (
         e.id == 'cotempqa-during-0007'
         and e.meta == {'label': 'during', 'triple_element': 'S1_R2_O2', 'row_id': 7}
         and Example.from_json(e.to_json()) == e
     )
-    assert read_row(row(label='mix', row_id=3532 + 41), 'test').id == 'cotempqa-mix-0041'
+    assert read_cotempqa_row(row(label='mix', row_id=3532 + 41), 'test').id == 'cotempqa-mix-0041'
 
 
 def test_a_row_without_a_number_is_named_by_its_content():
     a, b = (
-        read_row(row(row_id=None, question=row()['question'].replace('at the same time', w)), 'train').id
+        read_cotempqa_row(row(row_id=None, question=row()['question'].replace('at the same time', w)), 'train').id
         for w in ('at the same time', 'concurrently')
     )
-    assert a != b and re.fullmatch(r'cotempqa-during-[0-9a-f]{12}', a) and a == read_row(row(row_id=None), 'test').id
+    assert (
+        a != b
+        and re.fullmatch(r'cotempqa-during-[0-9a-f]{12}', a)
+        and a == read_cotempqa_row(row(row_id=None), 'test').id
+    )
 
 
 @pytest.mark.parametrize(
     'change, reason',
     [
         ({'question': None}, "'question' is missing"),
-        ({'question': 5}, "'question' is no text"),
-        ({'question': ' '}, "'question' is no text"),
+        ({'question': 5}, "'question' is not text"),
+        ({'question': ' '}, "'question' is not text"),
         ({'answer': None}, "'answer' is missing"),
-        ({'answer': 'reeve'}, "'answer' is no list"),
-        ({'answer': "['reeve"}, "'answer' is no list"),
-        ({'answer': [3]}, "'answer' is no list"),
+        ({'answer': 'reeve'}, "'answer' is not a list"),
+        ({'answer': "['reeve"}, "'answer' is not a list"),
+        ({'answer': [3]}, "'answer' is not a list"),
         ({'answer': []}, "'answer' is empty"),
-        ({'answer': ['reeve', '']}, 'holds an empty string'),
+        ({'answer': ['reeve', '']}, 'contains an empty string'),
         ({'answer': ['warden']}, "'warden' occurs in no fact"),
         ({'facts': None}, "'facts' is missing"),
         ({'facts': []}, "'facts' is empty"),
-        ({'facts': 'x'}, "'facts' is no list"),
-        ({'facts': {'a': 1}}, "'facts' is no list"),
-        ({'facts': [EVENT, 'reeve of nothing']}, 'no dated fact'),
+        ({'facts': 'x'}, "'facts' is not a list"),
+        ({'facts': {'a': 1}}, "'facts' is not a list"),
+        ({'facts': [EVENT, 'reeve of nothing']}, 'not a dated fact'),
         ({'facts': ['Ada Marlow holds the position of reeve in February 30, 1925.']}, 'has no day 30'),
         ({'label': None}, "'label' is missing"),
         ({'label': 'durin'}, "did you mean 'during'"),
-        ({'label': ['during']}, "'label' is no text"),
+        ({'label': ['during']}, "'label' is not text"),
         ({'triple_element': None}, "'triple_element' is missing"),
         ({'triple_element': 'S1_R1_O1'}, 'unknown triple_element'),
         ({'row_id': 3096}, 'is not one of during'),
-        ({'row_id': 'x'}, 'is no row number'),
-        ({'row_id': None, 'index': -1}, 'is no row number'),
-        ({'row_id': None, 'index': True}, 'is no row number'),
+        ({'row_id': 'x'}, 'is not a row number'),
+        ({'row_id': None, 'index': -1}, 'is not a row number'),
+        ({'row_id': None, 'index': True}, 'is not a row number'),
         ({'index': 8}, 'contradict each other'),
     ],
 )
 def test_bad_rows(change, reason):
     with pytest.raises(TracenbError, match=re.escape(reason)):
-        read_row(row(**change), 'train')
+        read_cotempqa_row(row(**change), 'train')
 
 
 def test_a_question_of_another_wording_keeps_its_row():
-    e = read_row(row(question='Which office had Ada Marlow then?'), 'train')
-    assert decompose(e).facts == (1,)
+    e = read_cotempqa_row(row(question='Which office had Ada Marlow then?'), 'train')
+    assert cotempqa_steps(e).facts == (1,)
     with pytest.raises(TracenbError, match='not worded like'):
         computed_label(e)
 
@@ -403,12 +409,14 @@ def official(e):
 
 
 def both(source):
-    return load(source, 'train') + load(source, 'test')
+    return load_cotempqa(source, 'train') + load_cotempqa(source, 'test')
 
 
 @pytest.fixture(scope='module')
 def simulated():
-    return {label: [official(e) for e in simulate(25, labels=(label,), max_words=60)] for label in LABELS}
+    return {
+        label: [official(e) for e in simulate_cotempqa(25, labels=(label,), max_words=60)] for label in COTEMPQA_LABELS
+    }
 
 
 @pytest.fixture
@@ -427,13 +435,15 @@ def loudly(source):
 
 
 def test_official_folder(folder, simulated):
-    train, test = load(folder, 'train'), load(folder, 'test')
-    assert [e.meta['label'] for e in test] == [label for label in LABELS for _ in range(5)] and len(train) == 80
+    train, test = load_cotempqa(folder, 'train'), load_cotempqa(folder, 'test')
+    assert [e.meta['label'] for e in test] == [label for label in COTEMPQA_LABELS for _ in range(5)] and len(
+        train
+    ) == 80
     assert [e.question for e in test] == [
-        simulated[label][i]['question'] for label in LABELS for i in released_order(25)
+        simulated[label][i]['question'] for label in COTEMPQA_LABELS for i in released_order(25)
     ]
     assert [e.id for e in train] == [
-        f'cotempqa-{label}-{i:04}' for label in LABELS for i in range(25) if i not in released_order(25)
+        f'cotempqa-{label}-{i:04}' for label in COTEMPQA_LABELS for i in range(25) if i not in released_order(25)
     ]
     assert check_examples(train + test, cotempqa) and {e.split for e in train} == {'train'}
 
@@ -444,7 +454,9 @@ def test_other_suffixes(tmp_path, folder, simulated, suffix):
     for label, rows in simulated.items():
         write(there / f'{label}{suffix}', rows)
     assert both(there) == both(folder)
-    assert load(there / f'mix{suffix}', 'test') == [e for e in load(folder, 'test') if e.meta['label'] == 'mix']
+    assert load_cotempqa(there / f'mix{suffix}', 'test') == [
+        e for e in load_cotempqa(folder, 'test') if e.meta['label'] == 'mix'
+    ]
 
 
 def test_one_file_whose_rows_carry_labels(tmp_path, folder, simulated):
@@ -453,16 +465,18 @@ def test_one_file_whose_rows_carry_labels(tmp_path, folder, simulated):
     random.Random(0).shuffle(rows)
     assert len(both(write(tmp_path / 'all.jsonl', rows))) == 100
     with pytest.raises(TracenbError, match="'label' is missing|neither split"):
-        load(write(tmp_path / 'none.jsonl', simulated['mix']), 'train')
+        load_cotempqa(write(tmp_path / 'none.jsonl', simulated['mix']), 'train')
 
 
 def test_splits_in_the_rows_are_believed(tmp_path, simulated):
     rows = [r | {'split': 'test' if i < 3 else 'train'} for i, r in enumerate(simulated['equal'])]
-    assert [e.question for e in load(write(tmp_path / 'equal.json', rows), 'test')] == [r['question'] for r in rows[:3]]
+    assert [e.question for e in load_cotempqa(write(tmp_path / 'equal.json', rows), 'test')] == [
+        r['question'] for r in rows[:3]
+    ]
     with pytest.warns(RowsLeftOut, match="unknown split 'dev'"):
-        assert len(load(write(tmp_path / 'equal.json', [rows[3], rows[4] | {'split': 'dev'}]), 'train')) == 1
+        assert len(load_cotempqa(write(tmp_path / 'equal.json', [rows[3], rows[4] | {'split': 'dev'}]), 'train')) == 1
     with pytest.warns(RowsLeftOut, match='neither split nor index'):
-        assert len(load(write(tmp_path / 'equal.json', [rows[3], simulated['equal'][4]]), 'train')) == 1
+        assert len(load_cotempqa(write(tmp_path / 'equal.json', [rows[3], simulated['equal'][4]]), 'train')) == 1
 
 
 def test_numbered_rows_take_the_released_split(tmp_path, simulated):
@@ -471,9 +485,9 @@ def test_numbered_rows_take_the_released_split(tmp_path, simulated):
         r | {'row_id': FIRST['mix'] + i}
         for r, i in zip(simulated['mix'], [*sorted(order[:10]), *(i for i in range(40) if i not in order)])
     ]
-    test = load(write(tmp_path / 'mix.json', rows), 'test')
+    test = load_cotempqa(write(tmp_path / 'mix.json', rows), 'test')
     assert [e.meta['row_id'] - FIRST['mix'] for e in test] == order[:10] and len(
-        load(tmp_path / 'mix.json', 'train')
+        load_cotempqa(tmp_path / 'mix.json', 'train')
     ) == 15
 
 
@@ -493,9 +507,9 @@ def test_duplicate_rows_are_left_out_once(tmp_path, simulated):
     with pytest.warns(
         RowsLeftOut, match=r'3 rows kept, 1 left out:\n.*equal\.json:3: id .* was used before, at .*equal\.json:1'
     ):
-        assert len(load(write(tmp_path / 'equal.json', [rows[0], rows[1], rows[0], rows[2]]), 'train')) == 3
+        assert len(load_cotempqa(write(tmp_path / 'equal.json', [rows[0], rows[1], rows[0], rows[2]]), 'train')) == 3
     with pytest.warns(RowsLeftOut, match='was used before'):
-        load(write(tmp_path / 'equal.json', [rows[0] | {'index': 3}, rows[1] | {'index': 3}]), 'train')
+        load_cotempqa(write(tmp_path / 'equal.json', [rows[0] | {'index': 3}, rows[1] | {'index': 3}]), 'train')
 
 
 def test_a_truncated_archive_gives_what_it_holds(tmp_path, simulated):
@@ -513,18 +527,18 @@ def test_a_truncated_archive_gives_what_it_holds(tmp_path, simulated):
 def test_folders_that_cannot_be_meant(tmp_path, folder, simulated):
     (folder / 'mix.json').unlink()
     with pytest.warns(RowsLeftOut, match="no file of 'mix'"):
-        assert len(load(folder, 'train')) == 60
+        assert len(load_cotempqa(folder, 'train')) == 60
     write(folder / 'equal.jsonl', simulated['equal'])
     with pytest.raises(TracenbError, match='a second file of equal'):
-        load(folder, 'train')
+        load_cotempqa(folder, 'train')
     with pytest.raises(TracenbError, match='none of the files'):
-        load((tmp_path / 'empty').mkdir() or tmp_path / 'empty', 'train')
+        load_cotempqa((tmp_path / 'empty').mkdir() or tmp_path / 'empty', 'train')
     with pytest.raises(TracenbError, match='no such file or folder'):
-        load(tmp_path / 'nowhere', 'train')
+        load_cotempqa(tmp_path / 'nowhere', 'train')
     with pytest.raises(TracenbError, match="unknown split 'dev'"):
-        load(folder, 'dev')
+        load_cotempqa(folder, 'dev')
     with pytest.warns(RowsLeftOut, match="the row says 'mix', the file 'overlap'"):
-        load(
+        load_cotempqa(
             write(tmp_path / 'overlap.json', [simulated['overlap'][0], simulated['overlap'][1] | {'label': 'mix'}]),
             'train',
         )
@@ -559,7 +573,7 @@ def test_answers_round_trip(answers):
 
 @given(st.text(max_size=30))
 def test_any_text_is_some_answers(text):
-    assert all(isinstance(a, str) for a in read_answers(text))
+    assert all(isinstance(a, str) for a in read_cotempqa_answers(text))
 
 
 @pytest.mark.parametrize(
@@ -576,7 +590,7 @@ def test_any_text_is_some_answers(text):
     ],
 )
 def test_broken_lists(text, answers):
-    assert read_answers(text) == answers
+    assert read_cotempqa_answers(text) == answers
 
 
 @pytest.mark.parametrize(
@@ -596,13 +610,13 @@ def test_broken_lists(text, answers):
     ],
 )
 def test_the_scorer_of_the_paper(prediction, right):
-    e = read_row(row(), 'test')
+    e = read_cotempqa_row(row(), 'test')
     assert right_answer(prediction, e) is right is cotempqa.paper.right_answer(prediction, e)
 
 
 def test_the_scorer_of_the_paper_has_its_faults():
-    assert right_answer('assistant reeve', read_row(row(), 'test'))
-    e = read_row(
+    assert right_answer('assistant reeve', read_cotempqa_row(row(), 'test'))
+    e = read_cotempqa_row(
         row(
             facts=[EVENT, 'Ada Marlow holds the position of assistant professor in 1925.'],
             answer=['assistant professor'],
@@ -610,7 +624,7 @@ def test_the_scorer_of_the_paper_has_its_faults():
         'test',
     )
     assert not right_answer("['assistant professor']", e)  # it deletes the word inside the answer
-    who = read_row(
+    who = read_cotempqa_row(
         row(
             question='While Ada Marlow was working for Arkwell, who also worked for Arkwell at the same time?',
             facts=[EVENT, 'Ben Okoro works for Arkwell in 1925.', 'Cy Dee works for Arkwell in 1950.'],
@@ -626,31 +640,31 @@ def test_the_scorer_of_the_paper_has_its_faults():
 
 @given(st.randoms())
 def test_the_paper_quotes_one_fact_without_an_answer(rng):
-    e = read_row(row(), 'train')
+    e = read_cotempqa_row(row(), 'train')
     drawn = cotempqa.paper.wrong_facts(e, rng)
     assert (
         len(drawn) == 1
         and drawn[0] in (0, 2)
         and cotempqa.paper.quote(tuple(e.context[i] for i in drawn)) == e.context[drawn[0]]
     )
-    everywhere = read_row(row(facts=['Ada Marlow holds the position of reeve in 1925.']), 'train')
+    everywhere = read_cotempqa_row(row(facts=['Ada Marlow holds the position of reeve in 1925.']), 'train')
     assert cotempqa.paper.wrong_facts(everywhere, rng) == (0,)
 
 
 def test_where_the_paper_looks_gold_up():
     place = cotempqa.paper.lookup(
-        read_row(row(row_id=list(released_order(COUNTS['during']))[3], answer=['reeve', 'Arkwell']), 'test')
+        read_cotempqa_row(row(row_id=list(released_order(COUNTS['during']))[3], answer=['reeve', 'Arkwell']), 'test')
     )
     assert place == ('during', 3, "['reeve', 'Arkwell']", 'reeve')
-    assert cotempqa.paper.lookup(simulate(1)[0]).rank == 87  # after all that have a place
+    assert cotempqa.paper.lookup(simulate_cotempqa(1)[0]).rank == 87  # after all that have a place
 
 
 # --- The task
 
 
 def test_wording():
-    e = read_row(row(), 'train')
-    assert get_task('cotempqa') is cotempqa and cotempqa.labels == LABELS
+    e = read_cotempqa_row(row(), 'train')
+    assert get_task('cotempqa') is cotempqa and cotempqa.labels == COTEMPQA_LABELS
     assert (
         cotempqa.prompt(e)
         == f'Answer the question based on the context:\n{list(e.context)!r}\nQuestion: {e.question} Only return the answer.\n'
@@ -665,29 +679,32 @@ def test_wording():
 
 
 def test_simulation_keeps_its_promises():
-    long, short = simulate(120, seed=3), simulate(17, seed=3)
-    assert long[:17] == short and [e.meta['label'] for e in short] == [LABELS[i % 4] for i in range(17)]
+    long, short = simulate_cotempqa(120, seed=3), simulate_cotempqa(17, seed=3)
+    assert long[:17] == short and [e.meta['label'] for e in short] == [COTEMPQA_LABELS[i % 4] for i in range(17)]
     assert len({e.id for e in long}) == 120 and all(
         e.meta['simulated'] is True and e.dataset == 'cotempqa' for e in long
     )
-    assert {e.id for e in simulate(20, seed=4)}.isdisjoint(e.id for e in long)
-    test = simulate(60, seed=3, split='test')
+    assert {e.id for e in simulate_cotempqa(20, seed=4)}.isdisjoint(e.id for e in long)
+    test = simulate_cotempqa(60, seed=3, split='test')
     for e in long + test:
-        assert split_of(Story(e.context, e.question, e.answers, (), '')) == e.split
+        assert split_of(DatedStory(e.context, e.question, e.answers, (), '')) == e.split
     assert {(e.context, e.question) for e in long}.isdisjoint((e.context, e.question) for e in test)
 
 
 def test_one_story_in_five_is_for_testing():
-    told = [split_of(tell(random.Random(i), LABELS[i % 4], 70) or tell(random.Random(-i), 'equal')) for i in range(300)]
+    told = [
+        split_of(tell(random.Random(i), COTEMPQA_LABELS[i % 4], 70) or tell(random.Random(-i), 'equal'))
+        for i in range(300)
+    ]
     assert 35 < told.count('test') < 85
 
 
 @pytest.mark.parametrize('words', [40, 55, 150])
 def test_simulation_respects_max_words(words):
-    examples = simulate(12, max_words=words)
+    examples = simulate_cotempqa(12, max_words=words)
     assert all(sum(len(c.split()) for c in e.context) <= words for e in examples)
     assert all(
-        len(decompose(e).facts) + 1 < len(e.context) for e in examples
+        len(cotempqa_steps(e).facts) + 1 < len(e.context) for e in examples
     )  # the event and another fact beside the gold ones
 
 
@@ -702,11 +719,11 @@ def test_simulation_respects_max_words(words):
 )
 def test_simulation_refuses(wrong, reason):
     with pytest.raises(TracenbError, match=reason):
-        simulate(**({'n': 1} | wrong))
+        simulate_cotempqa(**({'n': 1} | wrong))
 
 
 def test_simulated_labels_and_facts_follow_from_the_dates_alone():
-    for e in simulate(200, seed=11):
+    for e in simulate_cotempqa(200, seed=11):
         facts, q = [read_fact(c) for c in e.context], read_question(e.question)
         years = {
             r: [(first(f.when.start), max(first(f.when.start), last(f.when.end))) for f in facts]
@@ -726,7 +743,7 @@ def test_simulated_labels_and_facts_follow_from_the_dates_alone():
         for spans in years.values():
             a, b = spans[event[0]]
             meets = [i for i in slot if spans[i][0] <= b and a <= spans[i][1]]
-            assert meets == list(decompose(e).facts) and {
+            assert meets == list(cotempqa_steps(e).facts) and {
                 facts[i].subject if q.asked_subject is None else facts[i].object for i in meets
             } == set(e.answers)
             kinds = {
@@ -742,11 +759,13 @@ def test_simulated_labels_and_facts_follow_from_the_dates_alone():
 
 
 def test_simulation_has_every_kind_of_question():
-    made = Counter((e.meta['label'], e.meta['triple_element']) for e in simulate(600, seed=1, max_words=90))
+    made = Counter((e.meta['label'], e.meta['triple_element']) for e in simulate_cotempqa(600, seed=1, max_words=90))
     assert set(made) >= {
-        (label, kind) for label, kinds in KINDS.items() for kind, percent in kinds.items() if percent > 2
+        (label, kind) for label, kinds in QUESTION_KINDS.items() for kind, percent in kinds.items() if percent > 2
     } and set(ELEMENTS) == {kind for _, kind in made}
-    assert all(s is None or s.kind in KINDS['equal'] for s in (tell(random.Random(i), 'equal', 80) for i in range(20)))
+    assert all(
+        s is None or s.kind in QUESTION_KINDS['equal'] for s in (tell(random.Random(i), 'equal', 80) for i in range(20))
+    )
 
 
 def test_a_simulated_set_is_asked_for_like_any_other():
@@ -760,38 +779,40 @@ def test_a_simulated_set_is_asked_for_like_any_other():
 
 def test_the_paper_s_split_can_be_made_again_from_the_counts(shared):
     ids = json.loads((shared / 'cotempqa' / 'split_test_ids.json').read_text())
-    assert {label: [FIRST[label] + i for i in released_order(COUNTS[label])] for label in LABELS} == ids and sum(
-        map(len, ids.values())
-    ) == 950
+    assert {
+        label: [FIRST[label] + i for i in released_order(COUNTS[label])] for label in COTEMPQA_LABELS
+    } == ids and sum(map(len, ids.values())) == 950
 
 
 def test_real_rows_are_all_read_in_the_released_order(shared, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        train, test = load(shared / 'cotempqa', 'train'), load(shared / 'cotempqa', 'test')
+        train, test = load_cotempqa(shared / 'cotempqa', 'train'), load_cotempqa(shared / 'cotempqa', 'test')
     ids = json.loads((shared / 'cotempqa' / 'split_test_ids.json').read_text())
-    assert [e.meta['row_id'] for e in test] == [i for label in LABELS for i in ids[label]] and len(train) == 2399
+    assert [e.meta['row_id'] for e in test] == [i for label in COTEMPQA_LABELS for i in ids[label]] and len(
+        train
+    ) == 2399
     assert sum('row_id' not in e.meta for e in train) == 66 and len({e.id for e in train + test}) == 3349
     check_examples(train + test, cotempqa)
     for rows, split in ((train, 'train'), (test, 'test')):  # without `split`, place decides
         some = [json.loads(line) for line in (shared / 'cotempqa' / 'mix.jsonl').open(encoding='utf-8')]
         bare = [{k: r[k] for k in ('question', 'facts', 'answer', 'triple_element')} | {'label': 'mix'} for r in some]
         assert [e.id for e in rows if e.meta['label'] == 'mix'] == [
-            e.id for e in load(write(tmp_path / 'mix.json', bare), split)
+            e.id for e in load_cotempqa(write(tmp_path / 'mix.json', bare), split)
         ]
 
 
 def test_rule_and_official_labels(shared):
-    real = load(shared / 'cotempqa', 'train') + load(shared / 'cotempqa', 'test')
+    real = load_cotempqa(shared / 'cotempqa', 'train') + load_cotempqa(shared / 'cotempqa', 'test')
     agree = lambda reading, steps: Counter(
         e.meta['label'] for e in real if computed_label(e, reading, steps(e)) == e.meta['label']
     )
-    assert agree('written', decompose) == {'equal': 436, 'during': 1696, 'mix': 551, 'overlap': 650}
-    assert agree('first_day', decompose) == {'equal': 436, 'during': 1696, 'mix': 550, 'overlap': 648}
-    assert agree('whole_period', decompose) == {'equal': 436, 'during': 1673, 'mix': 538, 'overlap': 591}
+    assert agree('written', cotempqa_steps) == {'equal': 436, 'during': 1696, 'mix': 551, 'overlap': 650}
+    assert agree('first_day', cotempqa_steps) == {'equal': 436, 'during': 1696, 'mix': 550, 'overlap': 648}
+    assert agree('whole_period', cotempqa_steps) == {'equal': 436, 'during': 1673, 'mix': 538, 'overlap': 591}
     assert agree('written', paper_steps) == {'equal': 436, 'during': 1687, 'mix': 551, 'overlap': 650}
-    assert all(decompose(e).facts and set(decompose(e).facts) <= set(paper_steps(e).facts) for e in real)
-    assert sum(decompose(e) != paper_steps(e) for e in real) == 144
+    assert all(cotempqa_steps(e).facts and set(cotempqa_steps(e).facts) <= set(paper_steps(e).facts) for e in real)
+    assert sum(cotempqa_steps(e) != paper_steps(e) for e in real) == 144
     assert all(
         read_question(e.question).shared == e.meta['triple_element'] and event_facts(e.context, e.question)
         for e in real
@@ -801,7 +822,7 @@ def test_rule_and_official_labels(shared):
 def predictions(shared, condition):
     with gzip.open(shared / 'published' / f'cotempqa_Qwen3-1.7B_{condition}.jsonl.gz', 'rt', encoding='utf-8') as f:
         rows = list(map(json.loads, f))
-    return [(r['prediction'], read_row(r, 'test')) for r in rows]
+    return [(r['prediction'], read_cotempqa_row(r, 'test')) for r in rows]
 
 
 def own_answers(text):
@@ -812,7 +833,7 @@ def own_answers(text):
         re.search(r'<answer>(.*?)(?:</answer>|\Z)', rest, re.S),
         re.findall(r'(?im)(?:^\s*answer:|answer is:)(.*)$', rest),
     )
-    return read_answers(tag[1] if tag else lines[-1] if lines else rest)
+    return read_cotempqa_answers(tag[1] if tag else lines[-1] if lines else rest)
 
 
 @pytest.mark.parametrize(
@@ -822,14 +843,16 @@ def own_answers(text):
 def test_published_answers_scored_both_ways(shared, condition, mean, right, exact):
     rows = predictions(shared, condition)
     hits, n = Counter(e.meta['label'] for p, e in rows if right_answer(p, e)), Counter(e.meta['label'] for _, e in rows)
-    assert hits.total() == right and round(100 * sum(hits[label] / n[label] for label in LABELS) / 4, 2) == mean
+    assert (
+        hits.total() == right and round(100 * sum(hits[label] / n[label] for label in COTEMPQA_LABELS) / 4, 2) == mean
+    )
     same = lambda said, gold: set(map(normalize, said)) == set(map(normalize, gold))
     assert sum(same(own_answers(p), e.answers) for p, e in rows) == exact
 
 
 def test_published_files_are_a_source_like_any_other(shared):
     path = shared / 'published' / 'cotempqa_Qwen3-1.7B_correct.jsonl.gz'
-    assert load(path, 'test') == load(shared / 'cotempqa', 'test')
+    assert load_cotempqa(path, 'test') == load_cotempqa(shared / 'cotempqa', 'test')
 
 
 def test_the_paper_s_confusion_table(shared):

@@ -217,10 +217,11 @@ def kernel(tmp_path_factory):
 BEGIN = """
 from tracenb.models.loading import linear4bit
 from tracenb.runs import stages
-train = dict(num_train_epochs=1, batch_size=1, gradient_accumulation_steps=1, save_steps=2, gradient_checkpointing=False)
+train = dict(num_train_epochs=1, batch_size=1, gradient_accumulation_steps=1)
+train |= dict(save_steps=2, gradient_checkpointing=False)
 settings = dict(train=train, generate=dict(max_new_tokens=40, batch_size=1))
 def begin(out):
-    return stages.open_run(stages.make_run(data=dict(n_train=24, n_test=12), **settings), out)
+    return stages.open_run(stages.make_run(data=dict(n_train=48, n_test=24), **settings), out)
 run = begin('stopped')
 chats = stages.build(run)
 print(run.path.resolve())"""
@@ -248,10 +249,10 @@ def test_training_and_generation_resume_after_a_stopped_cell(kernel):
     assert kernel.run('print(6 * 7)') == (None, '42')
     error, printed = kernel.run(RESUME)
     at, steps, quantized = printed.split()
-    assert error is None and 4 <= int(at) < int(steps) == 24 and quantized == 'True'
+    assert error is None and 4 <= int(at) < int(steps) == 48 and quantized == 'True'
     assert kernel.run('made = stages.answer(run)', lambda: n_lines(generations) >= 3)[0] == 'KeyboardInterrupt'
     before = generations.read_text()
-    assert kernel.run(COMPARE) == (None, 'True 12')
+    assert kernel.run(COMPARE) == (None, 'True 24')
     assert generations.read_text().startswith(before[: before.rfind('\n') + 1])
 
 

@@ -112,7 +112,7 @@ def test_a_module_imports_only_what_comes_before_it():
     place = {module(p): i for i, p in enumerate(LIBRARY)}
     for p in LIBRARY:
         for name in imports('\n'.join(exported(p))):
-            assert name in place, f'{p.name} imports {name}, which is no module: name the module that defines it'
+            assert name in place, f'{p.name} imports {name}, which is not a module: name the one that defines it'
             assert place[name] < place[module(p)], f'{p.name} imports {name}, which comes later'
 
 

@@ -14,6 +14,7 @@ from tracenb.models import loading as models
 from tracenb.models.loading import (
     cached,
     dequantized,
+    fast_cpu,
     get_preset,
     linear4bit,
     load_model,
@@ -21,7 +22,6 @@ from tracenb.models.loading import (
     make_tiny,
     memory_errors,
     model_source,
-    tuned,
 )
 
 REAL = 'smollm2-135m'
@@ -73,7 +73,7 @@ def test_dequantized_weights_compute_the_same_numbers(name, dtype):
 
 def test_dequantized_restores_after_an_error():
     model = load_model('tiny-random', device='cpu')
-    with pytest.raises(ZeroDivisionError), tuned(model, 40):
+    with pytest.raises(ZeroDivisionError), fast_cpu(model, 40):
         1 / 0
     assert len(linear4bit(model)) == 14 and model.config._attn_implementation == 'sdpa'
 

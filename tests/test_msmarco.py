@@ -17,17 +17,16 @@ from tracenb.core.records import Example, Generation, TracenbError, normalize
 from tracenb.core.rows import RowsLeftOut
 from tracenb.scoring.rouge_bleu import answerable, bleu, evaluate, rouge_l, words
 from tracenb.tasks.msmarco import (
-    LABELS,
     closest_passage,
-    decompose,
-    load,
+    load_msmarco,
     msmarco,
+    msmarco_paper_steps,
+    msmarco_steps,
     overlap,
-    paper_decompose,
     paper_wrong_facts,
-    read_row,
+    read_msmarco_row,
 )
-from tracenb.tasks.msmarco_sim import KINDS, NO_ANSWER, Asked, simulate
+from tracenb.tasks.msmarco_sim import MSMARCO_LABELS, NO_ANSWER, TOPICS, SimulatedQuery, simulate_msmarco
 from tracenb.tasks.task import DataConfig, check_examples, get_task, load_examples, split_of
 
 
@@ -47,7 +46,7 @@ def official(e, i):
 
 
 def rows(n=10, split='train', **more):
-    return [official(e, i) for i, e in enumerate(simulate(n, split=split, max_words=90, **more))]
+    return [official(e, i) for i, e in enumerate(simulate_msmarco(n, split=split, max_words=90, **more))]
 
 
 def columns(rows):
@@ -76,7 +75,7 @@ ROW = rows(1)[0]
 
 
 def test_official_row():
-    e = read_row(ROW, 'train')
+    e = read_msmarco_row(ROW, 'train')
     assert (e.id, e.dataset, e.split, e.question, e.answers) == (
         'msmarco-1000',
         'msmarco',
@@ -94,14 +93,14 @@ def test_official_row():
 
 
 def test_the_real_row_of_version_1(shared):
-    e = read_row(json.loads((shared / 'marco' / 'one_row_v1.1.json').read_text()), 'train')
+    e = read_msmarco_row(json.loads((shared / 'marco' / 'one_row_v1.1.json').read_text()), 'train')
     assert (e.id, len(e.context), e.answers, e.meta) == (
         'msmarco-0',
         7,
         ('Yes',),
         {'label': 'DESCRIPTION', 'facts': [2], 'query_id': 0},
     )
-    assert paper_decompose(e).facts != decompose(e).facts  # no passage says yes
+    assert msmarco_paper_steps(e).facts != msmarco_steps(e).facts  # no passage says yes
 
 
 def test_foreign_names():
@@ -109,10 +108,10 @@ def test_foreign_names():
     for passages in ({'passages': texts}, {'passage': texts}, {'passage': repr(texts)}):
         for answer in ({'gold': 'a, b'}, {'answer': ['a, b']}, {'answer': "['a, b']"}):
             for label in ({'query_type': 'numeric'}, {'category': 'NUMERIC'}):
-                e = read_row({'question': 'how many', **passages, **answer, **label}, 'test')
+                e = read_msmarco_row({'question': 'how many', **passages, **answer, **label}, 'test')
                 assert (e.context, e.answers, e.meta['label'], e.split) == (tuple(texts), ('a, b',), 'NUMERIC', 'test')
                 assert re.fullmatch(r'msmarco-row-[0-9a-f]{12}', e.id)
-    assert read_row(
+    assert read_msmarco_row(
         {'question': 'how many', 'passages': texts, 'gold': '3,000', 'query_type': 'NUMERIC'}, 'test'
     ).answers == ('3,000',)
 
@@ -124,21 +123,24 @@ def test_facts_of_rows_that_do_not_say_what_was_selected():
         'category': 'ENTITY',
         'gold': 'the dog ran',
     }
-    assert read_row(row, 'test').meta['facts'] == [1] and read_row(row, 'test').meta['facts_by'] == 'overlap'
-    assert read_row(row | {'gold': NO_ANSWER}, 'test').meta['facts'] == []
+    assert (
+        read_msmarco_row(row, 'test').meta['facts'] == [1]
+        and read_msmarco_row(row, 'test').meta['facts_by'] == 'overlap'
+    )
+    assert read_msmarco_row(row | {'gold': NO_ANSWER}, 'test').meta['facts'] == []
 
 
 def test_an_id_of_content_names_its_content():
     row = {'question': 'q', 'passages': ['a'], 'category': 'ENTITY', 'gold': 'x'}
     assert (
-        read_row(row, 'test').id
-        == read_row(row | {'gold': 'y'}, 'test').id
-        != read_row(row | {'passages': ['b']}, 'test').id
+        read_msmarco_row(row, 'test').id
+        == read_msmarco_row(row | {'gold': 'y'}, 'test').id
+        != read_msmarco_row(row | {'passages': ['b']}, 'test').id
     )
 
 
 def test_repeated_and_empty_answers_are_dropped():
-    assert read_row(ROW | {'answers': ['a', '', 'b ', 'a']}, 'train').answers == ('a', 'b')
+    assert read_msmarco_row(ROW | {'answers': ['a', '', 'b ', 'a']}, 'train').answers == ('a', 'b')
 
 
 def passage(i, **change):
@@ -179,11 +181,11 @@ BAD = {
 def test_a_bad_row_is_named_and_the_others_are_kept(tmp_path, name):
     change, why = BAD[name]
     with pytest.raises(TracenbError, match=re.escape(why)):
-        read_row(ROW | change, 'train')
+        read_msmarco_row(ROW | change, 'train')
     good = rows(4)
     (tmp_path / 'train.jsonl').write_text(lines([good[0], good[1] | change, good[2], good[3]]))
     with pytest.warns(RowsLeftOut) as caught:
-        kept = load(tmp_path, 'train')
+        kept = load_msmarco(tmp_path, 'train')
     assert [e.id for e in kept] == ['msmarco-1000', 'msmarco-1002', 'msmarco-1003']
     assert (
         len(caught) == 1
@@ -196,7 +198,7 @@ def test_a_repeated_query_id_keeps_the_first(tmp_path):
     good = rows(3)
     (tmp_path / 'train.jsonl').write_text(lines([good[0], good[1] | {'query_id': 1000}, good[2]]))
     with pytest.warns(RowsLeftOut, match=r"train\.jsonl:2: id 'msmarco-1000' was used before, at .*train\.jsonl:1"):
-        assert len(load(tmp_path, 'train')) == 2
+        assert len(load_msmarco(tmp_path, 'train')) == 2
 
 
 @given(
@@ -209,7 +211,7 @@ def test_a_repeated_query_id_keeps_the_first(tmp_path):
 )
 def test_whatever_a_field_holds_the_row_is_read_or_refused(key, value):
     try:
-        e = read_row(ROW | {key: value}, 'train')
+        e = read_msmarco_row(ROW | {key: value}, 'train')
     except TracenbError:
         return
     check_examples([e], msmarco)
@@ -232,8 +234,8 @@ FORMS = {
 @pytest.mark.parametrize('name', FORMS)
 def test_every_official_form_gives_the_same_examples(tmp_path, name):
     FORMS[name](tmp_path / name, rows(30))
-    expected = [read_row(r, 'train') for r in rows(30)]
-    assert load(tmp_path, 'train') == load(tmp_path / name, 'train') == expected
+    expected = [read_msmarco_row(r, 'train') for r in rows(30)]
+    assert load_msmarco(tmp_path, 'train') == load_msmarco(tmp_path / name, 'train') == expected
     assert any(e.answers == (NO_ANSWER,) for e in expected) and any(len(e.answers) > 1 for e in expected)
 
 
@@ -242,69 +244,69 @@ def test_every_official_form_gives_the_same_examples(tmp_path, name):
 )
 def test_the_test_split_is_the_official_development_set(tmp_path, name):
     FORMS[name.replace('dev', 'train').replace('validation', 'train').replace('test', 'train')](tmp_path / name, rows())
-    assert [e.split for e in load(tmp_path, 'test')] == ['test'] * 10
+    assert [e.split for e in load_msmarco(tmp_path, 'test')] == ['test'] * 10
     (tmp_path / 'eval_v2.1_public.json').write_text('{}')
     if not name.startswith('test'):
         (tmp_path / 'test-00000-of-00001.parquet').write_bytes(b'the official test set has no answers')
-    assert len(load(tmp_path, 'test')) == 10
+    assert len(load_msmarco(tmp_path, 'test')) == 10
     with pytest.raises(TracenbError, match='no train file in this folder'):
-        load(tmp_path, 'train')
+        load_msmarco(tmp_path, 'train')
 
 
 def test_shards_belong_together_and_a_missing_one_is_said(tmp_path):
     for k in range(3):
         parquet(tmp_path / f'train-{k:05}-of-00003.parquet', rows()[3 * k : 3 * k + 3])
-    assert [e.meta['query_id'] for e in load(tmp_path, 'train')] == list(range(1000, 1009))
+    assert [e.meta['query_id'] for e in load_msmarco(tmp_path, 'train')] == list(range(1000, 1009))
     (tmp_path / 'train-00001-of-00003.parquet').unlink()
     with pytest.warns(RowsLeftOut, match='2 of 3 train shards are here'):
-        assert len(load(tmp_path, 'train')) == 6
-    assert len(load(tmp_path / 'train-00000-of-00003.parquet', 'train')) == 3
+        assert len(load_msmarco(tmp_path, 'train')) == 6
+    assert len(load_msmarco(tmp_path / 'train-00000-of-00003.parquet', 'train')) == 3
 
 
 def test_a_copy_of_the_hub_has_two_versions(tmp_path):
     for version, n in (('v1.1', 4), ('v2.1', 6)):
         (tmp_path / version).mkdir()
         parquet(tmp_path / version / 'train-00000-of-00001.parquet', rows(n))
-    assert len(load(tmp_path, 'train')) == 6 and len(load(tmp_path / 'v1.1', 'train')) == 4
+    assert len(load_msmarco(tmp_path, 'train')) == 6 and len(load_msmarco(tmp_path / 'v1.1', 'train')) == 4
     (tmp_path / 'v2.1').rename(tmp_path / 'other')
     with pytest.raises(TracenbError, match='train files in several folders: other, v1.1'):
-        load(tmp_path, 'train')
+        load_msmarco(tmp_path, 'train')
 
 
 def test_two_files_that_could_be_the_split_are_an_error(tmp_path):
     for name in ('train_v2.1.json', 'train.jsonl'):
         FORMS[name](tmp_path / name, rows(2))
     with pytest.raises(TracenbError, match='several train files: train.jsonl, train_v2.1.json'):
-        load(tmp_path, 'train')
-    assert len(load(tmp_path / 'train.jsonl', 'train')) == 2
+        load_msmarco(tmp_path, 'train')
+    assert len(load_msmarco(tmp_path / 'train.jsonl', 'train')) == 2
 
 
 def test_one_file_stands_for_its_data_set(tmp_path):
     (tmp_path / 'train_v2.1.json').write_text(columns(rows(4)))
     (tmp_path / 'dev_v2.1.json').write_text(columns(rows(3, 'test')))
     assert (
-        len(load(tmp_path / 'train_v2.1.json', 'test')) == 3
-        and len(load(str(tmp_path / 'dev_v2.1.json'), 'train')) == 4
+        len(load_msmarco(tmp_path / 'train_v2.1.json', 'test')) == 3
+        and len(load_msmarco(str(tmp_path / 'dev_v2.1.json'), 'train')) == 4
     )
     (tmp_path / 'dev_v2.1.json').unlink()
     with pytest.raises(TracenbError, match='the test split is not beside it'):
-        load(tmp_path / 'train_v2.1.json', 'test')
+        load_msmarco(tmp_path / 'train_v2.1.json', 'test')
 
 
 def test_sources_that_cannot_be_read(tmp_path):
     with pytest.raises(TracenbError, match='no such file or folder'):
-        load(tmp_path / 'nowhere', 'train')
+        load_msmarco(tmp_path / 'nowhere', 'train')
     with pytest.raises(TracenbError, match='no train file in this folder'):
-        load(tmp_path, 'train')
+        load_msmarco(tmp_path, 'train')
     with pytest.raises(TracenbError, match='unknown split'):
-        load(tmp_path, 'dev')
+        load_msmarco(tmp_path, 'dev')
     for name in ('rows.jsonl', 'training.jsonl'):
         (tmp_path / name).write_text(lines(rows(2)))
         with pytest.raises(TracenbError, match='does not say which split'):
-            load(tmp_path / name, 'train')
+            load_msmarco(tmp_path / name, 'train')
     (tmp_path / 'train.jsonl').write_text('{"query": "x"}\n')
     with pytest.raises(TracenbError, match='no usable row'):
-        load(tmp_path, 'train')
+        load_msmarco(tmp_path, 'train')
 
 
 def test_a_hub_id_is_known_as_one(tmp_path, monkeypatch):
@@ -314,7 +316,7 @@ def test_a_hub_id_is_known_as_one(tmp_path, monkeypatch):
     monkeypatch.setattr(room, 'local_folder', lambda source, patterns: asked.append((source, patterns)) or tmp_path)
     (tmp_path / 'v2.1').mkdir()
     parquet(tmp_path / 'v2.1' / 'validation-00000-of-00001.parquet', rows(3))
-    assert len(load('microsoft/ms_marco', 'test')) == 3 and asked == [
+    assert len(load_msmarco('microsoft/ms_marco', 'test')) == 3 and asked == [
         ('microsoft/ms_marco', ('v2.1/validation*.parquet',))
     ]
 
@@ -326,28 +328,28 @@ def test_balanced_samples(tmp_path):
     for name, split, n in (('train_v2.1.json', 'train', 12), ('dev_v2.1.json', 'test', 5)):
         mixed = [
             e
-            for k, label in enumerate(LABELS)
-            for e in simulate(n + 9 * (k == 0), split=split, labels=(label,), max_words=60)
+            for k, label in enumerate(MSMARCO_LABELS)
+            for e in simulate_msmarco(n + 9 * (k == 0), split=split, labels=(label,), max_words=60)
         ]
         (tmp_path / name).write_text(columns([official(e, i + 1000 * (split == 'test')) for i, e in enumerate(mixed)]))
     config = DataConfig(source=str(tmp_path), n_train=50, n_test=20, balanced=True)
     train, test = load_examples(msmarco, config, 'train'), load_examples(msmarco, config, 'test')
-    assert Counter(e.meta['label'] for e in train) == dict.fromkeys(LABELS, 10) and Counter(
+    assert Counter(e.meta['label'] for e in train) == dict.fromkeys(MSMARCO_LABELS, 10) and Counter(
         e.meta['label'] for e in test
-    ) == dict.fromkeys(LABELS, 4)
+    ) == dict.fromkeys(MSMARCO_LABELS, 4)
     assert load_examples(msmarco, config, 'train') == train and {e.id for e in train}.isdisjoint(e.id for e in test)
     with pytest.raises(TracenbError, match='12 train examples of ENTITY fit the settings, 14 were asked for'):
         load_examples(msmarco, DataConfig(source=str(tmp_path), n_train=70, balanced=True), 'train')
 
 
 def test_wording():
-    e = read_row(ROW, 'train')
+    e = read_msmarco_row(ROW, 'train')
     texts = [p['passage_text'] for p in ROW['passages']]
     assert (
         msmarco.prompt(e)
         == f'Answer the question based on the context:\n{texts!r}\nQuestion: {ROW["query"]}\nOnly return the answer.\n'
     )
-    assert msmarco.trace_text(e, decompose(e)) == (
+    assert msmarco.trace_text(e, msmarco_steps(e)) == (
         'The category of the question represents what is being asked in that question. The category of the question asked is: DESCRIPTION.\n'
         f'I need to use the following text to answer the question: {[texts[i] for i in e.meta["facts"]]!r}'
     )
@@ -366,10 +368,11 @@ def test_the_first_answer_is_written_and_read_as_one(answers):
 
 
 def test_a_completion_is_read_back():
-    from tracenb.traces.chat import completion_text, parse
+    from tracenb.traces.chat import completion_text
     from tracenb.traces.conditions import build_traces
+    from tracenb.traces.parsing import parse
 
-    examples = simulate(30, seed=3, max_words=90)
+    examples = simulate_msmarco(30, seed=3, max_words=90)
     for e, t in zip(examples, build_traces(examples, msmarco, 'correct')):
         said = parse(
             Generation(id=e.id, text=completion_text(e, t, msmarco), n_tokens=1, finish_reason='stop'), e, msmarco
@@ -396,7 +399,7 @@ def test_the_papers_rules(context, answer, seed):
     )
     shared = [len({w for w in normalize(c).split()} & {w for w in normalize(answer).split()}) for c in context]
     assert [overlap(c, answer) for c in context] == shared
-    assert paper_decompose(e).facts == (shared.index(max(shared)),) == (closest_passage(e.context, answer),)
+    assert msmarco_paper_steps(e).facts == (shared.index(max(shared)),) == (closest_passage(e.context, answer),)
     (wrong,) = paper_wrong_facts(e, random.Random(seed))
     assert shared[wrong] < 8 if min(shared) < 8 else shared[wrong] == min(shared)
     assert {paper_wrong_facts(e, random.Random(s))[0] for s in range(60)} == {
@@ -558,10 +561,10 @@ def key(e):
     max_words=st.sampled_from([None, 60, 120, 400]),
 )
 def test_a_longer_simulation_begins_with_the_shorter(seed, n, more, split, max_words):
-    long = simulate(n + more, seed, split, max_words=max_words)
-    assert simulate(n, seed, split, max_words=max_words) == long[:n]
-    assert [e.meta['label'] for e in long] == [LABELS[i % 5] for i in range(n + more)]
-    one = simulate(len(long[1::5]) or 1, seed, split, labels=('ENTITY',), max_words=max_words)
+    long = simulate_msmarco(n + more, seed, split, max_words=max_words)
+    assert simulate_msmarco(n, seed, split, max_words=max_words) == long[:n]
+    assert [e.meta['label'] for e in long] == [MSMARCO_LABELS[i % 5] for i in range(n + more)]
+    one = simulate_msmarco(len(long[1::5]) or 1, seed, split, labels=('ENTITY',), max_words=max_words)
     if long[1::5]:
         assert one == long[1::5]
     assert all(e.meta['simulated'] is True and e.split == split for e in long)
@@ -569,38 +572,40 @@ def test_a_longer_simulation_begins_with_the_shorter(seed, n, more, split, max_w
 
 @given(a=st.integers(0, 10**6), b=st.integers(0, 10**6), words=st.sampled_from([(None, None), (60, 60), (120, 200)]))
 def test_train_and_test_share_nothing(a, b, words):
-    train, test = simulate(60, a, max_words=words[0]), simulate(30, b, 'test', max_words=words[1])
+    train, test = simulate_msmarco(60, a, max_words=words[0]), simulate_msmarco(30, b, 'test', max_words=words[1])
     assert {key(e) for e in train}.isdisjoint(key(e) for e in test) and {e.id for e in train}.isdisjoint(
         e.id for e in test
     )
     assert len({e.id for e in train}) == len({key(e) for e in train}) == 60
     for e in train + test:
-        assert split_of(Asked(e.context, e.question, e.answers, ())) == e.split  # by content, whatever was drawn
+        assert (
+            split_of(SimulatedQuery(e.context, e.question, e.answers, ())) == e.split
+        )  # by content, whatever was drawn
 
 
 def test_ids_are_fingerprints():
     by_id = {}
-    for e in [x for seed in range(3) for mw in (None, 120) for x in simulate(25, seed, max_words=mw)]:
+    for e in [x for seed in range(3) for mw in (None, 120) for x in simulate_msmarco(25, seed, max_words=mw)]:
         assert by_id.setdefault(e.id, key(e)) == key(e)
-    assert simulate(5, 1)[0].id != simulate(5, 2)[0].id
+    assert simulate_msmarco(5, 1)[0].id != simulate_msmarco(5, 2)[0].id
 
 
 @given(seed=st.integers(0, 10**6), max_words=st.sampled_from([None, 50, 120, 300]))
 def test_the_answer_stands_in_the_selected_passages_and_in_no_other(seed, max_words):
     "Found again from the text alone: the telling of the asked detail, of the asked thing."
-    for e in simulate(10, seed, max_words=max_words):
+    for e in simulate_msmarco(10, seed, max_words=max_words):
         asked = [
             (k, d, m[1])
-            for k in KINDS
+            for k in TOPICS
             for d in k.details
             if d.label == e.meta['label']
-            for q in d.asks
+            for q in d.queries
             if (m := re.fullmatch(re.escape(q).replace(r'\{x\}', '([a-z]+)'), e.question))
         ]
         ((kind, detail, name),) = asked
         telling = [
             re.compile(re.escape(t).replace(r'\{x\}', name.capitalize()).replace(r'\{v\}', '(.+?)'))
-            for t in detail.tells
+            for t in detail.sentences
         ]
         found = {i: m[1] for i, p in enumerate(e.context) for t in telling if (m := t.search(p))}
         assert sorted(found) == e.meta['facts'] and len(set(found.values())) <= 1
@@ -619,13 +624,13 @@ def test_the_answer_stands_in_the_selected_passages_and_in_no_other(seed, max_wo
 @settings(max_examples=15)
 @given(max_words=st.integers(50, 900), seed=st.integers(0, 99))
 def test_word_limits_are_kept(max_words, seed):
-    examples = simulate(10, seed, max_words=max_words)
+    examples = simulate_msmarco(10, seed, max_words=max_words)
     assert all(sum(len(p.split()) for p in e.context) <= max_words and 2 <= len(e.context) <= 10 for e in examples)
     assert check_examples(examples, msmarco) == examples
 
 
 def test_the_default_is_ten_passages():
-    examples = simulate(200)
+    examples = simulate_msmarco(200)
     assert all(len(e.context) == 10 and all(60 <= len(p.split()) <= 84 for p in e.context) for e in examples)
     assert (
         10 < sum(e.answers == (NO_ANSWER,) for e in examples) < 60
@@ -645,10 +650,10 @@ def test_the_default_is_ten_passages():
 )
 def test_what_cannot_be_simulated(call, message):
     with pytest.raises(TracenbError, match=message):
-        simulate(**call)
+        simulate_msmarco(**call)
 
 
 def test_simulated_examples_come_by_the_usual_way():
-    assert load_examples(msmarco, DataConfig(n_train=10, max_words=120), 'train') == simulate(10, max_words=120)
-    for e in simulate(5):
+    assert load_examples(msmarco, DataConfig(n_train=10, max_words=120), 'train') == simulate_msmarco(10, max_words=120)
+    for e in simulate_msmarco(5):
         assert Example.from_json(e.to_json()) == e

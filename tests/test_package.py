@@ -80,7 +80,12 @@ def test_threads_do_not_spin_unless_the_user_says_so(chosen):
 
 @pytest.mark.parametrize('name', ['babi', 'cotempqa', 'msmarco'])
 def test_data_sets_that_ship_are_known_before_their_module_is_imported(name):
-    code = f"import sys; from tracenb.tasks.task import get_task; assert 'tracenb.tasks.{name}' not in sys.modules; print(get_task('{name}').name)"
+    code = f"""
+import sys
+from tracenb import get_task
+assert 'tracenb.tasks.{name}' not in sys.modules
+print(get_task('{name}').name)
+"""
     assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == name
 
 

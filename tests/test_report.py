@@ -12,7 +12,24 @@ import pytest
 
 from tracenb.core.files import write_jsonl
 from tracenb.core.records import Example, Generation, Steps, TracenbError
-from tracenb.report.claims import (
+from tracenb.report.design_figures import DESIGN, corruption_figure, cost_figure, dose_figure, length_figure
+from tracenb.report.figures import (
+    accuracy_figure,
+    steps_figure,
+    trace_answer_figure,
+    trace_answer_table,
+    training_figure,
+)
+from tracenb.report.page import (
+    make_report,
+    samples,
+    section,
+    show_table,
+    the_grid,
+    to_page,
+)
+from tracenb.report.results import Case, finished, gather, load_costs, load_logs, load_runs, save_rows
+from tracenb.report.statements import (
     findings,
     say_accuracy,
     say_corruption,
@@ -23,25 +40,6 @@ from tracenb.report.claims import (
     say_trace_answer,
     say_training,
 )
-from tracenb.report.design_figures import DESIGN, corruption_figure, cost_figure, dose_figure, length_figure
-from tracenb.report.figures import (
-    accuracy_figure,
-    steps_figure,
-    trace_answer_figure,
-    trace_answer_table,
-    training_figure,
-)
-from tracenb.report.page import (
-    gather,
-    make_report,
-    percent,
-    samples,
-    section,
-    show_table,
-    the_grid,
-    to_page,
-)
-from tracenb.report.results import Case, finished, load_costs, load_logs, load_runs, save_rows
 from tracenb.report.tables import (
     baselines,
     by_label,
@@ -50,14 +48,17 @@ from tracenb.report.tables import (
     measured,
     pairs,
     pairs_table,
+    percent,
     write_headline,
 )
-from tracenb.report.viewer import KINDS, SCRIPT, _units, chosen_rows, marks, packed, policy, viewer_html
+from tracenb.report.viewer import SCRIPT, _units, chosen_rows, packed, policy, read_row, viewer_html
 from tracenb.runs.stages import make_run
-from tracenb.scoring.scorers import SCORERS, score_all, tabulate
+from tracenb.scoring.scorers import SCORERS
+from tracenb.scoring.tables import score_all, tabulate
 from tracenb.tasks.task import get_task
-from tracenb.traces.chat import parse
 from tracenb.traces.conditions import get_condition
+from tracenb.traces.display import MARK_TITLES, claim_marks
+from tracenb.traces.parsing import parse
 
 
 def rows(seeds=(1,), n=100, dataset='toy', model='m', **right):
@@ -445,15 +446,15 @@ def test_marks_lie_on_what_they_mark(grid):
         units, ends = text.encode('utf-16-le'), [-1]
         for a, b, kind in zip(flat[::3], flat[1::3], flat[2::3]):
             marked = units[2 * a : 2 * b].decode('utf-16-le')
-            seen.add(KINDS[kind])
+            seen.add(MARK_TITLES[kind])
             assert a >= ends[-1] and b > a
             ends.append(b)
-            if 'label' in KINDS[kind]:
-                assert marked == ('color' if KINDS[kind] == 'right label' else 'place')
-            if KINDS[kind] == 'gold fact':
+            if 'label' in MARK_TITLES[kind]:
+                assert marked == ('color' if MARK_TITLES[kind] == 'right label' else 'place')
+            if MARK_TITLES[kind] == 'gold fact':
                 assert marked == 'The cup is red.'
-            if 'answer' in KINDS[kind]:
-                assert (marked == 'red') == (KINDS[kind] == 'right answer')
+            if 'answer' in MARK_TITLES[kind]:
+                assert (marked == 'red') == (MARK_TITLES[kind] == 'right answer')
     assert seen >= {'right label', 'wrong label', 'gold fact', 'other fact', 'right answer', 'wrong answer'}
 
 
@@ -484,8 +485,9 @@ def test_marks_take_any_text(text):
         'x',
         2,
     )
-    for a, b, kind in marks(text, case, get_task('toy'), 0.0, 1.0):
-        assert 0 <= a < b <= len(text) and kind in range(len(KINDS))
+    response = read_row(text, case, get_task('toy'))
+    for a, b, kind in claim_marks(response, case.example, case.gold, 0.0, 1.0):
+        assert 0 <= a < b <= len(text) and kind in range(len(MARK_TITLES))
 
 
 def test_large_grids_show_the_same_questions_of_every_run(grid):

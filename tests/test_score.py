@@ -12,17 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracenb.core.records import Example, Response, Steps, TracenbError, normalize
-from tracenb.scoring.scorers import (
-    NO_TRACE,
-    SCORERS,
-    Overlap,
-    as_set,
-    fitting_scorers,
-    score_all,
-    score_response,
-    scorer,
-    tabulate,
-)
+from tracenb.scoring.overlap import Overlap, as_set
+from tracenb.scoring.scorers import SCORERS, scorer
+from tracenb.scoring.tables import NO_TRACE, fitting_scorers, score_all, score_response, tabulate
 from tracenb.stats.association import two_by_two
 from tracenb.stats.intervals import wilson
 from tracenb.tasks.task import DataConfig, load_examples, toy

@@ -32,12 +32,12 @@ from tracenb.stats.comparisons import (
 from tracenb.stats.intervals import (
     balanced_accuracy,
     bootstrap,
-    draw,
+    bootstrap_means,
+    bootstrap_weights,
     exact,
     majority_answer,
     majority_baseline,
     proportions,
-    resampled,
     spread,
     wilson,
 )
@@ -352,16 +352,16 @@ def test_a_draw_is_the_mean_of_the_drawn_rows(n, k, seed):
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, 3, (n, k)).astype(float)
     sums = counts * rng.random((n, k))
-    rows, columns = draw(n, 3, rng), draw(k, 3, rng)
+    rows, columns = bootstrap_weights(n, 3, rng), bootstrap_weights(k, 3, rng)
     assert (rows.sum(axis=1) == n).all() and (columns.sum(axis=1) == k).all()
-    for found, r, c in zip(resampled(sums, counts, rows, columns), rows.astype(int), columns.astype(int)):
+    for found, r, c in zip(bootstrap_means(sums, counts, rows, columns), rows.astype(int), columns.astype(int)):
         i, j = np.repeat(np.arange(n), r), np.repeat(np.arange(k), c)
         total = counts[np.ix_(i, j)].sum()
         assert np.isnan(found) if not total else found == pytest.approx(sums[np.ix_(i, j)].sum() / total)
 
 
 def test_a_draw_takes_every_cluster_alike():
-    drawn = draw(5, 20000, np.random.default_rng(0))
+    drawn = bootstrap_weights(5, 20000, np.random.default_rng(0))
     assert drawn.mean(axis=0) == pytest.approx(np.ones(5), abs=0.03) and drawn.var(axis=0) == pytest.approx(
         np.full(5, 0.8), abs=0.04
     )  # Binomial(5, 1/5)

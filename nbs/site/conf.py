@@ -6,7 +6,7 @@ other hosts.
 
 project, author, copyright = 'tracenb', 'tracenb authors', '2026 onwards, tracenb authors'
 extensions = ['myst_nb', 'sphinx_design', 'sphinx_copybutton']
-exclude_patterns = ['_static', '_extra', 'images/*.md', '**/.ipynb_checkpoints']
+exclude_patterns = ['_static', '_extra', '**/.ipynb_checkpoints']
 
 nb_execution_mode = 'off'  # notebooks carry their outputs
 nb_ipywidgets_js = {}  # widgets need a kernel: pages show their static form

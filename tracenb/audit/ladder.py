@@ -14,13 +14,13 @@ from functools import cached_property
 import pandas as pd
 
 from ..core.records import Example, Generation, Response, Steps, TracenbError, normalize
+from ..scoring.overlap import Overlap, answer_overlap, as_set
 from ..scoring.rouge_bleu import evaluate
-from ..scoring.scorers import Overlap, answer_overlap, as_set
 from ..stats.association import two_by_two
 from ..stats.intervals import balanced_accuracy, majority_baseline, wilson
 from ..tasks.paper import lookup_gold, quotes_any, says_label, think_span
 from ..tasks.task import Task
-from ..traces.chat import parse
+from ..traces.parsing import parse
 
 # %% ../../nbs/10_audit/01_ladder.ipynb #39bc63a2
 @dataclass(frozen=True)

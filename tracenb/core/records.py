@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['record', 'GOLD_RULES', 'TracenbError', 'lookup', 'Displayed', 'Record', 'Steps', 'gold_steps', 'Example', 'Trace',
-           'ChatExample', 'Generation', 'Response', 'Score', 'normalize']
+           'ChatExample', 'Generation', 'Span', 'Response', 'Score', 'normalize']
 
 # %% ../../nbs/00_core/02_records.ipynb #79ba6a9a
 import difflib
@@ -214,6 +214,16 @@ class Generation(Record):
     def _html(self) -> str:
         return spans(self.text, ()) + note(f'{self.id}, {self.n_tokens} tokens, ended by {self.finish_reason}')
 
+# %% ../../nbs/00_core/02_records.ipynb #span-record
+@record
+class Span(Record):
+    "A place in a text, and what is read there."
+
+    kind: str  # 'think', 'quotes', 'label', 'fact', 'invented', 'answer_block', 'answer': see `tracenb.traces.parsing`
+    start: int  # Index of its first character in the text
+    end: int  # Index after its last character
+    value: str  # What is read there: a label, a context item, an answer, or the text itself
+
 # %% ../../nbs/00_core/02_records.ipynb #8413582f
 @record
 class Response(Record):
@@ -221,23 +231,22 @@ class Response(Record):
 
     id: str  # The example's id
     label: str | None  # The claimed class, None if the trace names none
-    facts: tuple[str, ...]  # The context items that the trace quotes, and quoted items that are in no context
+    facts: tuple[str, ...]  # The context items that the trace quotes, then quoted items that are in no context
     answers: tuple[str, ...]  # The answers given
     error: str | None = None  # Why the text is not in the expected format, None if it is
-    text: str = ''  # The generation as written, for scorers that read it their own way
+    text: str = ''  # The generation as written
+    spans: tuple[Span, ...] = ()  # Where in `text` each of these is, in order
 
     def _html(self) -> str:
-        said = [
-            ['label', value(self.label)],
-            ['facts quoted', value(self.facts)],
-            ['answers', value(self.answers)],
-            ['form', tag('as expected', 'right') if self.error is None else tag(self.error, 'wrong')],
-        ]
-        return (
-            table(said)
-            + (folded('the text it was read from', spans(self.text, ())) if self.text else '')
-            + f'<p class="tnb-note">{escaped(self.id)}</p>'
-        )
+        form = tag('as expected', 'right') if self.error is None else tag(self.error, 'wrong')
+        said = [['label', value(self.label)], ['facts quoted', value(self.facts)]]
+        said += [['answers', value(self.answers)], ['form', form]]
+        written = folded('the text it was read from', spans(self.text, ())) if self.text else ''
+        return table(said) + written + note(self.id)
+
+    def __str__(self) -> str:
+        shown = [(k, v) for k, v in self._fields().items() if k != 'spans']
+        return '\n'.join(['--- Response', *(wrapped(str(v), f'{k}: ', 2) for k, v in shown)])
 
 # %% ../../nbs/00_core/02_records.ipynb #score-record
 @record

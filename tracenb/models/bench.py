@@ -17,7 +17,7 @@ import torch
 from ..core.records import TracenbError
 from .batches import TrainConfig, collate, completion_loss
 from .generation import GenerateConfig, generate, stop_ids
-from .loading import tuned
+from .loading import fast_cpu
 from .training import load_adapter, train
 from ..traces.chat import Encoded
 
@@ -222,7 +222,7 @@ def compare_generation(
             )
         )
         for cache in (True, False):
-            with tuned(model, longest=10**6):
+            with fast_cpu(model, longest=10**6):
                 texts, seconds = one_by_one(model, tokenizer, few, config, cache)
             table.append(
                 dict(

@@ -16,7 +16,7 @@ import torch
 
 from ..core.files import read_jsonl, seeded, write_jsonl
 from ..core.records import Generation, Record, TracenbError, record
-from .loading import dequantized, memory_errors, unpacking_pays
+from .loading import dequantized, memory_errors, should_dequantize
 from .training import progress
 from ..traces.chat import Encoded
 
@@ -189,7 +189,10 @@ def resume_point(
 
 def _batches(model, tokenizer, batches, config, seed, watch=None) -> Iterator[list[Generation]]:
     "Generate batch after batch."
-    with dequantized(model, unpacking_pays(model)), memory_errors('generating', 'lower batch_size or max_new_tokens'):
+    with (
+        dequantized(model, should_dequantize(model)),
+        memory_errors('generating', 'lower batch_size or max_new_tokens'),
+    ):
         for batch in batches:
             yield generate_batch(model.eval(), tokenizer, batch, config, seed, watch)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODELS', 'ModelPreset', 'get_preset', 'pick_device', 'compute_dtype', 'cached', 'quiet_loading', 'memory_errors',
            'find_gguf', 'convert_gguf', 'make_tiny', 'model_source', 'load_tokenizer', 'linear4bit', 'keep_gradients',
-           'load_model', 'dequantized', 'unpacking_pays', 'keep_freed_memory', 'tuned']
+           'load_model', 'dequantized', 'should_dequantize', 'keep_freed_memory', 'fast_cpu']
 
 # %% ../../nbs/05_models/01_loading.ipynb #1e262045
 import ctypes
@@ -409,7 +409,7 @@ def _dense(layer):
     return dense.train(layer.training)
 
 # %% ../../nbs/05_models/01_loading.ipynb #5a91fd71
-def unpacking_pays(
+def should_dequantize(
     model,  # With or without 4-bit layers
 ) -> bool:
     "Should 4-bit weights be dequantized once: yes on a CPU with four times the memory to spare."
@@ -437,7 +437,7 @@ def keep_freed_memory() -> bool:
 
 
 @contextmanager
-def tuned(
+def fast_cpu(
     model,  # Without an adapter, or with one
     longest: int,  # Tokens of the longest row
 ) -> Iterator:
@@ -445,7 +445,7 @@ def tuned(
     cpu, attention = model.device.type == 'cpu', model.config._attn_implementation
     if cpu:
         keep_freed_memory()
-    with dequantized(model, unpacking_pays(model)):
+    with dequantized(model, should_dequantize(model)):
         if cpu and longest <= 256:
             model.set_attn_implementation('eager')
         try:

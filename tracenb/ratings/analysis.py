@@ -32,7 +32,8 @@ from tracenb.ratings.scales import (
     rules_of,
     scored,
 )
-from ..report.canvas import KEYS, over_seeds, save_figure
+from ..report.canvas import save_figure
+from ..report.seed_means import RUN_KEYS, over_seeds
 from ..stats.intervals import wilson
 from ..study.answers import guard, open_answers, read_answers, read_participants, stored_study
 from ..study.design import Study, read_study
@@ -131,7 +132,7 @@ def read_performance(
         from tracenb.report.results import gather  # Brings torch with it: only where runs are read
 
         table = over_seeds(gather(source).rows, ['answer_exact']).query("seed == 'all'")[
-            [*KEYS[:3], 'seeds', 'n', 'mean', 'low', 'high', 'interval']
+            [*RUN_KEYS[:3], 'seeds', 'n', 'mean', 'low', 'high', 'interval']
         ]
     elif Path(source).is_file():
         table = pd.read_csv(source)

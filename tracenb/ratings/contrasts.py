@@ -24,7 +24,7 @@ from statsmodels.tools.numdiff import approx_fprime
 
 from .scales import Rules, kinds_of, order_of, person_means, widened
 from ..stats.comparisons import holm_rows
-from ..stats.intervals import draw, wilson
+from ..stats.intervals import bootstrap_weights, wilson
 
 # %% ../../nbs/12_ratings/05_contrasts.ipynb #export-cliff
 Z = norm.ppf(0.975)
@@ -130,7 +130,11 @@ def difference(
     n, m, rng = len(a), len(b), np.random.default_rng(seed)
     if min(n, m) < 2 or np.ptp(a - b if paired else np.concatenate([a - a.mean(), b - b.mean()])) < 1e-12:
         return float(a.mean() - b.mean()) if n and m else math.nan, math.nan, math.nan
-    drawn = draw(n, draws, rng) @ (a - b) / n if paired else draw(n, draws, rng) @ a / n - draw(m, draws, rng) @ b / m
+    drawn = (
+        bootstrap_weights(n, draws, rng) @ (a - b) / n
+        if paired
+        else bootstrap_weights(n, draws, rng) @ a / n - bootstrap_weights(m, draws, rng) @ b / m
+    )
     level = widened(min(n, m), n - 1 if paired else n + m - 2)
     return float(a.mean() - b.mean()), *map(float, np.quantile(drawn, [level, 1 - level]))
 

@@ -18,7 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from .scales import Rules, kinds_of, order_of, person_means
-from ..report.canvas import FAINT, INK, color_of, condition_name, draw, nothing, plain
+from ..report.canvas import FAINT, INK, color_of, draw, nothing, plain
+from ..report.seed_means import condition_name
 
 # %% ../../nbs/12_ratings/07_figures.ipynb #export-names
 def shortened(
@@ -61,9 +62,9 @@ def looks(
 
 
 def _known():
-    from tracenb.report.canvas import CONDITIONS
+    from tracenb.report.canvas import COLORS
 
-    return {c for c, color in CONDITIONS.items() if color}
+    return set(COLORS)
 
 
 def rated(

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from ..core.html import figure_html, html_page, table_html
 from .scales import Rules
-from ..report.canvas import condition_name
+from ..report.seed_means import condition_name
 
 # %% ../../nbs/12_ratings/08_page.ipynb #export-analysis
 @dataclass(frozen=True)

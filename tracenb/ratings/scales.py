@@ -18,7 +18,7 @@ from scipy.stats import t as student
 
 from ..core.records import Record, TracenbError, record
 from .simulated import DIMENSIONS
-from ..stats.intervals import columns_in, crossed, draw, groups, resampled
+from ..stats.intervals import bootstrap_means, bootstrap_weights, cell_sums, columns_in, groups
 from ..study.design import Study
 
 # %% ../../nbs/12_ratings/04_scales.ipynb #export-rules
@@ -323,7 +323,7 @@ def mean_of(
     seed: int = 0,  # Of the random numbers
 ) -> dict:
     "Mean with its 95 % interval, participants drawn as wholes: `participants`, `ratings`, `mean`, `low`, `high`, `note` where there is no interval or it is doubtful."
-    sums, counts = crossed(part, value, ('participant',))
+    sums, counts = cell_sums(part, value, ('participant',))
     n = len(counts)
     found = dict(
         participants=n,
@@ -338,7 +338,8 @@ def mean_of(
         return found | dict(note='all participants have the same mean: no interval')
     level = widened(n)
     low, high = np.quantile(
-        resampled(sums, counts, draw(n, draws, np.random.default_rng(seed)), np.ones((draws, 1))), [level, 1 - level]
+        bootstrap_means(sums, counts, bootstrap_weights(n, draws, np.random.default_rng(seed)), np.ones((draws, 1))),
+        [level, 1 - level],
     )
     return found | dict(
         low=float(low), high=float(high), note=f'{n} participants: too few to know their spread' if n < 5 else ''

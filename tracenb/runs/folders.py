@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.records import TracenbError
-from .provenance import code_version
+from .provenance import code_version, current_names
 
 # %% ../../nbs/07_runs/04_folders.ipynb #aa533f73
 def _lines(path):
@@ -115,7 +115,7 @@ def show_run(
     git, cost = record.get('git') or {}, record.get('cost', {})
     lines = [
         f'{at}\nstate: {state(at)}',
-        *(f'{k}: {json.dumps(v)}' for k, v in record['settings'].items()),
+        *(f'{k}: {json.dumps(v)}' for k, v in current_names(record['settings']).items()),
         f'data hash: {record["data_hash"]}\ncode: {record.get("code")}, revision {git.get("revision")}{", with changes" if git.get("changed") else ""}',
         f'hardware: {json.dumps(record.get("hardware"))}\ncost: {json.dumps(cost)}',
     ]

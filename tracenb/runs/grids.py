@@ -16,6 +16,7 @@ import yaml
 from ..core.files import read_yaml
 from ..core.html import escaped, folded, table, value, wrapped
 from ..core.records import Record, TracenbError, lookup, record
+from .provenance import current_names
 from .stages import Run, make_run
 
 # %% ../../nbs/07_runs/03_grids.ipynb #60ae3b26
@@ -74,9 +75,9 @@ def _check(spec, where):
 
 # %% ../../nbs/07_runs/03_grids.ipynb #927588df
 def _merge(*parts):
-    "Settings on settings: later ones win; `data`, `train` and `generate` are merged field by field."
+    "Settings on settings: later ones win; `data`, `train` and `generate` are merged field by field. Names of version 0.1 become those of today."
     merged = {}
-    for part in parts:
+    for part in map(current_names, parts):
         for key, value in part.items():
             merged[key] = (
                 merged.get(key, {}) | value

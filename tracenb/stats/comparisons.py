@@ -22,11 +22,11 @@ from statsmodels.stats.proportion import proportion_effectsize
 from ..core.records import Record, TracenbError, record
 from .association import two_by_two
 from tracenb.stats.intervals import (
+    bootstrap_means,
+    bootstrap_weights,
+    cell_sums,
     columns_in,
-    crossed,
-    draw,
     groups,
-    resampled,
 )
 
 # %% ../../nbs/03_stats/03_comparisons.ipynb #33f82977
@@ -160,9 +160,9 @@ def _between(a, b, value, draws, seed):
     if a.empty:
         return row | dict(note='no question is scored in both')
     per_id = [rows.astype({value: float}).groupby('id')[value].mean() for rows in (a, b)]
-    rng, grids = np.random.default_rng(seed), [crossed(rows, value) for rows in (a, b)]
-    questions = draw(row['n'], 2000, rng)
-    boot = [resampled(*g, questions, draw(g[0].shape[1], 2000, rng)) for g in grids]
+    rng, grids = np.random.default_rng(seed), [cell_sums(rows, value) for rows in (a, b)]
+    questions = bootstrap_weights(row['n'], 2000, rng)
+    boot = [bootstrap_means(*g, questions, bootstrap_weights(g[0].shape[1], 2000, rng)) for g in grids]
     low, high = np.nanquantile(boot[0] - boot[1], [0.025, 0.975])
     few = min(row['seeds_a'], row['seeds_b'])
     note = (

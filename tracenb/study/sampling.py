@@ -37,8 +37,8 @@ from tracenb.study.design import (
     wording,
 )
 from ..tasks.task import DataConfig, get_task, load_examples
-from ..traces.chat import split_text
 from ..traces.conditions import build_traces, count_words
+from ..traces.parsing import read_blocks
 
 # %% ../../nbs/11_study/02_sampling.ipynb #export-codes
 @record
@@ -185,7 +185,8 @@ def from_run(
     scores = {s.id: s.value for s in read_jsonl(at / 'scores.jsonl', Score) if s.scorer == 'answer_exact'}
     shown = {}
     for g in read_jsonl(at / 'generations.jsonl', Generation):
-        trace, answer, _ = split_text(g.text)
+        blocks = read_blocks(g.text)
+        trace, answer = blocks.think.value, blocks.answer.value
         if trace and answer and g.finish_reason == 'stop' and scores.get(g.id) is not None:
             shown[g.id] = Shown(trace=trace, answer=answer, right=scores[g.id] == 1, model=run.model)
     return Source(

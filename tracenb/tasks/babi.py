@@ -18,7 +18,7 @@ import pandas as pd
 from ..core.files import digest, seeded
 from ..core.records import Example, Steps, TracenbError, lookup, normalize
 from ..core.rows import SUFFIXES, RowCollector, local_folder, read_rows
-from .babi_sim import simulate
+from .babi_sim import simulate_babi
 from .paper import PAPER_SCORERS, Lookup, PaperRules, paper_answer_span
 from .task import Task, as_list, read_list, register_task, split_commas
 
@@ -365,7 +365,7 @@ babi = register_task(
         labels=tuple(LABELS.values()),
         decompose=decompose,
         load=load,
-        simulate=simulate,
+        simulate=simulate_babi,
         read_row=read_row,
         paper=PAPER,
         scorers=PAPER_SCORERS,

@@ -1,0 +1,51 @@
+"""Show the newest demo on the site and in the README: `python nbs/site/refresh.py`, after `make demo`.
+
+Copies the report of outputs/demo, and stores two executed notebooks as pages: a run of the demo, and the analysis of a
+simulated study. Then run `make export`, which writes the README.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tracenb.runs.notebook import execute, experiment
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ROOT / 'nbs' / 'site' / 'experiments'
+REPORT = ('report.html', 'headline.csv', 'headline.md', 'headline.tex', 'pairs.csv', 'rows.parquet', 'runs.csv')
+
+
+def copy_report(demo: Path):
+    "Copy the report with the tables and figures that it links to."
+    to = ROOT / 'nbs' / 'site' / '_extra' / 'start'
+    for name in REPORT:
+        shutil.copy(demo / name, to)
+    shutil.rmtree(to / 'figures', ignore_errors=True)
+    shutil.copytree(demo / 'figures', to / 'figures')
+    shutil.copy(demo / 'figures' / 'accuracy.png', ROOT / 'nbs' / 'images' / 'demo-accuracy.png')
+
+
+def store(executed: Path, page: Path):
+    "Store an executed notebook as a page; the page's first cell stays."
+    first = ''.join(json.loads(page.read_text())['cells'][0]['source'])
+    subprocess.run([sys.executable, ROOT / 'tests' / 'execute.py', '--show', executed, page, first], check=True)
+
+
+def refresh(demo: Path = ROOT / 'outputs' / 'demo'):
+    "Bring everything that the site shows of the demo up to date."
+    copy_report(demo)
+    [run] = demo.glob('babi/*/correct/*/run.ipynb')
+    store(run, PAGES / 'demo_run.ipynb')
+    with tempfile.TemporaryDirectory() as d:
+        settings = dict(out=f'{d}/outputs/study', n_per_condition=25)
+        executed = execute(experiment('study'), Path(d, 'study.ipynb'), settings)
+        executed.write_text(executed.read_text().replace(f'{d}/', ''))
+        store(executed, PAGES / 'simulated_study.ipynb')
+    subprocess.run([sys.executable, ROOT / 'tests' / 'execute.py', ROOT / 'nbs' / 'index.ipynb'], check=True)
+
+
+if __name__ == '__main__':
+    refresh(*map(Path, sys.argv[1:]))

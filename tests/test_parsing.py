@@ -1,0 +1,273 @@
+"""The parser: what is rendered is parsed back, spans lie in the text, and display marks what scores say."""
+
+import gzip
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from test_chat import TOKENIZERS, taught
+
+from tracenb.core.records import Example, Generation, Steps, TracenbError, normalize
+from tracenb.scoring.overlap import as_set
+from tracenb.scoring.tables import score_all, score_response, tabulate
+from tracenb.stats.association import two_by_two
+from tracenb.tasks.task import DataConfig, get_task, load_examples, toy
+from tracenb.traces.chat import TEMPLATES, encode, render
+from tracenb.traces.conditions import build_traces, every_condition, get_condition
+from tracenb.traces.display import MARK_TITLES, claim_marks, quoted_items
+from tracenb.traces.parsing import answer_readings, parse, parse_trace, read_blocks
+
+CONTEXT = ('Mary went home.', 'John and Mary went home.', 'John left.')
+E1 = Example(
+    id='e',
+    dataset='toy',
+    split='test',
+    context=CONTEXT,
+    question='?',
+    answers=('home',),
+    meta={'label': 'place', 'facts': [0]},
+)
+LABEL = 'The category of the question asked is: place.\n'
+FACTS = 'I need to use the following text to answer the question: '
+
+
+def said(text, e=E1, reason='stop'):
+    return Generation(id=e.id, text=text, n_tokens=1, finish_reason=reason)
+
+
+def facts_in(trace, context=CONTEXT):
+    e = Example(id='x', dataset='toy', split='test', context=tuple(context), question='?', answers=('a',))
+    return parse_trace(trace, e, toy).facts
+
+
+def answer_in(text, trace=True):
+    return read_blocks(text, trace).answer.value
+
+
+# --- what is rendered is parsed back
+
+
+@pytest.mark.parametrize('style', TEMPLATES)
+@pytest.mark.parametrize('name', ['toy', 'cotempqa', 'msmarco', 'babi'])
+def test_what_is_taught_is_parsed_back(name, style):
+    for condition in set(every_condition(get_task(name))) - ({'swapped'} if name == 'toy' else set()):
+        check_round_trip(get_task(name), TOKENIZERS[style], get_condition(condition))
+
+
+def check_round_trip(task, tok, cond):
+    rows = load_examples(task, DataConfig(n_train=44), 'train')
+    for e, t in zip(rows, build_traces(rows, task, cond.name, 1)):
+        text = taught(encode(render(e, t, task), tok), tok)
+        r = parse(said(text, e), e, task, trace=cond.has_trace, steps=cond.has_steps)
+        assert (r.error, set(r.answers)) == (None, set(e.answers[:1] if task.alternatives else e.answers))
+        if t.steps:
+            assert r.label == t.steps.label
+            assert set(r.facts) == {e.context[i] for i in t.steps.facts}
+
+
+words = st.text(st.sampled_from('abcXYZ éß"\'’.,-()[]\\\n'), min_size=1, max_size=12)
+items = words.filter(lambda s: any(c.isalnum() for c in s))
+
+
+def letters(text):
+    return ''.join(c for c in text.lower() if c.isalnum())
+
+
+@given(st.lists(items, min_size=2, max_size=5, unique_by=letters), st.data())
+def test_any_text_in_a_fact_survives(context, data):
+    facts = data.draw(st.lists(st.integers(0, len(context) - 1), min_size=1, unique=True).map(sorted))
+    e = Example(id='x', dataset='toy', split='test', context=tuple(context), question='?', answers=('a',))
+    trace = toy.trace_text(e, Steps(label='place', facts=tuple(facts)))
+    r = parse_trace(trace, e, toy)
+    assert r.label == 'place' and set(r.facts) >= {context[i] for i in facts}
+    for s in r.spans:
+        if s.kind in ('fact', 'invented'):  # a place holds the item, apart from escape sequences
+            assert letters(trace[s.start : s.end].replace('\\n', ' ')) == letters(s.value)
+
+
+# --- spans, for any text that a model may write
+
+PIECES = (
+    *('<think>', '</think>', '<answer>', '</answer>', 'assistant\n', LABEL, FACTS, 'Answer: ', 'the answer is: '),
+    *("['", "', '", "']", '["', '"]', '\\n', "\\'", '\\', '\n', ' ', ',', '.', 'home', 'red', 'place', 'İΣ'),
+    *('Mary went home.', 'mary WENT home', 'John and Mary went home.', 'John left.', 'John left', 'John flew.'),
+)
+texts = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=14).map(''.join)
+well_formed = st.lists(
+    st.sampled_from([*CONTEXT, 'john LEFT', 'John flew.', "Ann's hat", 'a\nb', 'İ']), max_size=4
+).map(lambda facts: f'<think>{LABEL}{FACTS}{facts}</think> <answer>home</answer>')
+any_text = st.one_of(texts, well_formed)
+forms = st.sampled_from([dict(trace=False, steps=False), dict(steps=False), {}])
+
+
+@given(any_text, forms)
+@example(f'<think>{LABEL}{FACTS}["MARY WENT HOME"]</think> <answer>home</answer>', {})
+def test_every_span_is_inside_the_text(text, form):
+    r = parse(said(text), E1, toy, **form)
+    assert list(r.spans) == sorted(r.spans, key=lambda s: (s.start, -s.end))
+    for s in r.spans:
+        assert 0 <= s.start < s.end <= len(text) and text[s.start : s.end].strip()
+        if s.kind in ('think', 'quotes', 'label', 'answer_block', 'answer'):
+            written = text[s.start : s.end]
+            heard = written.replace('<think>', ' ' * 7)  # a tag that opens nothing is not read
+            assert s.value in (written, heard) or s.kind == 'answer'
+        if s.kind == 'fact':
+            assert normalize(text[s.start : s.end].replace('\\n', ' ')) == normalize(s.value)
+    think = [s for s in r.spans if s.kind == 'think']
+    for s in r.spans:
+        if s.kind in ('quotes', 'label', 'fact', 'invented'):
+            assert think[0].start <= s.start and s.end <= think[0].end
+
+
+@given(any_text, forms)
+def test_what_is_scored_has_a_span(text, form):
+    r = parse(said(text), E1, toy, **form)
+    of = {kind: [s.value for s in r.spans if s.kind == kind] for kind in ('label', 'fact', 'invented', 'answer')}
+    assert of['label'] == ([] if r.label is None else [r.label])
+    assert set(of['fact']) == set(r.facts) & set(CONTEXT)
+    assert [f for f in r.facts if f not in CONTEXT] == of['invented']
+    block = [s for s in r.spans if s.kind == 'answer_block']
+    assert of['answer'] == (list(r.answers) if block else [])
+    assert read_blocks(text, form.get('trace', True)).answer.value == (block[0].value if block else '')
+
+
+@given(any_text, forms)
+@example(f'<think>{LABEL}{FACTS}["MARY WENT HOME"]</think> <answer>home</answer>', {})
+def test_display_marks_what_scores_say(text, form):
+    r, gold = parse(said(text), E1, toy, **form), toy.decompose(E1)
+    score = {s.scorer: s.value for s in score_response(r, E1, gold)}
+    marks = claim_marks(r, E1, gold, score['classification'], score['answer_exact'])
+    assert all(a < b <= c for (a, b, _), (c, *_) in zip(marks, [*marks[1:], (len(text), 0, 0)]))
+    kinds = [MARK_TITLES[k] for *_, k in marks]
+    assert ('gold fact' in kinds) == (score['retrieval_recall'] > 0)
+    assert ('other fact' in kinds or 'not in the context' in kinds) == (
+        score['retrieval_precision'] < 1 and r.facts != ()
+    )
+    assert {normalize(CONTEXT[i]) for i in quoted_items(r, CONTEXT)} == as_set(r.facts) & as_set(CONTEXT)
+    answer = 'right answer' if score['answer_exact'] else 'wrong answer'
+    assert [k for k in kinds if k.endswith('answer')] == [answer for s in r.spans if s.kind == 'answer_block']
+    label = 'right label' if score['classification'] else 'wrong label'
+    assert [k for k in kinds if k.endswith('label')] in ([], [label]) and (r.label is not None or 'label' not in kinds)
+
+
+def test_a_fact_in_lower_case_is_marked_as_it_is_scored():
+    text = f"<think>{LABEL}{FACTS}['mary went home']</think> <answer>home</answer>"
+    r = parse(said(text), E1, toy)
+    marks = claim_marks(r, E1, toy.decompose(E1), 1.0, 1.0)
+    assert [(text[a:b], MARK_TITLES[k]) for a, b, k in marks] == [
+        ('place', 'right label'),
+        ('mary went home', 'gold fact'),
+        ('home', 'right answer'),
+    ]
+
+
+# --- broken forms
+
+
+@pytest.mark.parametrize(
+    'text, error',
+    [
+        (f'<think>{LABEL}{FACTS}{list(CONTEXT[:1])}</think> <answer>home</answer>', None),
+        (f'<think>\n{LABEL}{FACTS}{list(CONTEXT[:1])}\n</think>\n\n<answer>home', 'the answer tag is not closed'),
+        (f'<think>{LABEL}{FACTS}{list(CONTEXT[:1])}</think> home', 'no answer tag'),
+        (f'<think>{LABEL}{FACTS}', 'the think block is not closed'),
+        (f'<think>{FACTS}[]</think> <answer>home</answer>', 'no classification sentence'),
+        (f'<think>{LABEL}</think> <answer>home</answer>', 'no retrieval sentence'),
+        ('<answer>home</answer>', 'no think block'),
+        (f'<think>{LABEL}{FACTS}[]</think> <answer> </answer>', 'the answer is empty'),
+        ('home', 'no answer tag'),
+        ('', 'no answer tag'),
+    ],
+)
+def test_a_broken_form_is_a_value_with_a_reason(text, error):
+    assert parse(said(text), E1, toy).error == error
+
+
+def test_what_was_cut_off_has_that_reason():
+    assert parse(said('<think>The', reason='length'), E1, toy).error.startswith('cut off after 1 tokens')
+    assert parse(said('', reason='too_long'), E1, toy).error == 'the prompt did not fit: nothing was generated'
+
+
+def test_answers_alone_need_no_tag():
+    assert parse(said('home'), E1, toy, trace=False).error is None
+    assert parse(said(''), E1, toy, trace=False).error == 'the answer is empty'
+    assert parse(said('Answer: home\n'), E1, toy, trace=False).answers == ('home',)
+    assert parse(said('The right answer is: home'), E1, toy, trace=False).answers == ('home',)
+
+
+def test_assistant_is_dropped_only_as_a_word():
+    assert answer_in('assistant\nhome') == 'home'
+    assert answer_in('assistants are here') == 'assistants are here'
+    assert parse(said('assistant professor, thinker'), E1, toy, trace=False).answers[-1] == 'thinker'
+
+
+@pytest.mark.parametrize(
+    'text, answer',
+    [
+        ('assistant professor', 'assistant professor'),
+        ('assistant\n<think>\n\n</think>\n\nassistant professor', 'assistant professor'),
+        ('assistant\nthinker', 'thinker'),
+        ('<think>a</think> <answer>Assistant Professor (1999)</answer>', 'Assistant Professor (1999)'),
+        ('assistant', ''),
+    ],
+)
+def test_a_role_name_is_dropped_and_an_occupation_is_kept(text, answer):
+    assert answer_in(text, trace='</think>' in text) == answer
+
+
+def test_many_blank_lines_are_read_in_linear_time():
+    assert answer_in('\n' * 300_000 + 'Answer: Rome', trace=False) == 'Rome'  # would take hours if it were quadratic
+
+
+def test_without_a_trace_an_open_think_tag_hides_nothing():
+    assert answer_in("assistant\n<think>\n\n['Rome']", trace=False) == "['Rome']"
+    assert answer_in("<think>\n\n['Rome']") == ''
+
+
+# --- facts
+
+
+def test_a_fact_inside_a_longer_fact_is_not_found_there():
+    assert facts_in(f'{FACTS}{[CONTEXT[1]]}') == (CONTEXT[1],)
+    assert facts_in(f'{FACTS}{list(CONTEXT[:2])}') == CONTEXT[:2]
+
+
+def test_invented_facts_are_kept():
+    assert facts_in(f'{FACTS}{[CONTEXT[2], "John flew."]}') == (CONTEXT[2], 'John flew.')
+
+
+def test_ids_must_agree():
+    with pytest.raises(TracenbError, match='join generations'):
+        parse(Generation(id='other', text='', n_tokens=0, finish_reason='stop'), E1, toy)
+
+
+# --- free answers
+
+
+def test_a_free_answer_has_several_readings():
+    assert answer_readings('I think so.\n\n**Answer:** blue', toy)[0] == ('blue', ('blue',))
+    assert ('Rome', ('Rome',)) in answer_readings('It must be\nRome', toy)
+    assert answer_readings('- Rome\n- Bonn', toy)[-1][1] == ('Rome', 'Bonn')
+
+
+# --- published generations
+
+
+@pytest.mark.parametrize(
+    'file, exact, table', [('vanilla', 97.9, None), ('correct', 96.5, (349, 8, 14, 5)), ('perturbed', 95.5, None)]
+)
+def test_published_babi_generations(shared, file, exact, table):
+    "Accuracy and the 2x2 table of 376 published generations of Qwen3-1.7B, as in the method notes (own gold, any fact)."
+    task, rows, made = get_task('babi'), [], []
+    for i, line in enumerate(gzip.open(shared / 'published' / f'babi_Qwen3-1.7B_{file}.jsonl.gz')):
+        r = json.loads(line)
+        facts = [r['passage'].index(f) for f in r['answer_passage']]
+        row = dict(context=tuple(r['passage']), question=r['question'], answers=tuple(r['gold'].split(',')))
+        meta = {'label': r['query_type'], 'facts': facts}
+        rows.append(Example(id=str(i), dataset='babi', split='test', meta=meta, **row))
+        made.append(parse(said(r['prediction'], rows[-1]), rows[-1], task, trace=file != 'vanilla'))
+    scores = tabulate(score_all(made, rows, task, trace=file != 'vanilla'), rows, task)
+    assert round(100 * scores.answer_exact.mean(), 1) == exact
+    if table:
+        assert two_by_two(scores.trace_correct_any, scores.answer_exact).table == table
