@@ -145,6 +145,11 @@ def _write_summary(out, summary):
     write_text(sibling_path(out, 'json'), text + '\n')
 
 
+def _comparable(settings):
+    "Settings as they are compared: of the prompts only the texts, since the names of the constants may change."
+    return settings | dict(prompts=sorted((settings.get('prompts') or {}).values()))
+
+
 def check_same_settings(
     out: str | Path,  # FILE.jsonl
     identity: dict,  # Settings, as stored in the summary
@@ -155,7 +160,7 @@ def check_same_settings(
         return
     if 'settings' not in before:
         raise TracenbError(f'{sibling_path(out, "json")}: this file is not of a collection', 'name another --out')
-    old, new = before['settings'], json.loads(json.dumps(identity))
+    old, new = _comparable(before['settings']), _comparable(json.loads(json.dumps(identity)))
     differences = [
         f'{k}: {json.dumps(old.get(k))[:80]} there, {json.dumps(new[k])[:80]} asked for'
         for k in new
@@ -167,7 +172,7 @@ def check_same_settings(
             'name another --out, or remove that collection',
         )
 
-
+# %% ../../nbs/06_teacher/06_collection.ipynb #write-collection
 def write_collection(
     out: str | Path,  # FILE.jsonl
     identity: dict,  # Settings, JSON

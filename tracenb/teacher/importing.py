@@ -13,7 +13,7 @@ from pathlib import Path
 from ..core.files import digest, stray_tag
 from ..core.records import Example, Record, TracenbError, normalize, record
 from ..core.rows import RowCollector, read_rows
-from ..scoring.scorers import as_set, gold_sets
+from ..scoring.overlap import as_set, gold_sets
 from ..tasks.task import DataConfig, Task, load_examples, read_list
 from .collection import check_same_settings, write_collection
 from .judging import classify_trace, judge_reply

@@ -8,11 +8,11 @@ __all__ = ['judge_reply', 'classify_trace', 'outcome_of']
 # %% ../../nbs/06_teacher/05_judging.ipynb #judging-imports
 from ..core.files import stray_tag
 from ..core.records import Example, Response
-from ..scoring.scorers import answer_overlap
-from ..tasks.task import Task, split_commas
+from ..scoring.overlap import answer_overlap
+from ..tasks.task import Task
 from .endpoint import Reply
 from .prompts import RIGHT_STATES, Outcome, why_not_english
-from ..traces.chat import split_text
+from ..traces.parsing import NOT_CLOSED, answer_readings, read_blocks
 
 # %% ../../nbs/06_teacher/05_judging.ipynb #93b97a7d
 def judge_reply(
@@ -20,16 +20,10 @@ def judge_reply(
     example: Example,  # Gold answers
     task: Task,  # How answers are parsed
 ) -> tuple[str, bool, str]:
-    "(the answer, is it right, how it compares with gold); if the whole is wrong, its last line and plain lists count."
-    span = split_text(text.replace('**', ''), trace=False)[1]  # without marks of bold type: '**Answer:** blue'
-    lines = [line.strip() for line in span.splitlines() if line.strip()]
-    parsers = [task.read_answers] if task.alternatives else [task.read_answers, split_commas]
-    readings = [(part, parse(part)) for parse in parsers for part in (span, *lines[-1:])]
-    if not task.alternatives:
-        readings.append((span, tuple(line.lstrip('-*• ') for line in lines)))
+    "(the answer, is it right, how it compares with gold) of the first reading that is right, else of the strictest."
     overlaps = [
         (part, answer_overlap(Response(id=example.id, label=None, facts=(), answers=answers), example))
-        for part, answers in readings
+        for part, answers in answer_readings(text, task)
     ]
     answer, overlap = next(((part, overlap) for part, overlap in overlaps if overlap.exact), overlaps[0])
     return answer, bool(overlap.exact), str(overlap)
@@ -37,17 +31,19 @@ def judge_reply(
 # %% ../../nbs/06_teacher/05_judging.ipynb #0124f9a7
 def _reasoning(reply):
     "(trace of an r1 reply, why it cannot be separated from the answer or '')."
-    think, _, error = ('', '', None) if reply.reasoning.strip() else split_text(reply.text)
-    trace = reply.reasoning.strip() or think
-    if error == 'the think block is not closed':
-        return trace, error
+    trace = reply.reasoning.strip()
+    if not trace:
+        blocks = read_blocks(reply.text)
+        trace = blocks.think.value
+        if blocks.error == NOT_CLOSED:
+            return trace, NOT_CLOSED
     left = stray_tag(trace)
     return trace, f'{left} is left in the trace' if left else ''
 
 
 def _after_think_block(reply):
     "The same for a summary or an explanation: all that was written after any think block."
-    text = reply.text.rpartition('</think>')[2].strip()
+    text = read_blocks(reply.text, trace=False).rest.value
     left = stray_tag(text)
     return text, f'{left} is left in the text' if left else ''
 
