@@ -19,7 +19,7 @@ from .canvas import BARS, colors, draw, heading, nothing, panels, plain
 from .page import escaped, section, show_table
 from .results import Results, gather
 from .seed_means import RUN_KEYS, arrange, condition_name, over_seeds
-from .statements import Claim
+from .statements import Statement
 from .tables import percent
 from ..runs.stages import Run
 from ..tasks.task import Task, get_task
@@ -182,7 +182,7 @@ def type_figure(
 def say_types(
     data: pd.DataFrame,  # Of `type_figure`
     unmatched: list[str] = (),  # Of `matched`
-) -> Claim | None:
+) -> Statement | None:
     "Right answers by type with the length of its traces, a clause a data set and model; cautioned where arms differ in questions."
     if data.empty:
         return None
