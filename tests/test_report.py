@@ -48,9 +48,9 @@ from tracenb.report.tables import (
     measured,
     pairs,
     pairs_table,
-    percent,
     write_headline,
 )
+from tracenb.stats.intervals import percent
 from tracenb.report.viewer import SCRIPT, _units, chosen_rows, packed, policy, read_row, viewer_html
 from tracenb.runs.stages import make_run
 from tracenb.scoring.scorers import SCORERS

@@ -11,7 +11,6 @@ __all__ = ['CONDITIONS', 'OTHERS', 'INK', 'FAINT', 'KEYS', 'STYLE', 'BARS', 'sha
 import math
 import textwrap
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -21,12 +20,10 @@ import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from scipy.stats import t as student
-from statsmodels.stats.proportion import proportion_confint
 
 from ..core.files import atomic_path
 from ..core.records import TracenbError
-from ..stats.intervals import bootstrap_means, bootstrap_weights, cell_sums
+from ..stats.intervals import bootstrap_interval, cell_sums, mean_intervals
 
 # %% ../../nbs/09_report/01_canvas.ipynb #40b4db9a
 CONDITIONS = {
@@ -124,8 +121,9 @@ def over_seeds(
     whole = {v: bool(rows[v].dropna().isin([0, 1]).all()) for v in values}
     runs['unscored'] = groups.size().reindex(pd.MultiIndex.from_frame(runs[[*by, 'seed']])).to_numpy() - runs.n
     runs['mean'] = runs['sum'] / runs.n.where(runs.n > 0)
-    runs[['low', 'high']] = _intervals(runs, runs.scorer.map(whole))
-    runs['interval'] = np.where(runs.low.isna(), 'none', np.where(runs.scorer.map(whole), 'wilson', 't'))
+    binary = runs.scorer.map(whole).to_numpy(bool)
+    runs[['low', 'high']] = mean_intervals(runs['sum'], runs.n, runs['std'], binary)
+    runs['interval'] = np.where(runs.low.isna(), 'none', np.where(binary, 'wilson', 't'))
     order = {v: k for k, v in enumerate(values)}
     lines = runs.groupby([*by, 'scorer'], sort=False, dropna=False, observed=True)
     every = (
@@ -154,40 +152,12 @@ def over_seeds(
     ]
     return both.sort_values('scorer', key=lambda s: s.map(order), kind='stable', ignore_index=True)
 
-
-def _intervals(runs, whole):
-    "The 95 % interval of each run's mean: Wilson where values are 0 or 1, else Student's t."
-    ends = np.full((len(runs), 2), np.nan)
-    few = (whole & (runs.n > 0)).to_numpy()
-    if few.any():
-        ends[few] = np.column_stack(
-            proportion_confint(runs['sum'][few].round().to_numpy(), runs.n[few].to_numpy(), method='wilson')
-        )
-    rest = (~whole & (runs.n > 1) & (runs['std'] > 0)).to_numpy()
-    half = student.ppf(0.975, runs.n[rest] - 1) * runs['std'][rest] / np.sqrt(runs.n[rest])
-    ends[rest] = np.clip(np.column_stack([runs['mean'][rest] - half, runs['mean'][rest] + half]), 0, 1)
-    return ends
-
 # %% ../../nbs/09_report/01_canvas.ipynb #79b1b76b
-@lru_cache(8)
-def _draws(shape, draws=2000):
-    "How often each question and each seed is drawn; the same for every table of this shape."
-    rng = np.random.default_rng(0)
-    return [bootstrap_weights(size, draws, rng) for size in shape]
-
-
 def _clustered(rows, lines, by):
-    "The bootstrap interval of each line: questions and seeds are drawn as wholes. None where all values are equal."
-    parts, ends = dict(list(rows.groupby(list(by), sort=False, dropna=False, observed=True))), []
-    for r in lines.to_dict('records'):
-        sums, counts = cell_sums(parts[tuple(r[k] for k in by)], r['scorer'])
-        flat = not counts.sum() or len(np.unique(sums[counts > 0] / counts[counts > 0])) == 1
-        ends.append(
-            (np.nan, np.nan)
-            if flat
-            else np.nanquantile(bootstrap_means(sums, counts, *_draws(counts.shape)), [0.025, 0.975])
-        )
-    return np.array(ends)
+    "The bootstrap interval of each line, (lines, 2): questions and seeds are drawn. NaN where all values are equal."
+    parts = dict(list(rows.groupby(list(by), sort=False, dropna=False, observed=True)))
+    cells = (cell_sums(parts[tuple(r[k] for k in by)], r['scorer']) for r in lines.to_dict('records'))
+    return np.array([bootstrap_interval(sums, counts) for sums, counts in cells])
 
 # %% ../../nbs/09_report/01_canvas.ipynb #991921b2
 STYLE = {

@@ -31,8 +31,8 @@ from tracenb.report.canvas import (
 from .claims import Claim
 from .page import escaped, section, show_table
 from .results import Results, gather
-from .tables import percent
 from ..runs.stages import Run
+from ..stats.intervals import percent
 from ..tasks.task import Task, get_task
 from ..traces.free_text import describe_text, verify_text
 from ..traces.parsing import read_blocks
