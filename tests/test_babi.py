@@ -15,19 +15,16 @@ from hypothesis import strategies as st
 from tracenb.core.records import Example, TracenbError, normalize
 from tracenb.core.rows import RowsLeftOut
 from tracenb.tasks.babi import (
-    LABELS,
-    apart,
-    apart_by_chance,
+    BABI_TASKS,
     babi,
-    compare,
-    load,
+    load_babi,
     quoted_facts,
-    read_row,
+    read_babi_row,
     read_row_file,
     read_story_file,
 )
-from tracenb.tasks.babi_sim import SIMULATORS, Story, simulate
-from tracenb.tasks.babi_solver import SOLVERS, certify, read_events, solve, verdict
+from tracenb.tasks.babi_sim import SIMULATORS, Story, simulate_babi
+from tracenb.tasks.babi_solver import SOLVERS, check_gold, gold_table, read_events, solve
 from tracenb.tasks.task import DataConfig, check_examples, get_task, load_examples, read_list, split_of
 
 FULL = {
@@ -82,36 +79,36 @@ HOUSEHOLD = ('two-supporting-facts', 'counting', 'lists-sets')
 # --- Solvers: what a story says, read from its text alone
 
 
-@pytest.mark.parametrize('label', list(LABELS.values()))
+@pytest.mark.parametrize('label', list(BABI_TASKS.values()))
 @pytest.mark.parametrize('split', ['train', 'test'])
 def test_simulated_answers_follow_from_the_text(label, split):
-    assert [why for e in simulate(400, seed=7, split=split, labels=(label,)) if (why := verdict(e).why)] == []
+    assert [why for e in simulate_babi(400, seed=7, split=split, labels=(label,)) if (why := check_gold(e).why)] == []
 
 
-@pytest.mark.parametrize('label', list(LABELS.values()))
+@pytest.mark.parametrize('label', list(BABI_TASKS.values()))
 def test_the_check_notices_a_wrong_answer_and_a_wrong_fact(label):
-    for e in simulate(50, seed=8, labels=(label,)):
+    for e in simulate_babi(50, seed=8, labels=(label,)):
         wrong = replace(e, answers=('no',) if e.answers == ('yes',) else ('yes',))
-        assert verdict(wrong)[:2] == (False, True) and e.id in verdict(wrong).why
+        assert check_gold(wrong)[:2] == (False, True) and e.id in check_gold(wrong).why
         for facts in (e.meta['facts'][1:], sorted({*e.meta['facts'], *range(len(e.context))} ^ {e.meta['facts'][0]})):
-            assert verdict(replace(e, meta={**e.meta, 'facts': facts}))[:2] == (True, False)
+            assert check_gold(replace(e, meta={**e.meta, 'facts': facts}))[:2] == (True, False)
 
 
 def test_answers_are_compared_in_order_and_whole():
-    e = next(e for e in simulate(200, seed=1, labels=('lists-sets',)) if len(e.answers) > 1)
+    e = next(e for e in simulate_babi(200, seed=1, labels=('lists-sets',)) if len(e.answers) > 1)
     for answers in (e.answers[::-1], e.answers[:1], (*e.answers, 'hat'), e.answers * 2):
-        assert not verdict(replace(e, answers=answers)).answers
+        assert not check_gold(replace(e, answers=answers)).answers
 
 
-@pytest.mark.parametrize('label', list(LABELS.values()))
+@pytest.mark.parametrize('label', list(BABI_TASKS.values()))
 def test_solvers_do_not_look_at_gold(label):
-    for e in simulate(20, seed=9, labels=(label,)):
+    for e in simulate_babi(20, seed=9, labels=(label,)):
         assert solve(replace(e, answers=('?',), meta={}), label) == solve(e, label)
 
 
-@pytest.mark.parametrize('label', list(LABELS.values()))
+@pytest.mark.parametrize('label', list(BABI_TASKS.values()))
 def test_a_strange_sentence_and_a_strange_question_are_named(label):
-    for e in simulate(20, seed=10, labels=(label,)):
+    for e in simulate_babi(20, seed=10, labels=(label,)):
         for i in range(len(e.context)):
             with pytest.raises(TracenbError, match=f'{e.id} .*It rained in May.'):
                 solve(replace(e, context=(*e.context[:i], 'It rained in May.', *e.context[i + 1 :])), label)
@@ -122,7 +119,7 @@ def test_a_strange_sentence_and_a_strange_question_are_named(label):
 def test_facts_are_needed():
     "In these tasks nothing follows from the rest of the story."
     for label in ('two-arg-relations', 'positional-reasoning', 'basic-deduction'):
-        for e in simulate(40, seed=11, labels=(label,)):
+        for e in simulate_babi(40, seed=11, labels=(label,)):
             for gone in e.meta['facts']:
                 with pytest.raises(TracenbError, match='does not settle'):
                     solve(replace(e, context=tuple(s for i, s in enumerate(e.context) if i != gone)), label)
@@ -242,8 +239,8 @@ def test_stories_that_say_nothing(label, context, question, message):
 
 
 def test_certify_counts():
-    good = simulate(22, seed=1)
-    table = certify(
+    good = simulate_babi(22, seed=1)
+    table = gold_table(
         good
         + [
             replace(good[0], answers=('nowhere',)),
@@ -256,7 +253,7 @@ def test_certify_counts():
         and len(table) == 12
     )
     with pytest.raises(TracenbError, match='no examples'):
-        certify([])
+        gold_table([])
     with pytest.raises(TracenbError, match="did you mean 'counting'"):
         solve(good[0], 'countin')
 
@@ -266,7 +263,7 @@ def test_certify_counts():
 
 @pytest.mark.parametrize('label', HOUSEHOLD)
 def test_households_are_possible(label):
-    assert [e for e in simulate(1000, seed=3, labels=(label,)) if not possible(e.context)] == []
+    assert [e for e in simulate_babi(1000, seed=3, labels=(label,)) if not possible(e.context)] == []
 
 
 def test_impossible_households_are_noticed():
@@ -292,8 +289,8 @@ def test_impossible_households_are_noticed():
 
 
 def test_every_label_is_simulated_and_registered():
-    assert set(SIMULATORS) == set(LABELS.values()) == set(SOLVERS) and len(LABELS) == 11
-    assert get_task('babi') is babi and babi.labels == tuple(LABELS.values())
+    assert set(SIMULATORS) == set(BABI_TASKS.values()) == set(SOLVERS) and len(BABI_TASKS) == 11
+    assert get_task('babi') is babi and babi.labels == tuple(BABI_TASKS.values())
 
 
 key = lambda e: (e.context, e.question)
@@ -308,8 +305,8 @@ key = lambda e: (e.context, e.question)
 )
 def test_simulation_promises(n, more, seed, labels, split):
     labels = tuple(sorted(labels))
-    items = simulate(n, seed, split, labels)
-    assert items == simulate(n + more, seed, split, labels)[:n]  # more examples change none
+    items = simulate_babi(n, seed, split, labels)
+    assert items == simulate_babi(n + more, seed, split, labels)[:n]  # more examples change none
     assert [e.meta['label'] for e in items] == [labels[k % len(labels)] for k in range(n)]
     assert len({key(e) for e in items}) == len({e.id for e in items}) == n
     check_examples(items, babi)
@@ -322,29 +319,31 @@ def test_simulation_promises(n, more, seed, labels, split):
 @settings(max_examples=10)
 @given(a=st.integers(), b=st.integers(), n=st.integers(1, 150))
 def test_train_and_test_never_share_an_item(a, b, n):
-    assert {key(e) for e in simulate(n, a)}.isdisjoint(key(e) for e in simulate(n, b, 'test'))
+    assert {key(e) for e in simulate_babi(n, a)}.isdisjoint(key(e) for e in simulate_babi(n, b, 'test'))
 
 
 def test_a_small_space_is_shared_out_not_overlapped():
     # nearly all two-arg-relations items there are: overlap would be certain if splits were drawn independently
-    train, test = (simulate(n, split=s, labels=('two-arg-relations',)) for n, s in ((3000, 'train'), (1000, 'test')))
+    train, test = (
+        simulate_babi(n, split=s, labels=('two-arg-relations',)) for n, s in ((3000, 'train'), (1000, 'test'))
+    )
     assert {key(e) for e in train}.isdisjoint(map(key, test))
     assert len({key(e) for e in train + test}) == 4000
     assert all(split_of(Story(e.context, e.question, e.answers, ())) == e.split for e in train + test)
 
 
 def test_other_labels_do_not_matter():
-    alone = simulate(9, seed=2, labels=('counting',))
+    alone = simulate_babi(9, seed=2, labels=('counting',))
     assert [
         e
-        for e in simulate(33, seed=2, labels=('conjunction', 'counting', 'lists-sets'))
+        for e in simulate_babi(33, seed=2, labels=('conjunction', 'counting', 'lists-sets'))
         if e.meta['label'] == 'counting'
     ][:9] == alone
 
 
 def test_seeds_differ_and_repeat():
-    assert simulate(22, seed=1) == simulate(22, seed=1)
-    assert {key(e) for e in simulate(220, seed=1)} != {key(e) for e in simulate(220, seed=2)}
+    assert simulate_babi(22, seed=1) == simulate_babi(22, seed=1)
+    assert {key(e) for e in simulate_babi(220, seed=1)} != {key(e) for e in simulate_babi(220, seed=2)}
 
 
 KNOWN = (('Sandra went back to the office.', 'Mary journeyed to the garden.'), 'Where is Sandra?', ('office',))
@@ -352,21 +351,21 @@ KNOWN = (('Sandra went back to the office.', 'Mary journeyed to the garden.'), '
 
 def test_known_story():
     # the exact draw is part of what a seed promises: a change of the simulator must be noticed
-    e = simulate(1, seed=0, labels=('single-supporting-fact',))[0]
+    e = simulate_babi(1, seed=0, labels=('single-supporting-fact',))[0]
     assert e.id == 'babi-sim-single-supporting-fact-4ddadf795e42'
     assert (e.context, e.question, e.answers) == KNOWN
 
 
 def test_max_words():
-    items = simulate(66, max_words=36, split='test')
+    items = simulate_babi(66, max_words=36, split='test')
     assert len(items) == 66 and max(len(' '.join(e.context).split()) for e in items) <= 36
     with pytest.raises(TracenbError, match='of basic-deduction of at most 35 words were asked for, only 0'):
-        simulate(11, max_words=35)
+        simulate_babi(11, max_words=35)
 
 
 def test_a_space_that_is_too_small_is_an_error():
     with pytest.raises(TracenbError, match='different test stories of two-arg-relations were asked for, only'):
-        simulate(2000, split='test', labels=('two-arg-relations',))
+        simulate_babi(2000, split='test', labels=('two-arg-relations',))
 
 
 @pytest.mark.parametrize(
@@ -379,13 +378,13 @@ def test_a_space_that_is_too_small_is_an_error():
 )
 def test_bad_simulations(kw, message):
     with pytest.raises(TracenbError, match=message):
-        simulate(**kw)
+        simulate_babi(**kw)
 
 
 def test_through_load_examples():
     config = DataConfig(n_train=22, n_test=11, max_words=60)
     train, test = (load_examples(babi, config, s) for s in ('train', 'test'))
-    assert Counter(babi.decompose(e).label for e in train) == dict.fromkeys(LABELS.values(), 2) and len(test) == 11
+    assert Counter(babi.decompose(e).label for e in train) == dict.fromkeys(BABI_TASKS.values(), 2) and len(test) == 11
 
 
 # --- Official text files
@@ -456,9 +455,9 @@ def test_several_answers_and_facts(tmp_path):
         ('1 A.\n2 Where is Mary?\n', 'txt:2: .*a question without the tabs'),
         ('1 A.\n2 Where?\thome\tone\n', 'txt:2: .*supporting IDs separated'),
         ('1 A.\n2 Where?\t\t1\n', 'txt:2: .*answer'),
-        ('1 A.\n2 Where?\thome\t3\n', 'txt:2: supporting ID 3 is no sentence'),
-        ('1 A.\n2 Where?\thome\t2\n', 'txt:2: supporting ID 2 is no sentence'),
-        ('1 Where?\thome\t1\n', 'txt:1: supporting ID 1 is no sentence'),
+        ('1 A.\n2 Where?\thome\t3\n', 'txt:2: supporting ID 3 is not a sentence'),
+        ('1 A.\n2 Where?\thome\t2\n', 'txt:2: supporting ID 2 is not a sentence'),
+        ('1 Where?\thome\t1\n', 'txt:1: supporting ID 1 is not a sentence'),
         ('1 A.\nB.\n3 Where?\thome\t1\n', 'txt:2: .*does not begin with an ID'),
         ('2 A.\n3 Where?\thome\t2\n', 'txt:1: ID 2 does not follow'),
         ('2 Where?\thome\t1\n', 'txt:1: ID 2 does not follow'),
@@ -502,7 +501,7 @@ def test_not_text(tmp_path):
     path = write(tmp_path, '')
     path.write_bytes(b'1 \xff\xfe')
     with pytest.raises(TracenbError, match='cannot be read'):
-        load(path, 'train')
+        load_babi(path, 'train')
 
 
 @pytest.mark.parametrize(
@@ -517,26 +516,26 @@ def test_not_text(tmp_path):
 )
 def test_wrong_file_names(tmp_path, name, message):
     with pytest.raises(TracenbError, match=message):
-        load(write(tmp_path, STORIES, name), 'train')
+        load_babi(write(tmp_path, STORIES, name), 'train')
 
 
 def test_folders(tmp_path):
     root = tmp_path / 'tasks_1-20_v1-2'
     for name in ('en', 'en-10k', 'shuffled', 'hn'):
         write(root / name, STORIES.replace('bathroom', name))
-    assert load(root, 'train')[0].answers == ('en',) == load(str(root / 'en'), 'train')[0].answers
-    assert load(root / 'hn', 'train')[0].answers == ('hn',)
+    assert load_babi(root, 'train')[0].answers == ('en',) == load_babi(str(root / 'en'), 'train')[0].answers
+    assert load_babi(root / 'hn', 'train')[0].answers == ('hn',)
     (root / 'en' / 'qa1_single-supporting-fact_train.txt').unlink()
-    assert load(root, 'train')[0].answers == ('en-10k',)
+    assert load_babi(root, 'train')[0].answers == ('en-10k',)
     (root / 'en-10k' / 'qa1_single-supporting-fact_train.txt').unlink()
     with pytest.raises(TracenbError, match='several folders: hn, shuffled'):
-        load(root, 'train')
+        load_babi(root, 'train')
 
 
 def test_unused_tasks_are_passed_over_and_tasks_come_in_order(tmp_path):
     for name in ('qa14_time-reasoning', 'qa2_two-supporting-facts', 'qa3_three-supporting-facts'):
         write(tmp_path, STORIES, f'{name}_train.txt')
-    assert [e.id for e in load(tmp_path, 'train')] == [
+    assert [e.id for e in load_babi(tmp_path, 'train')] == [
         'babi-qa2-train-0000',
         'babi-qa2-train-0001',
         'babi-qa14-train-0000',
@@ -544,34 +543,36 @@ def test_unused_tasks_are_passed_over_and_tasks_come_in_order(tmp_path):
     ]
     write(tmp_path, STORIES, 'qa2_train.txt')
     with pytest.raises(TracenbError, match='a second train file of task 2'):
-        load(tmp_path, 'train')
+        load_babi(tmp_path, 'train')
 
 
 def test_missing_sources(tmp_path):
     with pytest.raises(TracenbError, match='no such file or folder'):
-        load(tmp_path / 'nowhere', 'train')
+        load_babi(tmp_path / 'nowhere', 'train')
     with pytest.raises(TracenbError, match='no train file of the tasks'):
-        load(tmp_path, 'train')
+        load_babi(tmp_path, 'train')
     path = write(tmp_path, STORIES)
     with pytest.raises(TracenbError, match='qa1_single-supporting-fact_test.txt: no such file'):
-        load(path, 'test')
+        load_babi(path, 'test')
     with pytest.raises(TracenbError, match='unknown split'):
-        load(path, 'dev')
+        load_babi(path, 'dev')
     write(tmp_path, '{}\n', 'rows.jsonl')
     with pytest.raises(TracenbError, match='does not say which split'):
-        load(tmp_path / 'rows.jsonl', 'train')
+        load_babi(tmp_path / 'rows.jsonl', 'train')
 
 
 @settings(max_examples=15)
-@given(seed=st.integers(0, 10**6), label=st.sampled_from(sorted(LABELS)))
+@given(seed=st.integers(0, 10**6), label=st.sampled_from(sorted(BABI_TASKS)))
 def test_simulated_stories_survive_the_official_format(tmp_path_factory, seed, label):
-    items, lines = simulate(5, seed, labels=(LABELS[label],)), []
+    items, lines = simulate_babi(5, seed, labels=(BABI_TASKS[label],)), []
     for e in items:
         lines += [f'{i} {s}' for i, s in enumerate(e.context, 1)]
         lines.append(
             f'{len(e.context) + 1} {e.question} \t{",".join(e.answers)}\t{" ".join(str(i + 1) for i in e.meta["facts"])}'
         )
-    back = load(write(tmp_path_factory.mktemp('en'), '\n'.join(lines), f'qa{label}_{LABELS[label]}_train.txt'), 'train')
+    back = load_babi(
+        write(tmp_path_factory.mktemp('en'), '\n'.join(lines), f'qa{label}_{BABI_TASKS[label]}_train.txt'), 'train'
+    )
     assert [(e.context, e.question, e.answers, e.meta['facts']) for e in back] == [
         (e.context, e.question, e.answers, e.meta['facts']) for e in items
     ]
@@ -591,16 +592,16 @@ ROW = dict(
 
 def test_rows(tmp_path):
     write(tmp_path, json.dumps(ROW) + '\n', 'train.jsonl')
-    e = load(tmp_path, 'train')[0]
+    e = load_babi(tmp_path, 'train')[0]
     assert (e.id, e.context, e.answers, e.meta) == (
         'babi-train-0',
         ('A.', 'B.', 'A.'),
         ('one',),
         {'label': 'counting', 'facts': [2]},
     )
-    assert load(tmp_path / 'train.jsonl', 'train') == [e]
+    assert load_babi(tmp_path / 'train.jsonl', 'train') == [e]
     with pytest.raises(TracenbError, match='test.jsonl: no such file'):
-        load(tmp_path / 'train.jsonl', 'test')
+        load_babi(tmp_path / 'train.jsonl', 'test')
 
 
 BAD_ROWS = [
@@ -620,7 +621,7 @@ BAD_ROWS = [
 def test_a_bad_row_is_named_and_left_out(tmp_path, line, message):
     write(tmp_path, '\n'.join([json.dumps(ROW), line, json.dumps({**ROW, 'row_id': 'train-1'})]), 'train.jsonl')
     with pytest.warns(RowsLeftOut) as caught:
-        items = load(tmp_path, 'train')
+        items = load_babi(tmp_path, 'train')
     assert [e.id for e in items] == ['babi-train-0', 'babi-train-1']
     assert (
         len(caught) == 1
@@ -632,10 +633,10 @@ def test_a_bad_row_is_named_and_left_out(tmp_path, line, message):
 def test_a_file_of_bad_rows_is_an_error(tmp_path):
     write(tmp_path, '\n'.join(line for line, _ in BAD_ROWS if line != json.dumps(ROW)), 'train.jsonl')
     with pytest.raises(TracenbError, match='no usable row .5 problems, the first: .*train.jsonl:1'):
-        load(tmp_path, 'train')
+        load_babi(tmp_path, 'train')
     write(tmp_path, '', 'train.jsonl')
     with pytest.raises(TracenbError, match='no usable row'):
-        load(tmp_path, 'train')
+        load_babi(tmp_path, 'train')
 
 
 PUBLISHED = dict(
@@ -653,13 +654,13 @@ PUBLISHED = dict(
     ],
 )
 def test_both_sets_of_names(other):
-    e, plain = read_row(other, 'train'), read_row(ROW, 'train')
+    e, plain = read_babi_row(other, 'train'), read_babi_row(ROW, 'train')
     assert (
         replace(e, id=plain.id) == plain
         and re.fullmatch('babi-train-[0-9a-f]{12}', e.id)
-        and e.id == read_row(PUBLISHED, 'train').id
+        and e.id == read_babi_row(PUBLISHED, 'train').id
     )
-    assert read_row(other, 'test').id != e.id
+    assert read_babi_row(other, 'test').id != e.id
 
 
 @pytest.mark.parametrize(
@@ -687,7 +688,7 @@ def test_both_sets_of_names(other):
 )
 def test_bad_fields(change, message):
     with pytest.raises(TracenbError, match=re.escape(message)) as e:
-        read_row({**ROW, **change}, 'train')
+        read_babi_row({**ROW, **change}, 'train')
     assert e.value.remedy
 
 
@@ -699,7 +700,7 @@ def test_repeats_without_ids_are_kept_apart(tmp_path):
     )
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        items = load(tmp_path, 'test')
+        items = load_babi(tmp_path, 'test')
     check_examples(items, babi)
     assert len(items) == 4 and [e.id.rpartition('-')[2] for e in items][2:] == ['2', '3']
 
@@ -718,7 +719,9 @@ def test_other_row_files(tmp_path, name):
             if name.endswith('gz')
             else json.dumps(rows).encode()
         )
-    assert load(tmp_path, 'train') == load(tmp_path / name, 'train') == [read_row(r, 'train') for r in rows]
+    assert (
+        load_babi(tmp_path, 'train') == load_babi(tmp_path / name, 'train') == [read_babi_row(r, 'train') for r in rows]
+    )
 
 
 @pytest.mark.parametrize(
@@ -744,34 +747,34 @@ LOADED = {}
 @pytest.fixture
 def real(shared):
     if not LOADED:
-        LOADED.update({split: load(shared / 'babi', split) for split in ('train', 'test')})
+        LOADED.update({split: load_babi(shared / 'babi', split) for split in ('train', 'test')})
     return LOADED
 
 
 def test_all_real_rows_load(real):
     counts = {split: Counter(e.meta['label'] for e in items) for split, items in real.items()}
-    assert {label: (counts['train'][label], counts['test'][label]) for label in LABELS.values()} == FULL
+    assert {label: (counts['train'][label], counts['test'][label]) for label in BABI_TASKS.values()} == FULL
     assert len(check_examples(real['train'] + real['test'], babi)) == 4149
 
 
 def test_real_answers_and_facts_follow_from_the_text(real):
     "The same check as for simulated stories: answers, and the choice of supporting sentences, follow the official convention."
-    assert [why for e in real['train'] + real['test'] if (why := verdict(e).why)] == []
-    assert certify(real['train'] + real['test']).loc['all'].tolist() == [4149] * 3
+    assert [why for e in real['train'] + real['test'] if (why := check_gold(e).why)] == []
+    assert gold_table(real['train'] + real['test']).loc['all'].tolist() == [4149] * 3
 
 
 def test_real_households_are_possible_and_times_are_told_alike(real):
     items = real['train'] + real['test']
     assert [e.id for e in items if e.meta['label'] in HOUSEHOLD and not possible(e.context)] == []
     times = [e for e in items if e.meta['label'] == 'time-reasoning']
-    assert later_first(simulate(1100, labels=('time-reasoning',))) == pytest.approx(later_first(times), abs=0.08)
+    assert later_first(simulate_babi(1100, labels=('time-reasoning',))) == pytest.approx(later_first(times), abs=0.08)
 
 
-@pytest.mark.parametrize('label', list(LABELS.values()))
+@pytest.mark.parametrize('label', list(BABI_TASKS.values()))
 def test_simulated_stories_are_like_the_real_ones(real, label):
     items, sim = (
         [e for e in real['train'] + real['test'] if e.meta['label'] == label],
-        simulate(1100, seed=5, labels=(label,)),
+        simulate_babi(1100, seed=5, labels=(label,)),
     )
     words = lambda xs: {
         w for e in xs for text in (*e.context, e.question, *e.answers) for w in re.findall(r'\w+', text)
@@ -787,49 +790,12 @@ def test_simulated_stories_are_like_the_real_ones(real, label):
         assert share(sim)[answer] / len(sim) == pytest.approx(n / len(items), abs=0.08)
 
 
-def test_distances_of_real_and_simulated_stories(real):
-    "Nine labels give their answers as often as the real rows, within chance; the two others are named in the notebook."
-    table = compare(real['train'] + real['test'], simulate(12_100, seed=4))
-    assert list(table.index[table['answers apart'] > table['answers by chance']]) == [
-        'two-supporting-facts',
-        'conjunction',
-    ]
-    assert (
-        (table['lengths apart'] <= table['lengths by chance']).all()
-        and table.repeats.sum() == 106
-        and table['repeats (sim)'].sum() == 0
-    )
-    assert (table['only real'] == 0).all() and (table['only sim'] == 0).all()
-
-
-# --- Distances
-
-
-@given(a=st.lists(st.sampled_from('abc'), min_size=1), b=st.lists(st.sampled_from('abcd'), min_size=1))
-def test_apart_is_a_distance(a, b):
-    assert 0 <= apart(a, b) == apart(b, a) <= 1 and apart(a, a * 3) == 0
-    assert (apart(a, b) == 1) == (not set(a) & set(b))
-
-
-def test_chance_shrinks_with_size_and_a_difference_stands_out():
-    coin = ['yes', 'no']
-    assert apart_by_chance(coin * 500, coin * 500) < apart_by_chance(coin * 20, coin * 20) < 0.5
-    assert apart(['yes'] * 60 + ['no'] * 40, ['yes'] * 40 + ['no'] * 60) > apart_by_chance(
-        ['yes'] * 60 + ['no'] * 40, ['yes'] * 40 + ['no'] * 60
-    )
-
-
-def test_compare_needs_every_label():
-    with pytest.raises(TracenbError, match='no simulated example of counting'):
-        compare(simulate(4, labels=('counting', 'conjunction')), simulate(4, labels=('conjunction',)))
-
-
 # --- What the paper does its own way
 
 
 @given(seed=st.integers(0, 10**6))
 def test_paper_wrong_facts(seed):
-    for e in simulate(11, seed=seed):
+    for e in simulate_babi(11, seed=seed):
         drawn, right = babi.paper.wrong_facts(e, random.Random(seed)), {e.context[i] for i in e.meta['facts']}
         others = [s for s in e.context if s not in right]
         assert len(drawn) == len(set(drawn)) == min(len(e.meta['facts']), len(others)) and not right & {
@@ -842,7 +808,7 @@ def test_paper_wrong_facts(seed):
 
 
 def test_paper_wrong_facts_come_in_the_order_drawn():
-    e = simulate(1, labels=('basic-induction',))[0]
+    e = simulate_babi(1, labels=('basic-induction',))[0]
     draws = [babi.paper.wrong_facts(e, random.Random(i)) for i in range(200)]
     assert 0.1 < sum(d == tuple(sorted(d)) for d in draws) / 200 < 0.25 and {i for d in draws for i in d} == set(
         range(9)
@@ -885,7 +851,7 @@ def test_paper_right_answer(text, right):
 def published(shared, condition):
     with gzip.open(shared / 'published' / f'babi_Qwen3-1.7B_{condition}.jsonl.gz', 'rt') as f:
         rows = [json.loads(line) for line in f]
-    return rows, [read_row(row, 'test') for row in rows]
+    return rows, [read_babi_row(row, 'test') for row in rows]
 
 
 @pytest.mark.parametrize('condition, figure', [('vanilla', 96.12), ('correct', 94.34), ('perturbed', 92.06)])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from tracenb.core.records import TracenbError
-from tracenb.report.canvas import KEYS, arrange, color_of, colors, condition_name, over_seeds, save_figure
+from tracenb.report.canvas import color_of, colors, save_figure
 from tracenb.report.design_figures import (
     DESIGN,
     corruption_figure,
@@ -28,6 +28,7 @@ from tracenb.report.figures import (
     trace_answer_table,
     training_figure,
 )
+from tracenb.report.seed_means import RUN_KEYS, arrange, condition_name, over_seeds
 from tracenb.stats.association import two_by_two
 from tracenb.stats.intervals import bootstrap, proportions, wilson
 
@@ -95,7 +96,7 @@ def test_one_seed_is_what_stats_says(binary, shares):
         table = pd.DataFrame(
             dict(dataset='d', model='m', condition='c', seed=1, id=range(len(values)), x=pd.Series(values, dtype=float))
         )
-        mine, theirs = over_seeds(table, ['x']).iloc[0], proportions(table, KEYS[:3], 'x').iloc[0]
+        mine, theirs = over_seeds(table, ['x']).iloc[0], proportions(table, RUN_KEYS[:3], 'x').iloc[0]
         assert (mine.n, mine.unscored, mine.seed) == (theirs.n, theirs.unscored, 'all')
         for name in ('mean', 'low', 'high'):
             assert mine[name] == pytest.approx(theirs[name], nan_ok=True, abs=1e-9), name
@@ -105,7 +106,7 @@ def test_several_seeds_are_bootstrapped_over_questions_and_seeds():
     table = rows(('correct', 'incorrect'), seeds=(1, 2, 3))
     mine, theirs = (
         over_seeds(table, ['answer_exact', 'classification']),
-        bootstrap(table, KEYS[:3], ['answer_exact', 'classification']),
+        bootstrap(table, RUN_KEYS[:3], ['answer_exact', 'classification']),
     )
     lines = mine[mine.seed == 'all']
     for name in ('mean', 'low', 'high'):

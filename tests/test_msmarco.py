@@ -17,7 +17,6 @@ from tracenb.core.records import Example, Generation, TracenbError, normalize
 from tracenb.core.rows import RowsLeftOut
 from tracenb.scoring.rouge_bleu import answerable, bleu, evaluate, rouge_l, words
 from tracenb.tasks.msmarco import (
-    MSMARCO_LABELS,
     closest_passage,
     load_msmarco,
     msmarco,
@@ -27,7 +26,7 @@ from tracenb.tasks.msmarco import (
     paper_wrong_facts,
     read_msmarco_row,
 )
-from tracenb.tasks.msmarco_sim import NO_ANSWER, TOPICS, SimulatedQuery, simulate_msmarco
+from tracenb.tasks.msmarco_sim import MSMARCO_LABELS, NO_ANSWER, TOPICS, SimulatedQuery, simulate_msmarco
 from tracenb.tasks.task import DataConfig, check_examples, get_task, load_examples, split_of
 
 

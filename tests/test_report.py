@@ -12,17 +12,6 @@ import pytest
 
 from tracenb.core.files import write_jsonl
 from tracenb.core.records import Example, Generation, Steps, TracenbError
-from tracenb.report.claims import (
-    findings,
-    say_accuracy,
-    say_corruption,
-    say_cost,
-    say_dose,
-    say_length,
-    say_steps,
-    say_trace_answer,
-    say_training,
-)
 from tracenb.report.design_figures import DESIGN, corruption_figure, cost_figure, dose_figure, length_figure
 from tracenb.report.figures import (
     accuracy_figure,
@@ -33,13 +22,24 @@ from tracenb.report.figures import (
 )
 from tracenb.report.page import (
     make_report,
+    runs_table,
     samples,
     section,
     show_table,
-    the_grid,
     to_page,
 )
 from tracenb.report.results import Case, finished, gather, load_costs, load_logs, load_runs, save_rows
+from tracenb.report.statements import (
+    findings,
+    summarize_accuracy,
+    summarize_corruption,
+    summarize_cost,
+    summarize_dose,
+    summarize_length,
+    summarize_steps,
+    summarize_trace_answer,
+    summarize_training,
+)
 from tracenb.report.tables import (
     baselines,
     by_label,
@@ -201,7 +201,7 @@ def test_a_damaged_run_is_named_and_the_others_are_kept(tmp_path, damage):
         and len(found.left_out) == 1
         and 'incorrect' in found.left_out[0]
     )
-    assert 'could not be read' in the_grid(found).data
+    assert 'could not be read' in runs_table(found).data
     damage(good)
     with pytest.raises(TracenbError, match='none of 2 finished runs can be read'):
         gather(tmp_path)
@@ -210,7 +210,7 @@ def test_a_damaged_run_is_named_and_the_others_are_kept(tmp_path, damage):
 def test_unfinished_runs_are_named(grid):
     at = write_run(grid, 'correct', seed=9)
     (at / 'metrics.json').unlink()
-    page = the_grid(gather(grid)).data
+    page = runs_table(gather(grid)).data
     assert '1 runs are not finished' in page and 'seed9' in page
 
 
@@ -346,14 +346,14 @@ def test_every_figure_has_its_sentence():
     ).assign(n_tokens=30, context_words=np.tile(np.arange(40), 14))
     table.loc[table.condition == 'vanilla', 'n_tokens'] = 3
     dose, two, length = dose_figure(table)[1], corruption_figure(table)[1], length_figure(table)[1]
-    assert '80 % to 20 %: -6.0 points' in say_dose(dose)[0]
-    assert 'right label +0 [+0, +0]; right facts +60' in say_corruption(two)[0]
-    assert 'rank correlation' in say_length(length)[0]
-    assert say_accuracy(accuracy_figure(table)[1])[0].startswith('Exactly right answers: correct 80 %')
-    assert 'the right label in 80 %' in re.sub(r'7\d %', '80 %', say_steps(steps_figure(table)[1])[0])
+    assert '80 % to 20 %: -6.0 points' in summarize_dose(dose)[0]
+    assert 'right label +0 [+0, +0]; right facts +60' in summarize_corruption(two)[0]
+    assert 'rank correlation' in summarize_length(length)[0]
+    assert summarize_accuracy(accuracy_figure(table)[1])[0].startswith('Exactly right answers: correct 80 %')
+    assert 'the right label in 80 %' in re.sub(r'7\d %', '80 %', summarize_steps(steps_figure(table)[1])[0])
     assert (
         'label step alone'
-        in say_trace_answer(trace_answer_figure(table)[1], trace_answer_table(table, 'classification'))[0]
+        in summarize_trace_answer(trace_answer_figure(table)[1], trace_answer_table(table, 'classification'))[0]
     )
     costs = pd.DataFrame(
         [
@@ -370,13 +370,13 @@ def test_every_figure_has_its_sentence():
             )
         ]
     )
-    assert say_cost(cost_figure(costs)[1])[0].startswith('The 1 runs took 2.0 hours')
+    assert summarize_cost(cost_figure(costs)[1])[0].startswith('The 1 runs took 2.0 hours')
     logs = pd.DataFrame(dict(dataset='d', model='m', condition='correct', seed=1, step=[1, 2], loss=[2.0, 1.0]))
-    assert 'correct 1.00' in say_training(training_figure(logs)[1])[0]
+    assert 'correct 1.00' in summarize_training(training_figure(logs)[1])[0]
     for absent in (
-        say_dose(dose[:0]),
-        say_corruption(corruption_figure(table[table.condition == 'correct'])[1]),
-        say_training(pd.DataFrame()),
+        summarize_dose(dose[:0]),
+        summarize_corruption(corruption_figure(table[table.condition == 'correct'])[1]),
+        summarize_training(pd.DataFrame()),
     ):
         assert absent is None
 
@@ -387,9 +387,11 @@ def test_every_figure_has_its_sentence():
 def test_a_figure_without_its_conditions_is_left_out(tmp_path):
     table = rows(vanilla=3, correct=5)
     fig, data = dose_figure(table)
-    assert section(tmp_path, 'dose', 'Dose', fig, data, say_dose(data)).data == '' and not list(tmp_path.iterdir())
+    assert section(tmp_path, 'dose', 'Dose', fig, data, summarize_dose(data)).data == '' and not list(
+        tmp_path.iterdir()
+    )
     fig, data = corruption_figure(table[table.condition.isin(DESIGN)])
-    assert section(tmp_path, 'x', 'X', fig, data, say_corruption(data)).data == ''
+    assert section(tmp_path, 'x', 'X', fig, data, summarize_corruption(data)).data == ''
 
 
 def test_tables_are_escaped_and_link_their_numbers():

@@ -17,7 +17,7 @@ from tracenb.traces.conditions import (
     count_words,
     every_condition,
     get_condition,
-    shortfall,
+    n_traces_missing_facts,
 )
 from tracenb.traces.parsing import parse
 
@@ -248,10 +248,10 @@ def test_every_condition_says_what_it_is():
     'name, message',
     [
         ('incorect', "did you mean 'incorrect'"),
-        ('mix', "needs the share of incorrect traces, '' is none"),
-        ('mix:half', "'half' is none"),
-        ('mix:1.01', "'1.01' is none"),
-        ('mix:nan', "'nan' is none"),
+        ('mix', "needs the share of incorrect traces, not ''"),
+        ('mix:half', "not 'half'"),
+        ('mix:1.01', "not '1.01'"),
+        ('mix:nan', "not 'nan'"),
         ('correct:1', 'takes no number'),
     ],
 )
@@ -269,9 +269,9 @@ def test_what_cannot_be_built_is_an_error():
 
 def test_a_condition_of_ones_own():
     @condition('shouted')
-    def shouted(example, setting):
+    def shouted(example, ctx):
         "The correct trace in capitals."
-        return setting.correct_text(example).upper()
+        return ctx.correct_text(example).upper()
 
     try:
         assert built('toy', 'shouted')[0][2].text == built('toy', 'correct')[0][2].text.upper()
@@ -279,11 +279,13 @@ def test_a_condition_of_ones_own():
         del CONDITIONS['shouted']
 
 
-def test_shortfall_counts_stories_without_other_sentences():
+def test_missing_facts_are_counted_in_stories_without_other_sentences():
     task = get_task('babi')
     rows = load_examples(task, DataConfig(n_train=20, labels=('positional-reasoning',)), 'train')
-    assert shortfall(rows, build_traces(rows, task, 'incorrect'), task) == 20  # both sentences of such a story are gold
-    assert shortfall(rows, build_traces(rows, task, 'correct'), task) == 0
+    assert (
+        n_traces_missing_facts(rows, build_traces(rows, task, 'incorrect'), task) == 20
+    )  # both sentences of such a story are gold
+    assert n_traces_missing_facts(rows, build_traces(rows, task, 'correct'), task) == 0
 
 
 @pytest.mark.parametrize('name', ['cotempqa', 'babi'])

@@ -32,7 +32,7 @@ from ..stats.association import two_by_two
 from ..stats.intervals import balanced_accuracy, majority_answer, majority_baseline, proportions
 from ..tasks.task import DataConfig, get_task, load_examples
 from ..traces.chat import encode, render
-from ..traces.conditions import build_traces, get_condition, shortfall
+from ..traces.conditions import build_traces, get_condition, n_traces_missing_facts
 from ..traces.free_text import describe_traces
 from ..traces.parsing import parse
 
@@ -228,7 +228,7 @@ def build(
         record['teachers'] = sorted({t.source for by_id in opened.teacher.values() for t in by_id.values()})
     write_text(
         opened.file('run.json'),
-        json.dumps(record | dict(n_traces_missing_facts=shortfall(examples, traces, task)), indent=1),
+        json.dumps(record | dict(n_traces_missing_facts=n_traces_missing_facts(examples, traces, task)), indent=1),
     )
     return chats
 

@@ -23,7 +23,7 @@ from ..core.records import Example, Trace, TracenbError, lookup
 from ..core.rows import RowCollector, read_rows
 from ..tasks.task import Task, check_examples
 from .chat import render
-from .conditions import build_traces, count_words, get_condition, shortfall
+from .conditions import build_traces, count_words, get_condition, n_traces_missing_facts
 
 # %% ../../nbs/04_traces/06_export.ipynb #cbcd1649
 def content(
@@ -138,7 +138,7 @@ def lengths(
         tokens = {part: pd.Series([count(text) for text in texts]) for part, texts in parts.items()}
         rows[name] = {
             f'{part}_{k}': v for part, n in tokens.items() for k, v in n.agg(['mean', 'median', 'max']).items()
-        } | dict(short=shortfall(examples, traces, task))
+        } | dict(short=n_traces_missing_facts(examples, traces, task))
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('condition')
 
 # %% ../../nbs/04_traces/06_export.ipynb #57a9ccc2
