@@ -310,10 +310,8 @@ def percent(
 
 def p_text(
     p: float | None,  # A p value, None or NaN where there is none
-    apa: bool = False,  # As the American Psychological Association prints it, without the leading zero
 ) -> str:
-    "'p < 0.001' or 'p = 0.034', '-' where there is none; in APA style 'p < .001', 'p = .034', 'no p'."
+    "'p < 0.001' or 'p = 0.034'; '-' where there is none."
     if pd.isna(p):
-        return 'no p' if apa else '-'
-    text = 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'
-    return text.replace(' 0.', ' .') if apa else text
+        return '-'
+    return 'p < 0.001' if p < 0.001 else f'p = {p:.3f}'
