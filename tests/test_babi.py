@@ -1,4 +1,4 @@
-"bAbI: the loader on files in the official format, the simulator's promises, the solvers, and what the paper does its own way."
+"bAbI: the loader on files in the official format, guarantees of the simulator, the solvers, definitions of the paper."
 
 import gzip
 import json
@@ -15,14 +15,11 @@ from hypothesis import strategies as st
 from tracenb.core.records import Example, TracenbError, normalize
 from tracenb.core.rows import RowsLeftOut
 from tracenb.tasks.babi import (
-    LABELS,
-    apart,
-    apart_by_chance,
+    BABI_TASKS,
     babi,
-    compare,
-    load,
+    load_babi,
     quoted_facts,
-    read_row,
+    read_babi_row,
     read_row_file,
     read_story_file,
 )
@@ -46,7 +43,7 @@ FULL = {
 
 
 def possible(context):
-    "Whether the events of a household story can happen: nobody goes where they are, and only what is there and free is taken."
+    "Whether the events of a household story can happen: people change places, and take only what is there and free."
     place, holder, lies = {}, {}, {}
     for kind, who, what, to in read_events(context):
         if kind == 'move' and place.get(who) == what:
@@ -69,7 +66,7 @@ def possible(context):
 
 
 def later_first(items):
-    "In which share of the time stories the later of the two supporting visits is told first."
+    "The share of time stories in which the later of the two supporting visits is told first."
     return sum(
         'yesterday' in e.context[e.meta['facts'][1]].lower() or 'afternoon' in e.context[e.meta['facts'][0]]
         for e in items
@@ -79,16 +76,16 @@ def later_first(items):
 HOUSEHOLD = ('two-supporting-facts', 'counting', 'lists-sets')
 
 
-# --- Solvers: what a story says, read from its text alone
+# --- Solvers: answers derived from the text alone
 
 
-@pytest.mark.parametrize('label', list(LABELS.values()))
+@pytest.mark.parametrize('label', list(BABI_TASKS.values()))
 @pytest.mark.parametrize('split', ['train', 'test'])
 def test_simulated_answers_follow_from_the_text(label, split):
     assert [why for e in simulate_babi(400, seed=7, split=split, labels=(label,)) if (why := check_gold(e).why)] == []
 
 
-@pytest.mark.parametrize('label', list(LABELS.values()))
+@pytest.mark.parametrize('label', list(BABI_TASKS.values()))
 def test_the_check_notices_a_wrong_answer_and_a_wrong_fact(label):
     for e in simulate_babi(50, seed=8, labels=(label,)):
         wrong = replace(e, answers=('no',) if e.answers == ('yes',) else ('yes',))
@@ -103,13 +100,13 @@ def test_answers_are_compared_in_order_and_whole():
         assert not check_gold(replace(e, answers=answers)).answers
 
 
-@pytest.mark.parametrize('label', list(LABELS.values()))
+@pytest.mark.parametrize('label', list(BABI_TASKS.values()))
 def test_solvers_do_not_look_at_gold(label):
     for e in simulate_babi(20, seed=9, labels=(label,)):
         assert solve(replace(e, answers=('?',), meta={}), label) == solve(e, label)
 
 
-@pytest.mark.parametrize('label', list(LABELS.values()))
+@pytest.mark.parametrize('label', list(BABI_TASKS.values()))
 def test_a_strange_sentence_and_a_strange_question_are_named(label):
     for e in simulate_babi(20, seed=10, labels=(label,)):
         for i in range(len(e.context)):
@@ -236,12 +233,12 @@ def test_known_solutions(label, context, question, answers, facts):
         ('time-reasoning', ('Yesterday Mary went to the park.',), 'Where was Mary before the park?', 'does not settle'),
     ],
 )
-def test_stories_that_say_nothing(label, context, question, message):
+def test_stories_without_an_answer(label, context, question, message):
     with pytest.raises(TracenbError, match=re.escape(message)):
         solve(Example(id='x', dataset='babi', split='test', context=context, question=question, answers=('?',)), label)
 
 
-def test_certify_counts():
+def test_gold_table_counts():
     good = simulate_babi(22, seed=1)
     table = gold_table(
         good
@@ -292,8 +289,8 @@ def test_impossible_households_are_noticed():
 
 
 def test_every_label_is_simulated_and_registered():
-    assert set(SIMULATORS) == set(LABELS.values()) == set(SOLVERS) and len(LABELS) == 11
-    assert get_task('babi') is babi and babi.labels == tuple(LABELS.values())
+    assert set(SIMULATORS) == set(BABI_TASKS.values()) == set(SOLVERS) and len(BABI_TASKS) == 11
+    assert get_task('babi') is babi and babi.labels == tuple(BABI_TASKS.values())
 
 
 key = lambda e: (e.context, e.question)
@@ -306,7 +303,7 @@ key = lambda e: (e.context, e.question)
     labels=st.sets(st.sampled_from(sorted(SIMULATORS)), min_size=1),
     split=st.sampled_from(['train', 'test']),
 )
-def test_simulation_promises(n, more, seed, labels, split):
+def test_simulation_guarantees(n, more, seed, labels, split):
     labels = tuple(sorted(labels))
     items = simulate_babi(n, seed, split, labels)
     assert items == simulate_babi(n + more, seed, split, labels)[:n]  # more examples change none
@@ -353,7 +350,7 @@ KNOWN = (('Sandra went back to the office.', 'Mary journeyed to the garden.'), '
 
 
 def test_known_story():
-    # the exact draw is part of what a seed promises: a change of the simulator must be noticed
+    # the exact draw belongs to a seed: a change of the simulator must be noticed
     e = simulate_babi(1, seed=0, labels=('single-supporting-fact',))[0]
     assert e.id == 'babi-sim-single-supporting-fact-4ddadf795e42'
     assert (e.context, e.question, e.answers) == KNOWN
@@ -387,7 +384,7 @@ def test_bad_simulations(kw, message):
 def test_through_load_examples():
     config = DataConfig(n_train=22, n_test=11, max_words=60)
     train, test = (load_examples(babi, config, s) for s in ('train', 'test'))
-    assert Counter(babi.decompose(e).label for e in train) == dict.fromkeys(LABELS.values(), 2) and len(test) == 11
+    assert Counter(babi.decompose(e).label for e in train) == dict.fromkeys(BABI_TASKS.values(), 2) and len(test) == 11
 
 
 # --- Official text files
@@ -458,16 +455,16 @@ def test_several_answers_and_facts(tmp_path):
         ('1 A.\n2 Where is Mary?\n', 'txt:2: .*a question without the tabs'),
         ('1 A.\n2 Where?\thome\tone\n', 'txt:2: .*supporting IDs separated'),
         ('1 A.\n2 Where?\t\t1\n', 'txt:2: .*answer'),
-        ('1 A.\n2 Where?\thome\t3\n', 'txt:2: supporting ID 3 is no sentence'),
-        ('1 A.\n2 Where?\thome\t2\n', 'txt:2: supporting ID 2 is no sentence'),
-        ('1 Where?\thome\t1\n', 'txt:1: supporting ID 1 is no sentence'),
+        ('1 A.\n2 Where?\thome\t3\n', 'txt:2: supporting ID 3 is not a sentence'),
+        ('1 A.\n2 Where?\thome\t2\n', 'txt:2: supporting ID 2 is not a sentence'),
+        ('1 Where?\thome\t1\n', 'txt:1: supporting ID 1 is not a sentence'),
         ('1 A.\nB.\n3 Where?\thome\t1\n', 'txt:2: .*does not begin with an ID'),
         ('2 A.\n3 Where?\thome\t2\n', 'txt:1: ID 2 does not follow'),
         ('2 Where?\thome\t1\n', 'txt:1: ID 2 does not follow'),
     ],
 )
 def test_malformed_files(tmp_path, text, message):
-    "A file with nothing usable is an error; the same story after a good one is left out, and said."
+    "A file with nothing usable is an error; the same story after a good one is left out and reported."
     with pytest.raises(TracenbError, match=message):
         read_story_file(write(tmp_path, text))
     if not text:
@@ -485,7 +482,8 @@ def test_malformed_files(tmp_path, text, message):
 
 
 def test_a_damaged_story_changes_no_other(tmp_path):
-    "Whatever line of the first story is damaged, the second keeps its id; a lost first line costs the story before it too, because it seems to belong there."
+    """Whichever line of the first story is damaged, the second keeps its id.
+    A lost first line costs the story before it too, because it seems to belong there."""
     whole, lines = read_story_file(write(tmp_path, STORIES * 3), first_only=False), (STORIES * 3).splitlines()
     for k in range(len(lines)):
         with pytest.warns(RowsLeftOut):
@@ -504,7 +502,7 @@ def test_not_text(tmp_path):
     path = write(tmp_path, '')
     path.write_bytes(b'1 \xff\xfe')
     with pytest.raises(TracenbError, match='cannot be read'):
-        load(path, 'train')
+        load_babi(path, 'train')
 
 
 @pytest.mark.parametrize(
@@ -519,26 +517,26 @@ def test_not_text(tmp_path):
 )
 def test_wrong_file_names(tmp_path, name, message):
     with pytest.raises(TracenbError, match=message):
-        load(write(tmp_path, STORIES, name), 'train')
+        load_babi(write(tmp_path, STORIES, name), 'train')
 
 
 def test_folders(tmp_path):
     root = tmp_path / 'tasks_1-20_v1-2'
     for name in ('en', 'en-10k', 'shuffled', 'hn'):
         write(root / name, STORIES.replace('bathroom', name))
-    assert load(root, 'train')[0].answers == ('en',) == load(str(root / 'en'), 'train')[0].answers
-    assert load(root / 'hn', 'train')[0].answers == ('hn',)
+    assert load_babi(root, 'train')[0].answers == ('en',) == load_babi(str(root / 'en'), 'train')[0].answers
+    assert load_babi(root / 'hn', 'train')[0].answers == ('hn',)
     (root / 'en' / 'qa1_single-supporting-fact_train.txt').unlink()
-    assert load(root, 'train')[0].answers == ('en-10k',)
+    assert load_babi(root, 'train')[0].answers == ('en-10k',)
     (root / 'en-10k' / 'qa1_single-supporting-fact_train.txt').unlink()
     with pytest.raises(TracenbError, match='several folders: hn, shuffled'):
-        load(root, 'train')
+        load_babi(root, 'train')
 
 
-def test_unused_tasks_are_passed_over_and_tasks_come_in_order(tmp_path):
+def test_unused_tasks_are_skipped_and_tasks_come_in_order(tmp_path):
     for name in ('qa14_time-reasoning', 'qa2_two-supporting-facts', 'qa3_three-supporting-facts'):
         write(tmp_path, STORIES, f'{name}_train.txt')
-    assert [e.id for e in load(tmp_path, 'train')] == [
+    assert [e.id for e in load_babi(tmp_path, 'train')] == [
         'babi-qa2-train-0000',
         'babi-qa2-train-0001',
         'babi-qa14-train-0000',
@@ -546,34 +544,42 @@ def test_unused_tasks_are_passed_over_and_tasks_come_in_order(tmp_path):
     ]
     write(tmp_path, STORIES, 'qa2_train.txt')
     with pytest.raises(TracenbError, match='a second train file of task 2'):
-        load(tmp_path, 'train')
+        load_babi(tmp_path, 'train')
 
 
 def test_missing_sources(tmp_path):
     with pytest.raises(TracenbError, match='no such file or folder'):
-        load(tmp_path / 'nowhere', 'train')
+        load_babi(tmp_path / 'nowhere', 'train')
     with pytest.raises(TracenbError, match='no train file of the tasks'):
-        load(tmp_path, 'train')
+        load_babi(tmp_path, 'train')
     path = write(tmp_path, STORIES)
     with pytest.raises(TracenbError, match='qa1_single-supporting-fact_test.txt: no such file'):
-        load(path, 'test')
+        load_babi(path, 'test')
     with pytest.raises(TracenbError, match='unknown split'):
-        load(path, 'dev')
+        load_babi(path, 'dev')
     write(tmp_path, '{}\n', 'rows.jsonl')
     with pytest.raises(TracenbError, match='does not say which split'):
-        load(tmp_path / 'rows.jsonl', 'train')
+        load_babi(tmp_path / 'rows.jsonl', 'train')
 
 
 @settings(max_examples=15)
-@given(seed=st.integers(0, 10**6), label=st.sampled_from(sorted(LABELS)))
+@given(seed=st.integers(0, 10**6), label=st.sampled_from(sorted(BABI_TASKS)))
 def test_simulated_stories_survive_the_official_format(tmp_path_factory, seed, label):
-    items, lines = simulate_babi(5, seed, labels=(LABELS[label],)), []
+    items, lines = simulate_babi(5, seed, labels=(BABI_TASKS[label],)), []
     for e in items:
         lines += [f'{i} {s}' for i, s in enumerate(e.context, 1)]
         lines.append(
-            f'{len(e.context) + 1} {e.question} \t{",".join(e.answers)}\t{" ".join(str(i + 1) for i in e.meta["facts"])}'
+            '\t'.join(
+                (
+                    f'{len(e.context) + 1} {e.question} ',
+                    ','.join(e.answers),
+                    ' '.join(str(i + 1) for i in e.meta['facts']),
+                )
+            )
         )
-    back = load(write(tmp_path_factory.mktemp('en'), '\n'.join(lines), f'qa{label}_{LABELS[label]}_train.txt'), 'train')
+    back = load_babi(
+        write(tmp_path_factory.mktemp('en'), '\n'.join(lines), f'qa{label}_{BABI_TASKS[label]}_train.txt'), 'train'
+    )
     assert [(e.context, e.question, e.answers, e.meta['facts']) for e in back] == [
         (e.context, e.question, e.answers, e.meta['facts']) for e in items
     ]
@@ -593,16 +599,16 @@ ROW = dict(
 
 def test_rows(tmp_path):
     write(tmp_path, json.dumps(ROW) + '\n', 'train.jsonl')
-    e = load(tmp_path, 'train')[0]
+    e = load_babi(tmp_path, 'train')[0]
     assert (e.id, e.context, e.answers, e.meta) == (
         'babi-train-0',
         ('A.', 'B.', 'A.'),
         ('one',),
         {'label': 'counting', 'facts': [2]},
     )
-    assert load(tmp_path / 'train.jsonl', 'train') == [e]
+    assert load_babi(tmp_path / 'train.jsonl', 'train') == [e]
     with pytest.raises(TracenbError, match='test.jsonl: no such file'):
-        load(tmp_path / 'train.jsonl', 'test')
+        load_babi(tmp_path / 'train.jsonl', 'test')
 
 
 BAD_ROWS = [
@@ -622,7 +628,7 @@ BAD_ROWS = [
 def test_a_bad_row_is_named_and_left_out(tmp_path, line, message):
     write(tmp_path, '\n'.join([json.dumps(ROW), line, json.dumps({**ROW, 'row_id': 'train-1'})]), 'train.jsonl')
     with pytest.warns(RowsLeftOut) as caught:
-        items = load(tmp_path, 'train')
+        items = load_babi(tmp_path, 'train')
     assert [e.id for e in items] == ['babi-train-0', 'babi-train-1']
     assert (
         len(caught) == 1
@@ -634,10 +640,10 @@ def test_a_bad_row_is_named_and_left_out(tmp_path, line, message):
 def test_a_file_of_bad_rows_is_an_error(tmp_path):
     write(tmp_path, '\n'.join(line for line, _ in BAD_ROWS if line != json.dumps(ROW)), 'train.jsonl')
     with pytest.raises(TracenbError, match='no usable row .5 problems, the first: .*train.jsonl:1'):
-        load(tmp_path, 'train')
+        load_babi(tmp_path, 'train')
     write(tmp_path, '', 'train.jsonl')
     with pytest.raises(TracenbError, match='no usable row'):
-        load(tmp_path, 'train')
+        load_babi(tmp_path, 'train')
 
 
 PUBLISHED = dict(
@@ -655,13 +661,13 @@ PUBLISHED = dict(
     ],
 )
 def test_both_sets_of_names(other):
-    e, plain = read_row(other, 'train'), read_row(ROW, 'train')
+    e, plain = read_babi_row(other, 'train'), read_babi_row(ROW, 'train')
     assert (
         replace(e, id=plain.id) == plain
         and re.fullmatch('babi-train-[0-9a-f]{12}', e.id)
-        and e.id == read_row(PUBLISHED, 'train').id
+        and e.id == read_babi_row(PUBLISHED, 'train').id
     )
-    assert read_row(other, 'test').id != e.id
+    assert read_babi_row(other, 'test').id != e.id
 
 
 @pytest.mark.parametrize(
@@ -689,7 +695,7 @@ def test_both_sets_of_names(other):
 )
 def test_bad_fields(change, message):
     with pytest.raises(TracenbError, match=re.escape(message)) as e:
-        read_row({**ROW, **change}, 'train')
+        read_babi_row({**ROW, **change}, 'train')
     assert e.value.remedy
 
 
@@ -701,7 +707,7 @@ def test_repeats_without_ids_are_kept_apart(tmp_path):
     )
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        items = load(tmp_path, 'test')
+        items = load_babi(tmp_path, 'test')
     check_examples(items, babi)
     assert len(items) == 4 and [e.id.rpartition('-')[2] for e in items][2:] == ['2', '3']
 
@@ -720,7 +726,9 @@ def test_other_row_files(tmp_path, name):
             if name.endswith('gz')
             else json.dumps(rows).encode()
         )
-    assert load(tmp_path, 'train') == load(tmp_path / name, 'train') == [read_row(r, 'train') for r in rows]
+    assert (
+        load_babi(tmp_path, 'train') == load_babi(tmp_path / name, 'train') == [read_babi_row(r, 'train') for r in rows]
+    )
 
 
 @pytest.mark.parametrize(
@@ -746,18 +754,18 @@ LOADED = {}
 @pytest.fixture
 def real(shared):
     if not LOADED:
-        LOADED.update({split: load(shared / 'babi', split) for split in ('train', 'test')})
+        LOADED.update({split: load_babi(shared / 'babi', split) for split in ('train', 'test')})
     return LOADED
 
 
 def test_all_real_rows_load(real):
     counts = {split: Counter(e.meta['label'] for e in items) for split, items in real.items()}
-    assert {label: (counts['train'][label], counts['test'][label]) for label in LABELS.values()} == FULL
+    assert {label: (counts['train'][label], counts['test'][label]) for label in BABI_TASKS.values()} == FULL
     assert len(check_examples(real['train'] + real['test'], babi)) == 4149
 
 
 def test_real_answers_and_facts_follow_from_the_text(real):
-    "The same check as for simulated stories: answers, and the choice of supporting sentences, follow the official convention."
+    "The same check as for simulated stories: answers and supporting sentences follow the official convention."
     assert [why for e in real['train'] + real['test'] if (why := check_gold(e).why)] == []
     assert gold_table(real['train'] + real['test']).loc['all'].tolist() == [4149] * 3
 
@@ -769,7 +777,7 @@ def test_real_households_are_possible_and_times_are_told_alike(real):
     assert later_first(simulate_babi(1100, labels=('time-reasoning',))) == pytest.approx(later_first(times), abs=0.08)
 
 
-@pytest.mark.parametrize('label', list(LABELS.values()))
+@pytest.mark.parametrize('label', list(BABI_TASKS.values()))
 def test_simulated_stories_are_like_the_real_ones(real, label):
     items, sim = (
         [e for e in real['train'] + real['test'] if e.meta['label'] == label],
@@ -789,44 +797,7 @@ def test_simulated_stories_are_like_the_real_ones(real, label):
         assert share(sim)[answer] / len(sim) == pytest.approx(n / len(items), abs=0.08)
 
 
-def test_distances_of_real_and_simulated_stories(real):
-    "Nine labels give their answers as often as the real rows, within chance; the two others are named in the notebook."
-    table = compare(real['train'] + real['test'], simulate_babi(12_100, seed=4))
-    assert list(table.index[table['answers apart'] > table['answers by chance']]) == [
-        'two-supporting-facts',
-        'conjunction',
-    ]
-    assert (
-        (table['lengths apart'] <= table['lengths by chance']).all()
-        and table.repeats.sum() == 106
-        and table['repeats (sim)'].sum() == 0
-    )
-    assert (table['only real'] == 0).all() and (table['only sim'] == 0).all()
-
-
-# --- Distances
-
-
-@given(a=st.lists(st.sampled_from('abc'), min_size=1), b=st.lists(st.sampled_from('abcd'), min_size=1))
-def test_apart_is_a_distance(a, b):
-    assert 0 <= apart(a, b) == apart(b, a) <= 1 and apart(a, a * 3) == 0
-    assert (apart(a, b) == 1) == (not set(a) & set(b))
-
-
-def test_chance_shrinks_with_size_and_a_difference_stands_out():
-    coin = ['yes', 'no']
-    assert apart_by_chance(coin * 500, coin * 500) < apart_by_chance(coin * 20, coin * 20) < 0.5
-    assert apart(['yes'] * 60 + ['no'] * 40, ['yes'] * 40 + ['no'] * 60) > apart_by_chance(
-        ['yes'] * 60 + ['no'] * 40, ['yes'] * 40 + ['no'] * 60
-    )
-
-
-def test_compare_needs_every_label():
-    with pytest.raises(TracenbError, match='no simulated example of counting'):
-        compare(simulate_babi(4, labels=('counting', 'conjunction')), simulate_babi(4, labels=('conjunction',)))
-
-
-# --- What the paper does its own way
+# --- Definitions of the paper
 
 
 @given(seed=st.integers(0, 10**6))
@@ -887,7 +858,7 @@ def test_paper_right_answer(text, right):
 def published(shared, condition):
     with gzip.open(shared / 'published' / f'babi_Qwen3-1.7B_{condition}.jsonl.gz', 'rt') as f:
         rows = [json.loads(line) for line in f]
-    return rows, [read_row(row, 'test') for row in rows]
+    return rows, [read_babi_row(row, 'test') for row in rows]
 
 
 @pytest.mark.parametrize('condition, figure', [('vanilla', 96.12), ('correct', 94.34), ('perturbed', 92.06)])
@@ -908,7 +879,7 @@ def test_published_rows_are_the_test_rows(shared, real):
 
 
 def test_published_incorrect_traces_quote_as_ours_do(shared):
-    "Lower-case sentences in a list, as many as there are supporting ones, mostly wrong."
+    "They list lower-case sentences, as many as there are supporting ones, mostly wrong."
     rows, examples = published(shared, 'perturbed')
     quoted = [read_list(row['prediction'].split('to answer the question: ')[1].split('\n')[0]) for row in rows]
     count = sum(len(q) == len(babi.paper.wrong_facts(e, random.Random(0))) for q, e in zip(quoted, examples))

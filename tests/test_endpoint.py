@@ -1,4 +1,4 @@
-"""Asking a chat endpoint: real requests to a real server on this machine that misbehaves on purpose."""
+"""The client of a chat endpoint: real requests to a real server on this machine that misbehaves on purpose."""
 
 import asyncio
 import json
@@ -16,15 +16,17 @@ import pytest
 from faulty_server import FAULTS, FaultyServer, seeded_faults
 
 from tracenb.core.records import TracenbError
-from tracenb.teacher import endpoint as room
-from tracenb.teacher.endpoint import Endpoint, Request, ask, estimate, read_prices, request_key
+from tracenb.teacher import client
+from tracenb.teacher.client import ask, estimate_cost
+from tracenb.teacher.endpoint import Endpoint, Request, request_key
+from tracenb.teacher.prices import read_prices
 
 SECRET = 'sk-do-not-tell-5f2a9c'
 
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(room, 'BACKOFF', 0.02)
+    monkeypatch.setattr(client, 'BACKOFF', 0.02)
 
 
 def questions(n, **more):
@@ -43,7 +45,7 @@ def put(n, server, tmp_path, endpoint=None, **more):
 
 
 def test_a_thousand_requests_with_faults(tmp_path, capsys):
-    "Every request ends in exactly one state, none is lost, none is sent again after an answer that arrived, memory stays flat."
+    "Every request ends in exactly one state, none is lost or sent again after its answer arrived, memory stays flat."
     with FaultyServer(seeded_faults(0.1), patience=2.5) as server:
         endpoint = at(server, concurrency=32, retries=8)
         ask(questions(1000)[:100], endpoint, tmp_path / 'warm.sqlite', progress=False)
@@ -66,9 +68,8 @@ def test_a_thousand_requests_with_faults(tmp_path, capsys):
         )
         assert grown < 30
         with capsys.disabled():
-            print(
-                f'\n1000 requests, {sum(server.attempts.values())} attempts, {seconds:.1f} s, {grown:.1f} MB: {dict(server.faults)}'
-            )
+            attempts = sum(server.attempts.values())
+            print(f'\n1000 requests, {attempts} attempts, {seconds:.1f} s, {grown:.1f} MB: {dict(server.faults)}')
         sent = sum(server.attempts.values())
         assert (
             ask(questions(1000), endpoint, tmp_path / 'c.sqlite', progress=False) == replies
@@ -152,10 +153,13 @@ def test_the_same_question_is_sent_once(tmp_path):
 
 COLLECT = """
 import sys
-from tracenb.teacher import endpoint as room
-room.BACKOFF = .02
-questions = [room.Request(id=f'q{i}', messages=({'role': 'user', 'content': f'question {i}'},), max_tokens=20) for i in range(200)]
-room.ask(questions, room.Endpoint(base_url=sys.argv[1], model='m', timeout=1, retries=8), sys.argv[2], progress=False)
+from tracenb.teacher import client
+from tracenb.teacher.endpoint import Endpoint, Request
+client.BACKOFF = .02
+messages = [({'role': 'user', 'content': f'question {i}'},) for i in range(200)]
+questions = [Request(id=f'q{i}', messages=m, max_tokens=20) for i, m in enumerate(messages)]
+endpoint = Endpoint(base_url=sys.argv[1], model='m', timeout=1, retries=8)
+client.ask(questions, endpoint, sys.argv[2], progress=False)
 """
 
 
@@ -185,7 +189,7 @@ def test_a_second_process_waits_outside(tmp_path):
     with FaultyServer(lambda question, attempt: None) as server, FileLock(f'{tmp_path / "c.sqlite"}.lock'):
         command = [sys.executable, '-c', COLLECT, server.url, str(tmp_path / 'c.sqlite')]
         done = subprocess.run(command, capture_output=True, text=True)
-        assert 'another process is asking with this cache' in done.stderr and not server.attempts
+        assert 'another process is using this cache' in done.stderr and not server.attempts
 
 
 # --- Money and limits
@@ -239,7 +243,7 @@ def test_the_estimate_knows_the_cache(tmp_path):
     (tmp_path / 'p.yaml').write_text('m: {input: 1, output: 10}')
     with FaultyServer(lambda question, attempt: None) as server:
         put(3, server, tmp_path)
-        assert estimate(questions(5), at(server), tmp_path / 'c.sqlite', tmp_path / 'p.yaml') == dict(
+        assert estimate_cost(questions(5), at(server), tmp_path / 'c.sqlite', tmp_path / 'p.yaml') == dict(
             requests=5,
             cached=3,
             calls=2,
@@ -248,7 +252,7 @@ def test_the_estimate_knows_the_cache(tmp_path):
             cost_at_most=pytest.approx(406e-6),
         )
         assert (
-            estimate(questions(5), at(server), tmp_path / 'none.sqlite')['calls'] == 5
+            estimate_cost(questions(5), at(server), tmp_path / 'none.sqlite')['calls'] == 5
             and not (tmp_path / 'none.sqlite').exists()
         )
 
@@ -336,7 +340,7 @@ def test_an_error_carries_no_key(tmp_path, monkeypatch):
     monkeypatch.setenv('TEACHER_API_KEY', SECRET)
     for url, says in (
         (f'https://me:{SECRET}@example.org/v1', 'holds a password'),
-        ('ftp://example.org', 'no http address'),
+        ('ftp://example.org', 'not an http address'),
     ):
         with pytest.raises(TracenbError, match=says) as e:
             ask(questions(1), Endpoint(base_url=url, model='m'), tmp_path / 'c.sqlite', progress=False)
@@ -351,8 +355,8 @@ def test_the_cache_is_its_owners(tmp_path):
         put(1, server, tmp_path)
     assert stat.S_IMODE(os.stat(tmp_path / 'c.sqlite').st_mode) == 0o600
     (tmp_path / 'text.sqlite').write_text('not a database, but long enough to be read as one' * 100)
-    with pytest.raises(TracenbError, match='text.sqlite: no cache of replies'):
-        estimate(questions(1), Endpoint(base_url='http://localhost/v1', model='m'), tmp_path / 'text.sqlite')
+    with pytest.raises(TracenbError, match='text.sqlite: not a cache of replies'):
+        estimate_cost(questions(1), Endpoint(base_url='http://localhost/v1', model='m'), tmp_path / 'text.sqlite')
 
 
 def test_the_key_of_a_request_covers_all_that_matters():

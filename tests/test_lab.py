@@ -257,7 +257,8 @@ def test_training_and_generation_resume_after_a_stopped_cell(kernel):
 
 
 CALL = """
-from tracenb.teacher.endpoint import Endpoint, Request, ask
+from tracenb.teacher.client import ask
+from tracenb.teacher.endpoint import Endpoint, Request
 messages = [({{'role': 'user', 'content': f'question {{i}}'}},) for i in range(40)]
 requests = [Request(id=f'q{{i}}', messages=m) for i, m in enumerate(messages)]
 replies = ask(requests, Endpoint(base_url={url!r}, model='m', concurrency=2), 'c.sqlite')

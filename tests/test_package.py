@@ -172,7 +172,7 @@ def test_the_base_install_runs_the_smoke_grid_its_report_and_an_audit(base_only,
     ('code', 'extra'),
     [
         ('import tracenb.study.server', 'study'),
-        ('import tracenb.teacher.endpoint', 'teacher'),
+        ('import tracenb.teacher.client', 'teacher'),
         ('from tracenb import explore', 'lab'),
     ],
 )

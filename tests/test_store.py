@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tracenb.core.records import TracenbError
-from tracenb.ratings.analysis import read_source
-from tracenb.ratings.scales import checked, flow, participants, rules_of
+from tracenb.ratings.qualtrics import read_source
+from tracenb.ratings.scales import check_answers, participant_flow, participant_table, rules_of
 from tracenb.study.answers import (
     COLUMNS,
     _parsed,
@@ -493,7 +493,7 @@ def test_each_kind_of_file_counts_the_same_people(path, tmp_path, layout):
         table = read_source(file, study)[0]
         assert table[table.kind == 'enter'].participant.tolist() == [f'p{n:04}' for n in range(1, 8)]
         rules = rules_of(study)
-        flows[file.name] = flow(participants(checked(table, rules), rules), rules)
+        flows[file.name] = participant_flow(participant_table(check_answers(table, rules), rules), rules)
     for found in flows.values():
         pd.testing.assert_frame_equal(found, flows['study.sqlite'])
     assert flows['a.csv'].set_index('stage').n[

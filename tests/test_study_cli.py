@@ -106,7 +106,7 @@ def test_a_copy_is_restored_and_nothing_is_overwritten(folder):
 
 
 def test_a_copy_goes_nowhere_but_where_it_was_sent(folder):
-    "A folder that is missing may be a disk that is not mounted: it is not made, and the command fails so that cron says so."
+    "A missing folder may be a disk that is not mounted: it is not created, and the command fails so that cron reports it."
     result = CliRunner().invoke(
         app,
         ['study', 'backup', '--db', str(folder / 'study.sqlite'), '--to', str(folder / 'unmounted' / 'copy.sqlite')],

@@ -1,4 +1,4 @@
-"""Teacher traces: a real server on loopback whose answers are prepared, the committed cache, foreign files, and the command."""
+"""Teacher traces: a real local server with prepared answers, the committed cache, foreign files, the command."""
 
 import json
 import os
@@ -12,22 +12,24 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from conftest import ROOT
 
+from tracenb.cli.teacher import demo_settings
 from tracenb.core.files import read_jsonl, write_jsonl
 from tracenb.core.records import Generation, Trace, TracenbError
 from tracenb.tasks import babi
 from tracenb.tasks.task import DataConfig, load_examples, toy
-from tracenb.teacher.collection import (
-    Collection,
-    demo_settings,
-    import_traces,
-    join_to,
-    judge,
-    plan_requests,
-    run_collection,
-    run_import,
-)
+from tracenb.teacher.collection import Collection, plan_requests, run_collection
 from tracenb.teacher.endpoint import Endpoint
-from tracenb.teacher.prompts import KINDS, RIGHT, STATES, describe_outcomes, read_outcomes, tally, why_not_english
+from tracenb.teacher.importing import import_traces, index_examples, run_import
+from tracenb.teacher.judging import judge_reply
+from tracenb.teacher.prompts import (
+    RIGHT_STATES,
+    STATES,
+    TRACE_KINDS,
+    describe_outcomes,
+    read_outcomes,
+    tally,
+    why_not_english,
+)
 from tracenb.traces.chat import render
 from tracenb.traces.parsing import parse
 
@@ -39,7 +41,7 @@ KEY = 'sk-test-0123456789abcdef'
 
 @pytest.fixture
 def serve():
-    "Start servers that answer by a function of (messages, headers) -> (status, message, finish_reason); they count what they were asked."
+    "Start servers that answer by a function (messages, headers) -> (status, message, finish_reason), and record calls."
     started = []
 
     def start(answer):
@@ -113,7 +115,7 @@ def test_replay_of_the_committed_cache_gives_the_committed_outcomes(tmp_path):
         run_collection(
             settings, tmp_path / f'{kind}.jsonl', None if kind == 'r1' else tmp_path / 'r1.jsonl', progress=False
         )
-    for kind in KINDS:
+    for kind in TRACE_KINDS:
         for name in (f'{kind}.jsonl', f'{kind}.outcomes.jsonl', f'{kind}.json'):
             assert (tmp_path / name).read_bytes() == (DEMO / name).read_bytes(), name
     assert {'kept', 'wrong_answer'} <= {o.state for o in read_outcomes(DEMO / 'r1.jsonl')}
@@ -121,7 +123,7 @@ def test_replay_of_the_committed_cache_gives_the_committed_outcomes(tmp_path):
 
 def test_kept_traces_render_and_parse_back():
     examples = {e.id: e for e in load_examples(babi.babi, demo_settings()['r1'].data, 'train')}
-    kept = [t for kind in KINDS for t in read_jsonl(DEMO / f'{kind}.jsonl', Trace)]
+    kept = [t for kind in TRACE_KINDS for t in read_jsonl(DEMO / f'{kind}.jsonl', Trace)]
     for t in kept:
         chat = render(examples[t.id], t, babi.babi)
         said = parse(
@@ -166,7 +168,7 @@ def test_every_state_is_reached_and_recorded(serve, tmp_path):
     row = tally(r1).loc[('r1', 'all')]
     assert (row.asked, row.right, row.wrong, row.unread) == (10, 5, 1, 4)
     # the other kinds ask only where the answer was right, and carry the r1 state of the rest
-    for kind, may in (('r1_summary', ('kept',)), ('post_hoc', RIGHT)):
+    for kind, may in (('r1_summary', ('kept',)), ('post_hoc', RIGHT_STATES)):
         asked.clear()
         plan = plan_requests(EXAMPLES, babi.babi, kind, r1)
         assert {i for i, s in wanted.items() if s in may} == set(plan.requests)
@@ -272,7 +274,7 @@ def test_refusals_name_the_remedy(serve, tmp_path):
 )
 def test_a_chat_answer_is_judged_by_the_scorer(text, is_right):
     example = next(e for e in load_examples(toy, DataConfig(source='built-in'), 'train') if e.answers == ('park',))
-    assert judge(text, example, toy)[1] is is_right
+    assert judge_reply(text, example, toy)[1] is is_right
 
 
 def test_several_answers_may_stand_in_any_plain_form():
@@ -283,7 +285,7 @@ def test_several_answers_may_stand_in_any_plain_form():
     for e in several:
         a = list(e.answers)
         assert all(
-            judge(t, e, cotempqa.cotempqa)[1]
+            judge_reply(t, e, cotempqa.cotempqa)[1]
             for t in (
                 repr(a),
                 '\n'.join(a),
@@ -292,7 +294,9 @@ def test_several_answers_may_stand_in_any_plain_form():
                 'They are these:\n\n' + ', '.join(a),
             )
         )
-        assert not any(judge(t, e, cotempqa.cotempqa)[1] for t in (a[0], '\n'.join(a[1:]), ', '.join([*a, 'Nobody'])))
+        assert not any(
+            judge_reply(t, e, cotempqa.cotempqa)[1] for t in (a[0], '\n'.join(a[1:]), ', '.join([*a, 'Nobody']))
+        )
 
 
 def test_language_rule_passes_every_rule_made_trace():
@@ -328,13 +332,13 @@ def test_import_joins_judges_and_counts(tmp_path):
     with pytest.raises(TracenbError, match='other settings: file_digest'):
         run_import(tmp_path / 'f.jsonl', tmp_path / 'o.jsonl', babi.babi, DATA, 'theirs')
     with pytest.raises(TracenbError, match='no usable row'):
-        import_traces(write_jsonl(tmp_path / 'g.jsonl', rows[-1:]), join_to(EXAMPLES, babi.babi))
+        import_traces(write_jsonl(tmp_path / 'g.jsonl', rows[-1:]), index_examples(EXAMPLES, babi.babi))
 
 
 def test_import_refuses_questions_of_the_test_split(tmp_path):
     test = load_examples(babi.babi, DataConfig(labels=DATA.labels, n_test=4), 'test')
     rows = [dict(input=babi.babi.prompt(e), r1_trace='So.') for e in (EXAMPLES[0], *test)]
-    found, left_out = import_traces(write_jsonl(tmp_path / 'f.jsonl', rows), join_to(EXAMPLES, babi.babi, test))
+    found, left_out = import_traces(write_jsonl(tmp_path / 'f.jsonl', rows), index_examples(EXAMPLES, babi.babi, test))
     assert (
         [o.id for o in found] == [EXAMPLES[0].id]
         and all('of the test split' in p.what for p in left_out)

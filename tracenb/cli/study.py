@@ -112,10 +112,10 @@ def study_simulate(
     ] = None,
     seed: Seed = 0,
 ):
-    "Rehearse: let simulated people with the paper's mean ratings take part, over a real server on this machine."
-    from tracenb.ratings.rehearsal import rehearse
+    "Let simulated participants with the paper's mean ratings take part, over a real server on this machine."
+    from tracenb.ratings.simulated import simulate_on_server
 
-    said = rehearse(folder, db, n, seed=seed)
+    said = simulate_on_server(folder, db, n, seed=seed)
     print(
         f'{db}: simulated people, {", ".join(f"{k} {state}" for state, k in sorted(said["states"].items()))}; {said["requests"]} requests, {said["per_second"]} a second, p99 {said["p99"]} ms; {said["lost"]} answers lost, {said["doubled"]} doubled'
     )
@@ -161,10 +161,10 @@ def study_analyse(
 ):
     "Exclusions, reliability, means, tests, figures: the analysis that `preregister` announces."
     from tracenb.ratings.analysis import analyze
-    from tracenb.ratings.page import sentences
+    from tracenb.ratings.sentences import rating_sentences
 
     made = analyze(source, out, design, performance, mapping, demographics, seed=seed)
-    print(*sentences(made), sep='\n')
+    print(*rating_sentences(made), sep='\n')
     print(f'page: {out}/analysis.html')
 
 # %% ../../nbs/13_cli/02_study.ipynb #cst-power
@@ -183,12 +183,14 @@ def study_power(
     seed: Seed = 0,
 ):
     "Power by participants a condition, and how many it takes, by simulated people under the tests that will be used."
-    from tracenb.ratings.figures import power_figure
-    from tracenb.ratings.power import needed, power_table, read_plan
+    from tracenb.ratings.power import participants_needed, power_figure, power_table, read_power_plan
     from tracenb.report.canvas import save_figure
 
-    plan = read_plan(design, effects)
-    table, enough = power_table(plan, sims=sims, seed=seed), needed(plan, largest=largest, sims=sims, seed=seed)
+    plan = read_power_plan(design, effects)
+    table, enough = (
+        power_table(plan, sims=sims, seed=seed),
+        participants_needed(plan, largest=largest, sims=sims, seed=seed),
+    )
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / 'power.csv', index=False)
     enough.to_csv(out / 'needed.csv', index=False)

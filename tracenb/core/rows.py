@@ -32,10 +32,8 @@ class RowsLeftOut(UserWarning):
 class RowCollector:
     "Collects the records that are made from rows, and the problems of the other rows."
 
-    def __init__(
-        self,
-        source: str | Path,  # Name of the source in messages
-    ):
+    def __init__(self, source: str | Path):
+        "`source` is its name in messages."
         self.source, self.kept, self.problems, self.places = str(source), [], [], {}
 
     def add(
@@ -47,10 +45,8 @@ class RowCollector:
         "Keep `make(row)`, or record why not. Of two records with the same id the first is kept."
         try:
             made = make(row)
-            if getattr(made, 'id', None) in self.places:
-                raise TracenbError(
-                    f'id {made.id!r} was used before, at {self.places[made.id]}', 'ids are unique: remove or rename one'
-                )
+            if before := self.places.get(getattr(made, 'id', None)):
+                raise TracenbError(f'id {made.id!r} was used before, at {before}', 'ids are unique: rename one')
         except TracenbError as e:
             return self.skip(f'{place}: {e.what}', e.remedy)
         if hasattr(made, 'id'):
@@ -65,10 +61,8 @@ class RowCollector:
         "The kept records; one `RowsLeftOut` warning if there were problems. Raises `TracenbError` if nothing was kept."
         if not self.kept:
             first = f', the first: {self.problems[0]}' if self.problems else ''
-            raise TracenbError(
-                f'{self.source}: no usable row ({len(self.problems)} problems{first})',
-                '' if self.problems else 'the file is empty',
-            )
+            what = f'{self.source}: no usable row ({len(self.problems)} problems{first})'
+            raise TracenbError(what, '' if self.problems else 'the file is empty')
         if self.problems:
             warnings.warn(RowsLeftOut(self.source, len(self.kept), self.problems), stacklevel=3)
         return self.kept
@@ -159,7 +153,7 @@ def _json_rows(data, path, collector):
     "(place, row) of JSON lines, a JSON array, or a JSON object of columns."
     body = data.strip()
     first, _, more = body.partition(b'\n')
-    spread = bool(more) and bool(_parsed(first)[1])  # one JSON value over several lines: the first line is no row
+    spread = bool(more) and bool(_parsed(first)[1])  # one JSON value over several lines: the first line is not a row
     whole, why = None, ''
     if body[:1] == b'[' or not more or body[:1] == b'{' and spread:
         whole, why = _parsed(body)

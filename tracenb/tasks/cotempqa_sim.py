@@ -195,7 +195,7 @@ def _filler(kind, event, who, asked):
 
 # %% ../../nbs/01_tasks/04_cotempqa_sim.ipynb #67f7eae3
 def _facts(rng, label, kind):
-    "The event, the answering facts, the other facts, the asked person (None if subjects are asked for), their relation."
+    "The event, the answering facts, the other facts, the asked person (None if asked 'who'), the asked relation."
     of_event, asked = rng.choice(_PAIRS[kind])
     plan = _plan(rng, label)
     subjects, used = rng.sample(_SUBJECTS[of_event], 20), set()

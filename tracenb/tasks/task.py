@@ -43,7 +43,7 @@ def split_commas(
     "The answers without surrounding spaces; empty ones are dropped."
     return tuple(a.strip() for a in text.split(',') if a.strip())
 
-# %% ../../nbs/01_tasks/02_task.ipynb #ee028b49
+# %% ../../nbs/01_tasks/02_task.ipynb #task-wording
 LABEL_SENTENCE = (
     'The category of the question represents what is being asked in that question. '
     'The category of the question asked is: {label}.\n'
@@ -51,7 +51,7 @@ LABEL_SENTENCE = (
 FACTS_SENTENCE = 'I need to use the following text to answer the question: {facts}'
 PROMPT = 'Answer the question based on the context:\n{context}\nQuestion: {question} Only return the answer.\n'
 
-
+# %% ../../nbs/01_tasks/02_task.ipynb #ee028b49
 @dataclass(frozen=True)
 class Task:
     "One data set: how to load, decompose, simulate and phrase it."
@@ -309,7 +309,7 @@ _TOY_ITEMS = (
 
 
 def _toy_load(source, split):
-    "The items of one split; there are no files."
+    "The items of one split; files are not needed."
     examples = []
     for i, (question, answers, label, facts) in enumerate(_TOY_ITEMS):
         if split == ('train' if i < 3 else 'test'):

@@ -287,7 +287,7 @@ def answer_readings(
     text: str,  # What a teacher wrote, its reasoning removed or between think tags
     task: Task,  # How answers are read
 ) -> list[tuple[str, tuple[str, ...]]]:
-    "(text of the answer, answers in it): the whole answer, its last line, and a set with commas between or one per line."
+    "(text, answers in it): the whole answer, its last line, and a set with commas between or one per line."
     block = read_blocks(text.replace('**', ''), trace=False).answer.value  # '**Answer:** blue' is an answer line
     lines = [line.strip() for line in block.splitlines() if line.strip()]
     readers = [task.read_answers] if task.alternatives else [task.read_answers, split_commas]
