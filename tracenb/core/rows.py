@@ -153,7 +153,7 @@ def _json_rows(data, path, collector):
     "(place, row) of JSON lines, a JSON array, or a JSON object of columns."
     body = data.strip()
     first, _, more = body.partition(b'\n')
-    spread = bool(more) and bool(_parsed(first)[1])  # one JSON value over several lines: the first line is no row
+    spread = bool(more) and bool(_parsed(first)[1])  # one JSON value over several lines: the first line is not a row
     whole, why = None, ''
     if body[:1] == b'[' or not more or body[:1] == b'{' and spread:
         whole, why = _parsed(body)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ..core.html import escaped
 from .scales import Rules
 from ..report.seed_means import condition_name
-from ..report.tables import p_text
+from ..stats.intervals import p_text
 
 # %% ../../nbs/12_ratings/09_sentences.ipynb #export-analysis
 @dataclass(frozen=True)

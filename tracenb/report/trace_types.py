@@ -20,8 +20,8 @@ from .page import escaped, section, show_table
 from .results import Results, gather
 from .seed_means import RUN_KEYS, arrange, condition_name, over_seeds
 from .statements import Statement
-from .tables import percent
 from ..runs.stages import Run
+from ..stats.intervals import percent
 from ..tasks.task import Task, get_task
 from ..traces.free_text import describe_text, verify_text
 from ..traces.parsing import read_blocks

@@ -309,7 +309,7 @@ _TOY_ITEMS = (
 
 
 def _toy_load(source, split):
-    "The items of one split; there are no files."
+    "The items of one split; files are not needed."
     examples = []
     for i, (question, answers, label, facts) in enumerate(_TOY_ITEMS):
         if split == ('train' if i < 3 else 'test'):
