@@ -28,7 +28,7 @@ _ANSWER_LINE = re.compile(r'(?im)(?:^[ \t]*answer:|answer is:)[ \t]*(.*)$')
 class Blocks:
     "Where a text thinks and where it answers."
 
-    think: Span  # Between the think tags; empty if there is no think block
+    think: Span  # Between the think tags; empty without a think block
     rest: Span  # All that follows the thinking
     answer: Span  # The answer, inside `rest`
     error: str | None  # Why the form is broken, None if it is as expected
@@ -128,7 +128,7 @@ def _list_items(text, start, end):
 
 # %% ../../nbs/04_traces/03_parsing.ipynb #steps-find
 def _read_label(text, start, end, task):
-    "Span of the label, None if there is no classification sentence."
+    "Span of the label, None without a classification sentence."
     cue = ' '.join(task.label_sentence.split('{label}')[0].split()[-3:])
     found = re.search(re.escape(cue).replace(r'\ ', r'\s+') + r'\s*([^\s.,]+)', text[start:end])
     return Span(kind='label', start=start + found.start(1), end=start + found.end(1), value=found[1]) if found else None
@@ -239,6 +239,15 @@ def _form_error(blocks, found, answers, trace, steps):
         return 'no retrieval sentence'
     return None if answers else 'the answer is empty'
 
+
+def _with_reason(generation, error):
+    "`error`, or why the generation ended too early."
+    if generation.finish_reason == 'too_long':
+        return 'the prompt did not fit: nothing was generated'
+    if generation.finish_reason == 'length':
+        return f'cut off after {generation.n_tokens} tokens' + (f': {error}' if error else '')
+    return error
+
 # %% ../../nbs/04_traces/03_parsing.ipynb #parse-parse
 def parse(
     generation: Generation,  # What the model wrote
@@ -255,11 +264,7 @@ def parse(
     blocks = read_blocks(text, trace)
     found = read_steps(text, example.context, task, blocks.think.start, blocks.think.end)
     answers = task.read_answers(blocks.answer.value)
-    error = _form_error(blocks, found, answers, trace, steps)
-    if generation.finish_reason == 'too_long':
-        error = 'the prompt did not fit: nothing was generated'
-    elif generation.finish_reason == 'length':
-        error = f'cut off after {generation.n_tokens} tokens' + (f': {error}' if error else '')
+    error = _with_reason(generation, _form_error(blocks, found, answers, trace, steps))
     spans = [s for s in (blocks.think, blocks.answer) if s.value]
     return Response(
         id=example.id,
@@ -271,7 +276,7 @@ def parse(
         spans=_ordered([*spans, *found, *_answer_spans(blocks.answer, answers)]),
     )
 
-
+# %% ../../nbs/04_traces/03_parsing.ipynb #parse-trace
 def parse_trace(
     text: str,  # A trace, without think tags
     example: Example,  # It is about
