@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from fastcore.basics import patch
 
 from ..core.records import Example, TracenbError, lookup, normalize
-from ..tasks.task import TASKS, Task, read_list
+from ..tasks.task import Task, known_tasks, read_list
 
 # %% ../../nbs/10_audit/03_joining.ipynb #9099b28b
 def text_field(
@@ -59,7 +59,7 @@ def _by_label(row, label):
     "The one task that has the label of a row."
     fields = (row.get(k) for k in ('label', 'category', 'query_type'))
     given = [v for v in fields if v and isinstance(v, str)] or [label]
-    known = {n: t for n, t in TASKS.items() if t.read_row}
+    known = {n: t for n, t in known_tasks().items() if t.read_row}
     fit = [t for t in known.values() if {x.lower() for x in given} & {x.lower() for x in t.labels}]
     if len(fit) == 1:
         return fit[0]
@@ -74,7 +74,7 @@ def dataset_of(
 ) -> Task:
     "The task that a row belongs to. Raises `TracenbError` if it is unknown, or is not `task`."
     name = text_field(row, 'dataset')
-    named = lookup(TASKS, name, 'data set') if name else task
+    named = lookup(known_tasks(), name, 'data set') if name else task
     if task and named.name != task.name:
         raise TracenbError(
             f'the dataset is {name!r}, but the examples are of {task.name!r}',

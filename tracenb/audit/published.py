@@ -21,7 +21,7 @@ from .judging import Prediction
 from ..core.files import read_jsonl
 from ..core.records import Example, Generation, TracenbError, lookup
 from ..core.rows import SUFFIXES, RowCollector, read_rows
-from ..tasks.task import TASKS, Task, get_task
+from ..tasks.task import Task, get_task, known_tasks
 from ..traces.conditions import get_condition
 
 # %% ../../nbs/10_audit/04_published.ipynb #0cd12f9f
@@ -84,7 +84,7 @@ def name_parts(
 
     `stem` is the name without label and suffix.
     """
-    labels = {x for t in TASKS.values() for x in t.labels}
+    labels = {x for t in known_tasks().values() for x in t.labels}
     stem, folder = path.name.split('.json')[0].removesuffix('.parquet'), path.parent.name.removesuffix('_default')
     label = next((x for x in labels if stem.endswith('_' + x)), '')
     if label:
@@ -113,7 +113,7 @@ class Reader:
     ):
         self.index, self.asked, self.places, self.seen = index, {}, {}, Counter()
         if task is None and index and index.by_id:
-            task = lookup(TASKS, next(iter(index.by_id.values())).dataset, 'data set')
+            task = lookup(known_tasks(), next(iter(index.by_id.values())).dataset, 'data set')
         self.task = task
 
     def identity(self, row: dict, parts: dict) -> tuple[str, str, str, str]:
@@ -241,7 +241,7 @@ def _group(path):
         return path
     if folder.name.removesuffix('_default') == label:
         folder = folder.parent / folder.name.replace(label, '*')
-    dataset = next((t.name for t in TASKS.values() if label in t.labels), '')
+    dataset = next((t.name for t in known_tasks().values() if label in t.labels), '')
     return folder, path.name.replace(f'_{label}.', '_*.'), dataset
 
 
