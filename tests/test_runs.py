@@ -233,7 +233,7 @@ def test_a_grid_is_a_product_with_overrides_and_exclusions():
         (dict(dataset=['toy']), "g.yaml: unknown key 'dataset'"),
         (dict(models=[]), 'g.yaml: models: no value'),
         (dict(models='tiny-random'), 'g.yaml: models: a list is expected'),
-        (dict(seeds=[1, 1]), 'a value stands twice'),
+        (dict(seeds=[1, 1]), 'seeds: duplicate value'),
         (dict(conditions=['corect']), "g.yaml: toy, tiny-random, corect, seed 1: unknown condition 'corect'"),
         (dict(settings=dict(train=dict(lrr=1))), "unknown setting of train 'lrr'"),
         (dict(settings=dict(modle='x')), "unknown run setting 'modle'"),
