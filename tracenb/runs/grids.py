@@ -169,7 +169,7 @@ def _restriction(text):
 def _limited(run, limit):
     "`run` with at most `limit` training and test examples."
     sizes = {k: getattr(run.data, k) for k in ('n_train', 'n_test')}
-    return replace(run, data=replace(run.data, **{k: min(limit, n or limit) for k, n in sizes.items()}))
+    return replace(run, data=replace(run.data, **{k: limit if n is None else min(n, limit) for k, n in sizes.items()}))
 
 
 def get_grid(
