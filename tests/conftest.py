@@ -51,7 +51,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture
 def shared() -> Path:
-    "Research copies of CoTempQA, bAbI and published generations. They cannot be redistributed: most checkouts lack them."
+    "Research copies of CoTempQA, bAbI and published generations, which most checkouts lack: not redistributable."
     if not SHARED.is_dir():
         pytest.skip('../shared/data is absent: research copies that are not redistributed')
     return SHARED

@@ -1,4 +1,4 @@
-"bAbI: the loader on files in the official format, the simulator's promises, the solvers, and what the paper does its own way."
+"bAbI: the loader on files in the official format, guarantees of the simulator, the solvers, definitions of the paper."
 
 import gzip
 import json
@@ -43,7 +43,7 @@ FULL = {
 
 
 def possible(context):
-    "Whether the events of a household story can happen: nobody goes where they are, and only what is there and free is taken."
+    "Whether the events of a household story can happen: people change places, and take only what is there and free."
     place, holder, lies = {}, {}, {}
     for kind, who, what, to in read_events(context):
         if kind == 'move' and place.get(who) == what:
@@ -66,7 +66,7 @@ def possible(context):
 
 
 def later_first(items):
-    "In which share of the time stories the later of the two supporting visits is told first."
+    "The share of time stories in which the later of the two supporting visits is told first."
     return sum(
         'yesterday' in e.context[e.meta['facts'][1]].lower() or 'afternoon' in e.context[e.meta['facts'][0]]
         for e in items
@@ -76,7 +76,7 @@ def later_first(items):
 HOUSEHOLD = ('two-supporting-facts', 'counting', 'lists-sets')
 
 
-# --- Solvers: what a story says, read from its text alone
+# --- Solvers: answers derived from the text alone
 
 
 @pytest.mark.parametrize('label', list(BABI_TASKS.values()))
@@ -233,12 +233,12 @@ def test_known_solutions(label, context, question, answers, facts):
         ('time-reasoning', ('Yesterday Mary went to the park.',), 'Where was Mary before the park?', 'does not settle'),
     ],
 )
-def test_stories_that_say_nothing(label, context, question, message):
+def test_stories_without_an_answer(label, context, question, message):
     with pytest.raises(TracenbError, match=re.escape(message)):
         solve(Example(id='x', dataset='babi', split='test', context=context, question=question, answers=('?',)), label)
 
 
-def test_certify_counts():
+def test_gold_table_counts():
     good = simulate_babi(22, seed=1)
     table = gold_table(
         good
@@ -303,7 +303,7 @@ key = lambda e: (e.context, e.question)
     labels=st.sets(st.sampled_from(sorted(SIMULATORS)), min_size=1),
     split=st.sampled_from(['train', 'test']),
 )
-def test_simulation_promises(n, more, seed, labels, split):
+def test_simulation_guarantees(n, more, seed, labels, split):
     labels = tuple(sorted(labels))
     items = simulate_babi(n, seed, split, labels)
     assert items == simulate_babi(n + more, seed, split, labels)[:n]  # more examples change none
@@ -350,7 +350,7 @@ KNOWN = (('Sandra went back to the office.', 'Mary journeyed to the garden.'), '
 
 
 def test_known_story():
-    # the exact draw is part of what a seed promises: a change of the simulator must be noticed
+    # the exact draw belongs to a seed: a change of the simulator must be noticed
     e = simulate_babi(1, seed=0, labels=('single-supporting-fact',))[0]
     assert e.id == 'babi-sim-single-supporting-fact-4ddadf795e42'
     assert (e.context, e.question, e.answers) == KNOWN
@@ -464,7 +464,7 @@ def test_several_answers_and_facts(tmp_path):
     ],
 )
 def test_malformed_files(tmp_path, text, message):
-    "A file with nothing usable is an error; the same story after a good one is left out, and said."
+    "A file with nothing usable is an error; the same story after a good one is left out and reported."
     with pytest.raises(TracenbError, match=message):
         read_story_file(write(tmp_path, text))
     if not text:
@@ -482,7 +482,8 @@ def test_malformed_files(tmp_path, text, message):
 
 
 def test_a_damaged_story_changes_no_other(tmp_path):
-    "Whatever line of the first story is damaged, the second keeps its id; a lost first line costs the story before it too, because it seems to belong there."
+    """Whichever line of the first story is damaged, the second keeps its id.
+    A lost first line costs the story before it too, because it seems to belong there."""
     whole, lines = read_story_file(write(tmp_path, STORIES * 3), first_only=False), (STORIES * 3).splitlines()
     for k in range(len(lines)):
         with pytest.warns(RowsLeftOut):
@@ -532,7 +533,7 @@ def test_folders(tmp_path):
         load_babi(root, 'train')
 
 
-def test_unused_tasks_are_passed_over_and_tasks_come_in_order(tmp_path):
+def test_unused_tasks_are_skipped_and_tasks_come_in_order(tmp_path):
     for name in ('qa14_time-reasoning', 'qa2_two-supporting-facts', 'qa3_three-supporting-facts'):
         write(tmp_path, STORIES, f'{name}_train.txt')
     assert [e.id for e in load_babi(tmp_path, 'train')] == [
@@ -568,7 +569,13 @@ def test_simulated_stories_survive_the_official_format(tmp_path_factory, seed, l
     for e in items:
         lines += [f'{i} {s}' for i, s in enumerate(e.context, 1)]
         lines.append(
-            f'{len(e.context) + 1} {e.question} \t{",".join(e.answers)}\t{" ".join(str(i + 1) for i in e.meta["facts"])}'
+            '\t'.join(
+                (
+                    f'{len(e.context) + 1} {e.question} ',
+                    ','.join(e.answers),
+                    ' '.join(str(i + 1) for i in e.meta['facts']),
+                )
+            )
         )
     back = load_babi(
         write(tmp_path_factory.mktemp('en'), '\n'.join(lines), f'qa{label}_{BABI_TASKS[label]}_train.txt'), 'train'
@@ -758,7 +765,7 @@ def test_all_real_rows_load(real):
 
 
 def test_real_answers_and_facts_follow_from_the_text(real):
-    "The same check as for simulated stories: answers, and the choice of supporting sentences, follow the official convention."
+    "The same check as for simulated stories: answers and supporting sentences follow the official convention."
     assert [why for e in real['train'] + real['test'] if (why := check_gold(e).why)] == []
     assert gold_table(real['train'] + real['test']).loc['all'].tolist() == [4149] * 3
 
@@ -790,7 +797,7 @@ def test_simulated_stories_are_like_the_real_ones(real, label):
         assert share(sim)[answer] / len(sim) == pytest.approx(n / len(items), abs=0.08)
 
 
-# --- What the paper does its own way
+# --- Definitions of the paper
 
 
 @given(seed=st.integers(0, 10**6))
@@ -872,7 +879,7 @@ def test_published_rows_are_the_test_rows(shared, real):
 
 
 def test_published_incorrect_traces_quote_as_ours_do(shared):
-    "Lower-case sentences in a list, as many as there are supporting ones, mostly wrong."
+    "They list lower-case sentences, as many as there are supporting ones, mostly wrong."
     rows, examples = published(shared, 'perturbed')
     quoted = [read_list(row['prediction'].split('to answer the question: ')[1].split('\n')[0]) for row in rows]
     count = sum(len(q) == len(babi.paper.wrong_facts(e, random.Random(0))) for q, e in zip(quoted, examples))

@@ -1,4 +1,4 @@
-"""CoTempQA: dates and their relations, the loader on good and bad files, both decompositions, the simulator's promises, and the real rows where they are at hand."""
+"CoTempQA: dates and relations, the loader on good and bad files, both decompositions, the simulator, the real rows."
 
 import calendar
 import gzip
@@ -85,8 +85,8 @@ def test_intervals_round_trip(i):
         ('June 0, 1999', 'has no day 0'),
         ('March', 'a month without a year'),
         ('March, ', 'a month without a year'),
-        ('Juny, 1999', "no month 'Juny'"),
-        ('0', 'no year 0'),
+        ('Juny, 1999', "unknown month 'Juny'"),
+        ('0', 'unknown year 0'),
         ('', 'not a day'),
         ('12345', 'not a day'),
         ('1999-06-01', 'not a day'),
@@ -127,14 +127,17 @@ def test_relations_are_symmetric(a, b, reading):
 
 @given(st.integers(1, 9), st.integers(0, 5), st.integers(1, 9), st.integers(0, 5), st.integers(-8, 8))
 def test_relations_of_years_are_those_of_numbers_and_do_not_move(a, n, b, m, shift):
-    when = lambda start, length, by=0: Interval(Date(1990 + start + by), Date(1990 + start + length + by))
-    x, y = set(range(a, a + n + 1)), set(range(b, b + m + 1))  # shared years
-    expected = 'equal' if x == y else 'during' if x <= y or y <= x else 'overlap' if x & y else 'none'
-    assert (
-        {relation(when(a, n), when(b, m), r) for r in READINGS}
-        == {expected}
-        == {relation(when(a, n, shift), when(b, m, shift), r) for r in READINGS}
-    )
+    def relations(by):
+        "Relations under all readings, with both intervals moved by a number of years."
+        first = Interval(Date(1990 + a + by), Date(1990 + a + n + by))
+        second = Interval(Date(1990 + b + by), Date(1990 + b + m + by))
+        return {relation(first, second, r) for r in READINGS}
+
+    x, y = set(range(a, a + n + 1)), set(range(b, b + m + 1))
+    expected = 'overlap' if x & y else 'none'
+    if x <= y or y <= x:
+        expected = 'equal' if x == y else 'during'
+    assert relations(0) == {expected} == relations(shift)
 
 
 @given(intervals(), intervals())
@@ -144,7 +147,7 @@ def test_whole_periods_share_what_first_days_share(a, b):
 
 
 @given(st.lists(st.sampled_from(['equal', 'during', 'overlap', 'none'])))
-def test_mix(found):
+def test_joint_relation(found):
     assert (
         joint_relation(found)
         == joint_relation(found[::-1])
@@ -236,9 +239,9 @@ EVENT = 'Ada Marlow works for Arkwell from 1920 to 1930.'
             ('deputy reeve',),
             (3,),
         ),  # in two times, neither shared: no, this one is alone and counts though it shares none
-        (('Fennick College',), (5,)),  # of another relation than the asked one
+        (('Fennick College',), (5,)),  # of a relation that is not asked for
         (('Ada Marlow',), (0, 4)),  # found as a subject, of the two ways left
-        (('Fennick',), (5,)),  # part of a name, for want of a whole one
+        (('Fennick',), (5,)),  # part of a name, if no whole name matches
         (('reeve', 'Fennick College'), (1, 5)),
     ],
 )
@@ -459,7 +462,7 @@ def test_other_suffixes(tmp_path, folder, simulated, suffix):
     ]
 
 
-def test_one_file_whose_rows_carry_labels(tmp_path, folder, simulated):
+def test_one_file_whose_rows_have_labels(tmp_path, folder, simulated):
     rows = [r | {'category': label} for label, group in simulated.items() for r in group]
     assert both(write(tmp_path / 'all.jsonl', rows)) == both(folder)
     random.Random(0).shuffle(rows)
@@ -468,7 +471,7 @@ def test_one_file_whose_rows_carry_labels(tmp_path, folder, simulated):
         load_cotempqa(write(tmp_path / 'none.jsonl', simulated['mix']), 'train')
 
 
-def test_splits_in_the_rows_are_believed(tmp_path, simulated):
+def test_splits_in_the_rows_are_used(tmp_path, simulated):
     rows = [r | {'split': 'test' if i < 3 else 'train'} for i, r in enumerate(simulated['equal'])]
     assert [e.question for e in load_cotempqa(write(tmp_path / 'equal.json', rows), 'test')] == [
         r['question'] for r in rows[:3]
@@ -512,7 +515,7 @@ def test_duplicate_rows_are_left_out_once(tmp_path, simulated):
         load_cotempqa(write(tmp_path / 'equal.json', [rows[0] | {'index': 3}, rows[1] | {'index': 3}]), 'train')
 
 
-def test_a_truncated_archive_gives_what_it_holds(tmp_path, simulated):
+def test_a_truncated_archive_gives_its_rows(tmp_path, simulated):
     path = write(tmp_path / 'equal.jsonl.gz', simulated['equal'])
     path.write_bytes(path.read_bytes()[:-900])
     examples, problems = loudly(path)
@@ -524,7 +527,7 @@ def test_a_truncated_archive_gives_what_it_holds(tmp_path, simulated):
         )
 
 
-def test_folders_that_cannot_be_meant(tmp_path, folder, simulated):
+def test_unusable_folders(tmp_path, folder, simulated):
     (folder / 'mix.json').unlink()
     with pytest.warns(RowsLeftOut, match="no file of 'mix'"):
         assert len(load_cotempqa(folder, 'train')) == 60
@@ -602,7 +605,7 @@ def test_broken_lists(text, answers):
         ('reeve', True),
         ('It is the reeve of course', True),
         ("<think>['reeve']</think>", True),
-        ("<answer>['reeve', 'Ada Marlow']</answer>", True),  # the first candidate that is in the question is forgotten
+        ("<answer>['reeve', 'Ada Marlow']</answer>", True),  # the first candidate that is in the question is dropped
         ('the answer reeve', True),
         ('Answer: reeve Answer the question based on: warden', True),
         ('warden </think> my answer warden answer reeve', False),
@@ -635,7 +638,7 @@ def test_the_scorer_of_the_paper_has_its_faults():
     )
     assert right_answer("['Ben Okoro', 'Cy Dee']", who) and not right_answer(
         "['Cy Dee']", who
-    )  # wrong people are no candidates
+    )  # wrong people are not candidates
 
 
 @given(st.randoms())
@@ -666,8 +669,8 @@ def test_wording():
     e = read_cotempqa_row(row(), 'train')
     assert get_task('cotempqa') is cotempqa and cotempqa.labels == COTEMPQA_LABELS
     assert (
-        cotempqa.prompt(e)
-        == f'Answer the question based on the context:\n{list(e.context)!r}\nQuestion: {e.question} Only return the answer.\n'
+        cotempqa.prompt(e) == f'Answer the question based on the context:\n{list(e.context)!r}\nQuestion: {e.question} '
+        'Only return the answer.\n'
     )
     assert cotempqa.trace_text(e, cotempqa.decompose(e)) == (
         'The temporal relation between the event in question and the event in context is: during.\n'
@@ -678,7 +681,7 @@ def test_wording():
 # --- The simulation
 
 
-def test_simulation_keeps_its_promises():
+def test_simulation_guarantees():
     long, short = simulate_cotempqa(120, seed=3), simulate_cotempqa(17, seed=3)
     assert long[:17] == short and [e.meta['label'] for e in short] == [COTEMPQA_LABELS[i % 4] for i in range(17)]
     assert len({e.id for e in long}) == 120 and all(
@@ -717,7 +720,7 @@ def test_simulation_respects_max_words(words):
         ({'max_words': 15}, 'at most 15 words'),
     ],
 )
-def test_simulation_refuses(wrong, reason):
+def test_bad_settings_of_the_simulation(wrong, reason):
     with pytest.raises(TracenbError, match=reason):
         simulate_cotempqa(**({'n': 1} | wrong))
 
@@ -768,7 +771,7 @@ def test_simulation_has_every_kind_of_question():
     )
 
 
-def test_a_simulated_set_is_asked_for_like_any_other():
+def test_a_simulated_set_is_requested_like_any_other():
     for split in ('train', 'test'):
         for e in load_examples(cotempqa, DataConfig(labels=('mix', 'equal'), n_train=6, n_test=4), split):
             assert Example.from_json(e.to_json()) == e and e.split == split
@@ -826,7 +829,7 @@ def predictions(shared, condition):
 
 
 def own_answers(text):
-    "The answers of a published prediction, by the reading of the method notes."
+    "The answers of a published prediction, read as in the method notes."
     text = re.sub(r'^\s*assistant\b', '', text)
     rest = text.rpartition('</think>')[2].replace('<think>', '')
     tag, lines = (

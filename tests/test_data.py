@@ -9,29 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tracenb.core import files
 from tracenb.core.files import read_jsonl
 from tracenb.core.records import Example, Steps, TracenbError
 from tracenb.core.rows import RowsLeftOut
 from tracenb.tasks.babi import babi
 from tracenb.tasks.task import DataConfig, load_examples, toy
-from tracenb.traces import export as data
+from tracenb.traces import export as export_module
 from tracenb.traces.conditions import build_traces
-from tracenb.traces.export import (
-    COLUMNS,
-    all_rows,
-    check_rows,
-    describe,
-    example_rows,
-    export,
-    lengths,
-    read_examples,
-    repeats,
-    safe_name,
-    sft_rows,
-    show,
-    step_rows,
-    to_dataset,
-)
+from tracenb.traces.dataset_rows import ROW_TYPES, check_rows, example_rows, sft_rows, step_rows, to_dataset
+from tracenb.traces.export import all_rows, export, read_examples, safe_name
+from tracenb.traces.overview import describe, lengths, repeats, show
 
 CONDITIONS = ('vanilla', 'correct', 'incorrect')
 ODD = replace(
@@ -247,7 +235,7 @@ def test_steps_and_training_rows_say_what_the_task_says():
             assert (
                 r['prompt'][1]['content'] == babi.prompt(e)
                 and t.text in r['completion'][0]['content']
-                and list(r) == list(COLUMNS['sft'])
+                and list(r) == list(ROW_TYPES['sft'])
             )
 
 
@@ -429,7 +417,7 @@ def test_an_unwritable_place_is_named(tmp_path, monkeypatch):
     def refuse(*a, **k):
         raise PermissionError(13, 'Permission denied')
 
-    monkeypatch.setattr(data.tempfile, 'mkdtemp', refuse)  # a mode would not stop a superuser
+    monkeypatch.setattr(files.tempfile, 'mkdtemp', refuse)  # a mode would not stop a superuser
     with pytest.raises(TracenbError, match='cannot be written: Permission denied'):
         export(toy, both(toy), tmp_path / 'out')
     assert list(tmp_path.iterdir()) == []
@@ -446,7 +434,7 @@ def test_a_disk_that_fills_up_and_an_interrupt_leave_nothing(error, shown, tmp_p
             raise error
         written.append(path.write_text('x'))
 
-    monkeypatch.setitem(data.FORMATS, 'jsonl', write)
+    monkeypatch.setitem(export_module.FORMATS, 'jsonl', write)
     with pytest.raises(shown):
         export(toy, both(toy), tmp_path / 'out')
     assert len(written) == 3 and list(tmp_path.iterdir()) == []

@@ -44,6 +44,19 @@ def test_links_and_modules_that_a_text_names_exist(path):
         assert not rest[2:] or hasattr(found, rest[2]), name
 
 
+NOTEBOOKS = [p for p in (ROOT / 'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts]
+
+
+def test_a_link_that_names_a_module_leads_to_it():
+    wrong = []
+    for path in [*TEXTS, *NOTEBOOKS]:
+        for package, module, target in re.findall(r'\[(\w+)/(\w+)\]\(([^)\s]+\.ipynb)\)', path.read_text()):
+            notebook = (path.parent / target).resolve()
+            name = '/'.join(re.sub(r'^[0-9]+_', '', part) for part in (notebook.parent.name, notebook.stem))
+            wrong += [(path.name, target)] * (not notebook.is_file() or name != f'{package}/{module}')
+    assert wrong == []
+
+
 def test_contributing_names_the_commands():
     text = (ROOT / 'CONTRIBUTING.md').read_text()
     targets = re.findall(r'^([a-z-]+):', (ROOT / 'Makefile').read_text(), re.M)

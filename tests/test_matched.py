@@ -1,4 +1,4 @@
-"""Teacher traces: every arm of a study that names them trains on the same questions, none of them a test question."""
+"Teacher traces: all conditions of a study that names them train on the same questions, none of them a test question."
 
 import json
 
@@ -38,7 +38,7 @@ def study(tmp_path):
     ], train
 
 
-def test_every_arm_trains_on_the_same_questions(study, tmp_path):
+def test_every_condition_trains_on_the_same_questions(study, tmp_path):
     files, train = study
     trained = {}
     for name in ('vanilla', 'correct', 'incorrect', *(c.name for c in TEACHER)):
@@ -51,7 +51,7 @@ def test_every_arm_trains_on_the_same_questions(study, tmp_path):
     assert len(trained) == 7 and set(map(tuple, trained.values())) == {tuple(e.id for e in train[2:-1])}
 
 
-def test_what_can_be_said_of_each_training_trace_is_kept(study, tmp_path):
+def test_measures_of_each_training_trace_are_stored(study, tmp_path):
     import pandas as pd
 
     files, train = study
@@ -107,18 +107,18 @@ def test_swapped_reasoning_is_about_another_question_of_the_label(study):
         assert own[t.text] != t.id and label[own[t.text]] == label[t.id] and t.source == 'a teacher'
 
 
-def test_a_condition_that_needs_traces_says_so_before_anything_runs():
+def test_a_condition_without_its_traces_is_an_error_before_anything_runs():
     for c in TEACHER:
         with pytest.raises(TracenbError, match=f"condition '{c.name}' needs teacher traces of kind '{c.needs}'"):
             make_run(dataset='babi', condition=c.name)
 
 
 @pytest.mark.parametrize(
-    'text, says',
+    'text, reason',
     [('', 'the trace is empty'), ('so </think>', '</think> is inside'), ('<answer>2', '<answer> is inside')],
 )
-def test_traces_that_cannot_be_taught(tmp_path, text, says):
-    with pytest.raises(TracenbError, match=says):
+def test_unusable_traces_are_refused(tmp_path, text, reason):
+    with pytest.raises(TracenbError, match=reason):
         read_traces(
             (write_jsonl(tmp_path / 't.jsonl', [Trace(id='a', condition='r1', text=text, steps=None, source='x')]),)
         )

@@ -1,4 +1,4 @@
-"MS MARCO: every official form gives the same examples, bad rows are named, the metrics agree with the official evaluation, the simulator keeps its promises."
+"MS MARCO: every official form gives the same examples, bad rows are named, metrics agree with the official evaluation."
 
 import functools
 import gzip
@@ -103,7 +103,7 @@ def test_the_real_row_of_version_1(shared):
     assert msmarco_paper_steps(e).facts != msmarco_steps(e).facts  # no passage says yes
 
 
-def test_foreign_names():
+def test_other_field_names():
     texts = [p['passage_text'] for p in ROW['passages']]
     for passages in ({'passages': texts}, {'passage': texts}, {'passage': repr(texts)}):
         for answer in ({'gold': 'a, b'}, {'answer': ['a, b']}, {'answer': "['a, b']"}):
@@ -130,7 +130,7 @@ def test_facts_of_rows_that_do_not_say_what_was_selected():
     assert read_msmarco_row(row | {'gold': NO_ANSWER}, 'test').meta['facts'] == []
 
 
-def test_an_id_of_content_names_its_content():
+def test_ids_without_query_id_are_fingerprints():
     row = {'question': 'q', 'passages': ['a'], 'category': 'ENTITY', 'gold': 'x'}
     assert (
         read_msmarco_row(row, 'test').id
@@ -209,7 +209,7 @@ def test_a_repeated_query_id_keeps_the_first(tmp_path):
         max_leaves=5,
     ),
 )
-def test_whatever_a_field_holds_the_row_is_read_or_refused(key, value):
+def test_whatever_a_field_contains_the_row_is_read_or_refused(key, value):
     try:
         e = read_msmarco_row(ROW | {key: value}, 'train')
     except TracenbError:
@@ -253,7 +253,7 @@ def test_the_test_split_is_the_official_development_set(tmp_path, name):
         load_msmarco(tmp_path, 'train')
 
 
-def test_shards_belong_together_and_a_missing_one_is_said(tmp_path):
+def test_shards_belong_together_and_a_missing_one_is_reported(tmp_path):
     for k in range(3):
         parquet(tmp_path / f'train-{k:05}-of-00003.parquet', rows()[3 * k : 3 * k + 3])
     assert [e.meta['query_id'] for e in load_msmarco(tmp_path, 'train')] == list(range(1000, 1009))
@@ -309,11 +309,11 @@ def test_sources_that_cannot_be_read(tmp_path):
         load_msmarco(tmp_path, 'train')
 
 
-def test_a_hub_id_is_known_as_one(tmp_path, monkeypatch):
-    import tracenb.tasks.msmarco as room
+def test_a_hub_id_is_recognized(tmp_path, monkeypatch):
+    import tracenb.tasks.msmarco as module
 
     asked = []
-    monkeypatch.setattr(room, 'local_folder', lambda source, patterns: asked.append((source, patterns)) or tmp_path)
+    monkeypatch.setattr(module, 'local_folder', lambda source, patterns: asked.append((source, patterns)) or tmp_path)
     (tmp_path / 'v2.1').mkdir()
     parquet(tmp_path / 'v2.1' / 'validation-00000-of-00001.parquet', rows(3))
     assert len(load_msmarco('microsoft/ms_marco', 'test')) == 3 and asked == [
@@ -321,7 +321,7 @@ def test_a_hub_id_is_known_as_one(tmp_path, monkeypatch):
     ]
 
 
-# --- sampling, wording, the paper's rules
+# --- sampling, wording, the paper's definitions
 
 
 def test_balanced_samples(tmp_path):
@@ -350,7 +350,8 @@ def test_wording():
         == f'Answer the question based on the context:\n{texts!r}\nQuestion: {ROW["query"]}\nOnly return the answer.\n'
     )
     assert msmarco.trace_text(e, msmarco_steps(e)) == (
-        'The category of the question represents what is being asked in that question. The category of the question asked is: DESCRIPTION.\n'
+        'The category of the question represents what is being asked in that question. '
+        'The category of the question asked is: DESCRIPTION.\n'
         f'I need to use the following text to answer the question: {[texts[i] for i in e.meta["facts"]]!r}'
     )
     assert get_task('msmarco') is msmarco and msmarco.alternatives
@@ -514,7 +515,7 @@ def test_scores_are_shares_and_ignore_case_and_order(said, gold):
         assert rouge_l(said, [said]) == pytest.approx(1) and bleu(said, [said]) == pytest.approx(1)
 
 
-def test_bleu_by_hand():
+def test_bleu_of_worked_examples():
     assert bleu('the the the cat', ['the cat sat', 'the dog'], 1) == pytest.approx(
         2 / 4
     )  # clipped by the best reference
@@ -591,8 +592,8 @@ def test_ids_are_fingerprints():
 
 
 @given(seed=st.integers(0, 10**6), max_words=st.sampled_from([None, 50, 120, 300]))
-def test_the_answer_stands_in_the_selected_passages_and_in_no_other(seed, max_words):
-    "Found again from the text alone: the telling of the asked detail, of the asked thing."
+def test_the_answer_is_in_the_selected_passages_and_in_no_other(seed, max_words):
+    "Found again from the text alone: the sentence with the asked detail of the asked thing."
     for e in simulate_msmarco(10, seed, max_words=max_words):
         asked = [
             (k, d, m[1])
@@ -648,7 +649,7 @@ def test_the_default_is_ten_passages():
         (dict(n=1, max_words=10), 'at most 10 words'),
     ],
 )
-def test_what_cannot_be_simulated(call, message):
+def test_bad_settings_of_the_simulation(call, message):
     with pytest.raises(TracenbError, match=message):
         simulate_msmarco(**call)
 

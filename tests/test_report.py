@@ -48,13 +48,13 @@ from tracenb.report.tables import (
     measured,
     pairs,
     pairs_table,
-    percent,
     write_headline,
 )
 from tracenb.report.viewer import SCRIPT, _units, chosen_rows, packed, policy, read_row, viewer_html
 from tracenb.runs.stages import make_run
 from tracenb.scoring.scorers import SCORERS
 from tracenb.scoring.tables import score_all, tabulate
+from tracenb.stats.intervals import percent
 from tracenb.tasks.task import get_task
 from tracenb.traces.conditions import get_condition
 from tracenb.traces.display import MARK_TITLES, claim_marks

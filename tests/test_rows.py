@@ -1,4 +1,4 @@
-"Rows of foreign files: every form, damage of every kind, duplicates, and the hub path against a hub that the test runs itself."
+"Rows of files that others made: every form, every kind of damage, duplicates, and a hub that the test runs itself."
 
 import gzip
 import hashlib
@@ -118,7 +118,7 @@ def test_an_array_names_the_bad_element(tmp_path):
     assert rows == ROWS[:2] and 'a.json[1]: a JSON object is expected' in problems[0]
 
 
-def test_bytes_that_are_no_text(tmp_path):
+def test_bytes_that_are_not_text(tmp_path):
     rows, problems = read(
         tmp_path / 'a.jsonl', lines(ROWS[:1]).encode() + b'{"a": "\xff\xfe"}\n' + lines(ROWS[1:2]).encode()
     )
@@ -139,7 +139,7 @@ def test_missing_files(tmp_path, suffix):
 
 @pytest.mark.parametrize('encoding', ['utf-16', 'utf-32', 'utf-16-be', 'utf-32-be'])
 @pytest.mark.parametrize('form', FORMS)
-def test_other_encodings_are_one_problem_that_says_how_to_convert(tmp_path, encoding, form):
+def test_other_encodings_are_one_problem_with_the_conversion_command(tmp_path, encoding, form):
     rows, problems = read(
         tmp_path / 'a.json',
         ('' if encoding[-1].isdigit() else '\ufeff').encode(encoding) + FORMS[form](ROWS).encode(encoding),
@@ -156,7 +156,7 @@ def test_other_encodings_are_one_problem_that_says_how_to_convert(tmp_path, enco
 ARRAYS = {
     'one line': json.dumps(ROWS),
     'indented': json.dumps(ROWS, indent=2),
-    'a row a line': '[\n' + ',\n'.join(map(json.dumps, ROWS)) + '\n]\n',
+    'one row per line': '[\n' + ',\n'.join(map(json.dumps, ROWS)) + '\n]\n',
 }
 
 
@@ -174,8 +174,9 @@ def test_a_cut_array_gives_the_rows_before_the_cut_and_one_problem(tmp_path_fact
 
 def _until(text, k):
     "The text up to the end of its `k`-th object."
+    end = 0
     for _ in range(k):
-        end = json.JSONDecoder().raw_decode(text, text.index('{', end if _ else 0))[1]
+        end = json.JSONDecoder().raw_decode(text, text.index('{', end))[1]
     return text[:end]
 
 
@@ -192,7 +193,7 @@ def test_other_breaks_of_arrays(tmp_path):
     rows, problems = read(tmp_path / 'b.jsonl', '[INFO] begin\n' + lines(ROWS))
     assert (
         rows == ROWS and len(problems) == 1 and 'b.jsonl:1: not JSON' in problems[0]
-    )  # no array: lines, of which one is bad
+    )  # not an array: lines, one of them bad
 
 
 def test_places_count_leading_blank_lines(tmp_path):
@@ -233,9 +234,7 @@ PACKED = gzip.compress(lines(MANY).encode())
 def test_a_truncated_archive_gives_the_rows_before_the_cut(tmp_path_factory, cut):
     rows, problems = read(tmp_path_factory.mktemp('gz') / 'a.jsonl.gz', PACKED[:cut])
     assert rows == MANY[: len(rows)]
-    assert (
-        'the gzip archive is damaged' in problems[0] and len(problems) <= 2
-    )  # the second: the line that was cut through
+    assert 'the gzip archive is damaged' in problems[0] and len(problems) <= 2  # the second one: the line with the cut
 
 
 @given(at=st.integers(20, len(PACKED) - 9), flip=st.integers(1, 255))
@@ -258,7 +257,7 @@ def test_an_archive_of_several_members(tmp_path, zeros):
     assert rows[:4] == ROWS[:4] and 'damaged' in problems[0]
 
 
-def test_the_first_bytes_say_what_is_an_archive_not_the_name(tmp_path):
+def test_archives_are_recognized_by_their_first_bytes(tmp_path):
     assert read(tmp_path / 'plain.jsonl.gz', lines(ROWS)) == (ROWS, [])
     assert read(tmp_path / 'packed.jsonl', gzip.compress(lines(ROWS).encode())) == (ROWS, [])
     assert read(tmp_path / 'empty.jsonl.gz', b'') == ([], [])
@@ -276,7 +275,7 @@ class Item(Record):
 
 def item(row):
     if row == 'bad':
-        raise TracenbError('it is bad', 'mend it')
+        raise TracenbError('it is bad', 'fix it')
     return Item(id=row)
 
 
@@ -294,7 +293,7 @@ def test_collector_keeps_the_first_of_two_and_names_both_places():
 
 
 @given(rows=st.lists(st.sampled_from(['a', 'b', 'c', 'bad'])))
-def test_nothing_is_lost_in_silence(rows):
+def test_nothing_is_lost_silently(rows):
     collector = RowCollector('s')
     for i, row in enumerate(rows):
         collector.add(f'p{i}', item, row)
@@ -309,7 +308,7 @@ def test_nothing_is_lost_in_silence(rows):
     assert len(caught) == bool(collector.kept and collector.problems)
 
 
-def test_collector_with_nothing_says_so():
+def test_an_empty_collector_is_an_error():
     with pytest.raises(TracenbError, match='the file is empty'):
         RowCollector('s').finish()
 
@@ -349,7 +348,7 @@ SHA = 'a' * 40
 
 @pytest.fixture
 def hub():
-    "The address of a small hub that has the data set `people/questions`, and what was asked of it."
+    "The address of a small hub with the data set `people/questions`, and the list of requests to it."
     asked = []
 
     class Hub(BaseHTTPRequestHandler):
@@ -417,13 +416,14 @@ from tracenb.core.rows import local_folder
 from tracenb.core.records import TracenbError
 try:
     folder = local_folder(sys.argv[1], tuple(sys.argv[2:]))
-    print(*(f'{p.relative_to(folder)} {p.stat().st_size}' for p in sorted(folder.rglob('*.*')) if p.is_file()), sep='\\n')
+    files = [p for p in sorted(folder.rglob('*.*')) if p.is_file()]
+    print(*(f'{p.relative_to(folder)} {p.stat().st_size}' for p in files), sep='\\n')
 except TracenbError as e: print(f'TracenbError: {e}')
 """
 
 
 def fetch(home, endpoint, *args, **more):
-    "What `local_folder` gives in a process of its own, with a fresh hub cache."
+    "Output of `local_folder` in a separate process with a fresh hub cache."
     env = {k: v for k, v in os.environ.items() if not k.startswith(('HF_', 'HUGGING')) and 'proxy' not in k.lower()}
     env |= {
         'HF_ENDPOINT': endpoint,
@@ -452,7 +452,7 @@ def test_a_hub_data_set_is_fetched_once_and_only_what_is_needed(tmp_path, hub):
     assert (
         fetch(tmp_path, endpoint, 'people/questions', 'v2.1/validation*.parquet', HF_HUB_OFFLINE='1')
         == f'{wanted} {len(FILES[wanted])}'
-    )  # nor asked for, offline
+    )  # nor requested, offline
 
 
 def test_without_patterns_all_files_come(tmp_path, hub):
@@ -468,8 +468,8 @@ def test_a_hub_id_that_is_not_there(tmp_path, hub):
 
 
 @pytest.mark.parametrize('how', [{'HF_HUB_OFFLINE': '1'}, {}])
-def test_without_a_network_the_error_says_what_to_do(tmp_path, how):
-    said = fetch(tmp_path, 'http://127.0.0.1:9', 'people/questions', **how)  # nobody listens there
+def test_without_a_network_the_error_names_the_remedy(tmp_path, how):
+    said = fetch(tmp_path, 'http://127.0.0.1:9', 'people/questions', **how)  # no server listens there
     assert (
         said.startswith('TracenbError: people/questions: neither a path here nor')
         and 'download the files and name their folder' in said

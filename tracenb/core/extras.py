@@ -13,7 +13,7 @@ from .records import TracenbError
 # %% ../../nbs/00_core/06_extras.ipynb #extras-require
 EXTRAS = {
     'study': 'serving and analyzing a human study',
-    'teacher': 'asking a teacher model for traces',
+    'teacher': 'collecting traces from a teacher model',
     'cluster': 'spreading runs over several machines',
     'lab': 'working in JupyterLab',
     'bench': 'comparing speed with TRL',

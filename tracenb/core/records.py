@@ -209,7 +209,7 @@ class Generation(Record):
     id: str  # The example's id
     text: str  # Decoded text, special tokens removed
     n_tokens: int  # New tokens, the end token included
-    finish_reason: str  # 'stop' (end token), 'length' (budget used up), 'too_long' (no room for the prompt: no text)
+    finish_reason: str  # 'stop' (end token), 'length' (budget used up), 'too_long' (prompt too long: no text)
 
     def _html(self) -> str:
         return spans(self.text, ()) + note(f'{self.id}, {self.n_tokens} tokens, ended by {self.finish_reason}')

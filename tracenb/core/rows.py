@@ -137,7 +137,7 @@ def _array_rows(data, path, collector, why):
         'fetch or write it again; the rows before the break are used',
     )
 
-
+# %% ../../nbs/00_core/04_rows.ipynb #rows-lines
 def _line_rows(data, path, collector):
     "(place, row) of JSON lines."
     for n, line in enumerate(data.split(b'\n'), 1):
@@ -153,7 +153,7 @@ def _json_rows(data, path, collector):
     "(place, row) of JSON lines, a JSON array, or a JSON object of columns."
     body = data.strip()
     first, _, more = body.partition(b'\n')
-    spread = bool(more) and bool(_parsed(first)[1])  # one JSON value over several lines: the first line is no row
+    spread = bool(more) and bool(_parsed(first)[1])  # one JSON value over several lines: the first line is not a row
     whole, why = None, ''
     if body[:1] == b'[' or not more or body[:1] == b'{' and spread:
         whole, why = _parsed(body)

@@ -37,8 +37,7 @@ from tracenb.ratings.scales import (
 from .sentences import Analysis, estimate_text, odds_text, rating_sentences, sentences_by_topic
 from ..report.canvas import save_figure
 from ..report.seed_means import RUN_KEYS, condition_name, over_seeds
-from ..report.tables import p_text
-from ..stats.intervals import wilson
+from ..stats.intervals import p_text, wilson
 from ..study.answers import guard
 from ..study.design import Study
 from ..traces.free_text import describe_text

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ..core.html import escaped
 from .scales import Rules
 from ..report.seed_means import condition_name
-from ..report.tables import p_text
+from ..stats.intervals import p_text
 
 # %% ../../nbs/12_ratings/09_sentences.ipynb #export-analysis
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Analysis:
 
     facts: dict  # simulated (participants), entered, analyzed, layout, kinds, items, seed, draws, source
     rules: Rules  # Who is analyzed
-    tables: dict[str, pd.DataFrame]  # participants, flow, reliability, means, tests, pairs, ordinal, correlates, ...
-    figures: dict[str, tuple[Figure, pd.DataFrame]] = field(default_factory=dict)
+    tables: dict[str, pd.DataFrame] = field(repr=False)  # participants, flow, reliability, means, tests, pairs, ...
+    figures: dict[str, tuple[Figure, pd.DataFrame]] = field(default_factory=dict, repr=False)
 
     def _repr_html_(self):
         return ''.join(f'<p>{escaped(s)}</p>' for s in rating_sentences(self))

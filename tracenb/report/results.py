@@ -31,18 +31,13 @@ def finished(
     if not found:
         raise TracenbError(f'{folder}: no finished run', f'run a grid first: tracenb run demo --out {folder}')
     order = {c: k for k, c in enumerate(CONDITIONS)}
-    return dict(
-        sorted(
-            found.items(),
-            key=lambda x: (
-                x[1].dataset,
-                x[1].model,
-                order.get(x[1].condition.partition(':')[0], len(order)),
-                x[1].condition,
-                x[1].seed,
-            ),
-        )
-    )
+
+    def place(item):
+        run = item[1]
+        base = run.condition.partition(':')[0]
+        return run.dataset, run.model, order.get(base, len(order)), run.condition, run.seed
+
+    return dict(sorted(found.items(), key=place))
 
 
 def unfinished(
@@ -84,28 +79,27 @@ def read_run(
     run: Run,  # Its settings
     cases: dict[str, Case],  # Of `read_cases`
 ) -> dict[str, list]:
-    "Columns, a value a test question: keys, id, label, answer, context_words, text, n_tokens, finish_reason, then one a scorer. Raises `TracenbError` where files do not fit each other."
+    """Columns with one value per test question.
+
+    Keys, id, label, answer, context_words, text, n_tokens, finish_reason, then one column per scorer.
+    Raises `TracenbError` where files do not fit each other.
+    """
     wide, made, n = {}, {g['id']: g for g in read_jsonl(path / 'generations.jsonl', torn=True)}, 0
     for n, s in enumerate(read_jsonl(path / 'scores.jsonl'), 1):
         wide.setdefault(s['id'], {})[s['scorer']] = s['value']
     names = list(next(iter(wide.values()), {}))
     if set(wide) != set(cases) or n != len(wide) * len(names) or not set(cases) <= set(made):
         raise TracenbError(
-            f'{path}: {n} scores of {len(wide)} ids, {len(made)} generations, {len(cases)} examples do not fit each other',
+            f'{path}: {n} scores of {len(wide)} ids, {len(made)} generations and {len(cases)} examples do not match',
             'delete scores.jsonl and metrics.json of this run, and run it again',
         )
     number = lambda v: float('nan') if v is None else float(v)
-    return (
-        {k: [getattr(run, k)] * len(cases) for k in RUN_KEYS}
-        | dict(
-            id=list(cases),
-            label=[c.gold.label for c in cases.values()],
-            answer=[c.answer for c in cases.values()],
-            context_words=[c.words for c in cases.values()],
-        )
-        | {c: [made[i][c] for i in cases] for c in ('text', 'n_tokens', 'finish_reason')}
-        | {s: [number(wide[i][s]) for i in cases] for s in names}
-    )
+    own = cases.values()
+    columns = {k: [getattr(run, k)] * len(cases) for k in RUN_KEYS} | dict(id=list(cases))
+    columns |= dict(label=[c.gold.label for c in own], answer=[c.answer for c in own])
+    columns |= dict(context_words=[c.words for c in own])
+    columns |= {c: [made[i][c] for i in cases] for c in ('text', 'n_tokens', 'finish_reason')}
+    return columns | {s: [number(wide[i][s]) for i in cases] for s in names}
 
 
 def joined(
@@ -125,10 +119,10 @@ class Results:
 
     folder: Path  # The grid's folder
     runs: dict[Path, Run]  # Those that could be read
-    rows: pd.DataFrame  # One row a run and test question
+    rows: pd.DataFrame  # One row per run and test question
     cases: dict[tuple[str, str], Case]  # (data set, id) -> question
-    logs: pd.DataFrame  # One row a logged training step
-    costs: pd.DataFrame  # One row a run
+    logs: pd.DataFrame  # One row per logged training step
+    costs: pd.DataFrame  # One row per run
     left_out: list[str]  # Runs that could not be read, and why
 
 # %% ../../nbs/09_report/05_results.ipynb #20cae231
@@ -204,7 +198,7 @@ def read_cost(path, run):
 def load_runs(
     folder: str | Path,  # A grid's folder
 ) -> pd.DataFrame:
-    "One row a run and test example: dataset, model, condition, seed, id, label, answer, what was written, and a column a scorer."
+    "One row per run and test example: keys of the run, id, label, answer, text, and one column per scorer."
     return gather(folder).rows
 
 
@@ -218,7 +212,7 @@ def load_logs(
 def load_costs(
     folder: str | Path,  # A grid's folder
 ) -> pd.DataFrame:
-    "One row a run: training examples, those too long to be used, seconds, peak memory in MB, generated tokens."
+    "One row per run: training examples, those too long to be used, seconds, peak memory in MB, generated tokens."
     return pd.DataFrame([read_cost(path, run) for path, run in finished(folder).items()])
 
 
@@ -226,7 +220,7 @@ def save_rows(
     results: Results,  # Of `gather`
     path: str | Path,  # 'rows.parquet'
 ) -> Path:
-    "Write the rows, with each question, its gold answer and its run's folder, for whoever wants to look every number up."
+    "Write the rows with each question, its gold answer and its run's folder, so that every number can be looked up."
     folders = pd.DataFrame(
         [
             {k: getattr(run, k) for k in RUN_KEYS} | dict(folder=str(p.relative_to(results.folder)))

@@ -6,15 +6,11 @@
 __all__ = ['RUN_KEYS', 'share_incorrect', 'condition_name', 'arrange', 'over_seeds']
 
 # %% ../../nbs/09_report/01_seed_means.ipynb #means-imports
-from functools import lru_cache
-
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
-from statsmodels.stats.proportion import proportion_confint
 
 from ..core.records import TracenbError
-from ..stats.intervals import bootstrap_means, bootstrap_weights, cell_sums
+from ..stats.intervals import bootstrap_interval, cell_sums, mean_intervals
 from ..traces.conditions import CONDITIONS
 
 # %% ../../nbs/09_report/01_seed_means.ipynb #means-names
@@ -71,47 +67,19 @@ def _single_runs(rows, values, by):
     groups = rows.groupby([*by, 'seed'], sort=False, dropna=False, observed=True)[list(values)]
     made = [groups.agg(f).stack(future_stack=True).rename(f) for f in ('count', 'sum', 'std')]
     runs = pd.concat(made, axis=1).rename_axis([*by, 'seed', 'scorer']).rename(columns={'count': 'n'}).reset_index()
-    whole = runs.scorer.map({v: bool(rows[v].dropna().isin([0, 1]).all()) for v in values})
+    binary = runs.scorer.map({v: bool(rows[v].dropna().isin([0, 1]).all()) for v in values}).to_numpy(bool)
     runs['unscored'] = groups.size().reindex(pd.MultiIndex.from_frame(runs[[*by, 'seed']])).to_numpy() - runs.n
     runs['mean'] = runs['sum'] / runs.n.where(runs.n > 0)
-    runs[['low', 'high']] = _intervals(runs, whole)
-    runs['interval'] = np.where(runs.low.isna(), 'none', np.where(whole, 'wilson', 't'))
+    runs[['low', 'high']] = mean_intervals(runs['sum'], runs.n, runs['std'], binary)
+    runs['interval'] = np.where(runs.low.isna(), 'none', np.where(binary, 'wilson', 't'))
     return runs
 
-
-def _intervals(runs, whole):
-    "The 95 % interval of each run's mean: Wilson where values are 0 or 1, else Student's t."
-    ends = np.full((len(runs), 2), np.nan)
-    few = (whole & (runs.n > 0)).to_numpy()
-    if few.any():
-        ends[few] = np.column_stack(
-            proportion_confint(runs['sum'][few].round().to_numpy(), runs.n[few].to_numpy(), method='wilson')
-        )
-    rest = (~whole & (runs.n > 1) & (runs['std'] > 0)).to_numpy()
-    half = student.ppf(0.975, runs.n[rest] - 1) * runs['std'][rest] / np.sqrt(runs.n[rest])
-    ends[rest] = np.clip(np.column_stack([runs['mean'][rest] - half, runs['mean'][rest] + half]), 0, 1)
-    return ends
-
 # %% ../../nbs/09_report/01_seed_means.ipynb #79b1b76b
-@lru_cache(8)
-def _draws(shape, draws=2000):
-    "How often each question and each seed is drawn; the same for every table of this shape."
-    rng = np.random.default_rng(0)
-    return [bootstrap_weights(size, draws, rng) for size in shape]
-
-
 def _clustered(rows, lines, by):
-    "The bootstrap interval of each line: questions and seeds are drawn as wholes. None where all values are equal."
-    parts, ends = dict(list(rows.groupby(list(by), sort=False, dropna=False, observed=True))), []
-    for r in lines.to_dict('records'):
-        sums, counts = cell_sums(parts[tuple(r[k] for k in by)], r['scorer'])
-        flat = not counts.sum() or len(np.unique(sums[counts > 0] / counts[counts > 0])) == 1
-        ends.append(
-            (np.nan, np.nan)
-            if flat
-            else np.nanquantile(bootstrap_means(sums, counts, *_draws(counts.shape)), [0.025, 0.975])
-        )
-    return np.array(ends)
+    "The bootstrap interval of each line, (lines, 2): questions and seeds are drawn. NaN where all values are equal."
+    parts = dict(list(rows.groupby(list(by), sort=False, dropna=False, observed=True)))
+    cells = (cell_sums(parts[tuple(r[k] for k in by)], r['scorer']) for r in lines.to_dict('records'))
+    return np.array([bootstrap_interval(sums, counts) for sums, counts in cells])
 
 # %% ../../nbs/09_report/01_seed_means.ipynb #8ce88fb3
 def over_seeds(

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from .seed_means import condition_name
-from .tables import baselines, p_text, pairs, percent
+from .tables import baselines, pairs
 from ..stats.association import two_by_two
-from ..stats.intervals import majority_baseline
+from ..stats.intervals import majority_baseline, p_text, percent
 from ..traces.conditions import get_condition
 
 # %% ../../nbs/09_report/07_statements.ipynb #a2a9792a

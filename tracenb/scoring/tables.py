@@ -66,7 +66,7 @@ def _check_ids(responses, examples):
     if bad:
         raise TracenbError(
             f'cannot join {len(responses)} responses to {len(examples)} examples: {"; ".join(bad)}',
-            'give exactly one response per example; generate what is missing, or pass only the examples that were asked',
+            'give one response per example: generate what is missing, or pass only the examples that were asked',
         )
 
 

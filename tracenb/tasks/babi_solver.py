@@ -323,7 +323,7 @@ def gold_table(
     examples: Iterable[Example],  # Examples of bAbI, real or simulated
 ) -> pd.DataFrame:
     """Number of examples, and of stored answers and facts that follow from the text, per label and over all.
-    Raises `TracenbError` if there are no examples."""
+    Raises `TracenbError` without examples."""
     rows = [(e.meta['label'], *check_gold(e)[:2]) for e in examples]
     if not rows:
         raise TracenbError('no examples to check', 'pass at least one')

@@ -51,9 +51,9 @@ def read_date(
         raise TracenbError(f'{text!r} is not a date: {why}', "write 'June 24, 1997', 'December, 2019' or '2011'")
     month, day, year = m[1], int(m[2] or 0), int(m[3])
     if month and month not in MONTHS:
-        raise TracenbError(f'{text!r} is not a date: there is no month {month!r}', 'write months in full, in English')
+        raise TracenbError(f'{text!r} is not a date: unknown month {month!r}', 'write months in full, in English')
     if year < 1:
-        raise TracenbError(f'{text!r} is not a date: there is no year {year}', 'years begin with 1')
+        raise TracenbError(f'{text!r} is not a date: unknown year {year}', 'years begin with 1')
     number = MONTHS.index(month) + 1 if month else 0
     if m[2] and not 1 <= day <= monthrange(year, number)[1]:
         raise TracenbError(f'{text!r} is not a date: {month} {year} has no day {day}', 'correct the day')
@@ -268,7 +268,7 @@ def _facts_with(answer, facts, context, question):
     kinds.append([i for i, c in enumerate(context) if answer in squeeze(c)])
     return next(filter(None, kinds), [])
 
-
+# %% ../../nbs/01_tasks/03_dates.ipynb #dates-answer-facts
 def answer_facts(
     context: tuple[str, ...],  # Facts
     question: str,  # As in the data; other wordings leave only the third and fourth kind

@@ -9,7 +9,7 @@ __all__ = ['SYSTEM', 'TEMPLATES', 'TURN_ENDS', 'completion_text', 'render', 'Enc
 # %% ../../nbs/04_traces/02_chat.ipynb #9a727679
 from dataclasses import dataclass
 
-from ..core.html import block, escaped
+from ..core.html import block, escaped, note
 from ..core.records import ChatExample, Example, Trace, TracenbError
 from ..tasks.task import Task
 
@@ -43,26 +43,27 @@ def render(
     )
 
 # %% ../../nbs/04_traces/02_chat.ipynb #7b449b88
-_TURNS = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-_OPEN = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+_CHATML_OPEN = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 TEMPLATES = {
-    'chatml': _TURNS + _OPEN,
+    'chatml': (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+        + _CHATML_OPEN
+    ),
     'llama3': (
-        "{{ '<|begin_of_text|>' }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + m['content'] | trim"
-        " + '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+        "{{ '<|begin_of_text|>' }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n'"
+        " + m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
     ),
     'qwen3': (
-        "{% for m in messages %}{% set text = m['content'] %}{% set thought = '' %}{% if m['role'] == 'assistant' %}{% if '</think>' in text %}"
-        "{% set thought = text.split('</think>')[0].split('<think>')[-1].strip('\n') %}{% set text = text.split('</think>')[-1].lstrip('\n') %}{% endif %}"
+        "{% for m in messages %}{% set text = m['content'] %}{% set thought = '' %}"
+        "{% if m['role'] == 'assistant' %}{% if '</think>' in text %}"
+        "{% set thought = text.split('</think>')[0].split('<think>')[-1].strip('\n') %}"
+        "{% set text = text.split('</think>')[-1].lstrip('\n') %}{% endif %}"
         "{% set text = '<think>\n' + thought + '\n</think>\n\n' + text %}{% endif %}"
-        "{{ '<|im_start|>' + m['role'] + '\n' + text + '<|im_end|>\n' }}{% endfor %}" + _OPEN
+        "{{ '<|im_start|>' + m['role'] + '\n' + text + '<|im_end|>\n' }}{% endfor %}" + _CHATML_OPEN
     ),
 }
-TURN_ENDS = {
-    'chatml': '<|im_end|>',
-    'llama3': '<|eot_id|>',
-    'qwen3': '<|im_end|>',
-}  # The token that ends a turn under each style
+TURN_ENDS = {'chatml': '<|im_end|>', 'llama3': '<|eot_id|>', 'qwen3': '<|im_end|>'}  # The token that ends a turn
 
 # %% ../../nbs/04_traces/02_chat.ipynb #fe8a3dbc
 @dataclass(frozen=True)
@@ -78,7 +79,11 @@ def chat_texts(
     chat: ChatExample,  # What to wrap
     tokenizer,  # Whose chat template is used
 ) -> tuple[str, str]:
-    "Prompt text, generation prompt included, and completion text up to and including the end-of-turn token."
+    """
+    Prompt text with the generation prompt, and completion text up to and including the end-of-turn token.
+
+    Raises `TracenbError` without a chat template, or if it writes another prompt when an answer follows.
+    """
     if not getattr(tokenizer, 'chat_template', None):
         raise TracenbError(
             f'the tokenizer {tokenizer.name_or_path!r} has no chat template',
@@ -92,15 +97,16 @@ def chat_texts(
             'use a template whose generation prompt is a prefix of the whole chat',
         )
     completion, end = whole[len(prompt) :], tokenizer.eos_token
-    return prompt, completion[: completion.rfind(end)] + end if end in completion else completion.rstrip('\n') + end
+    completion = completion[: completion.rfind(end)] if end in completion else completion.rstrip('\n')
+    return prompt, completion + end
 
-
+# %% ../../nbs/04_traces/02_chat.ipynb #chat-encode
 def encode(
     chat: ChatExample,  # What to tokenize
     tokenizer,  # Of the model
     prompt_only: bool = False,  # For generation: the prompt alone, an all-False mask
 ) -> Encoded:
-    "Token ids and loss mask. Nothing is ever cut: what is too long is for the caller to count and report."
+    "Token ids and loss mask. Nothing is ever cut: the caller counts and reports what is too long."
     prompt, completion = (tokenizer(t, add_special_tokens=False)['input_ids'] for t in chat_texts(chat, tokenizer))
     if prompt_only:
         completion = []
@@ -109,7 +115,7 @@ def encode(
 # %% ../../nbs/04_traces/02_chat.ipynb #e06d8581
 @dataclass(frozen=True)
 class MaskView:
-    "Tokens with their loss mask: colored HTML in a notebook, `[trained]` brackets in a terminal."
+    "Tokens with their loss mask: colored HTML in a notebook, brackets around trained tokens in a terminal."
 
     tokens: tuple[str, ...]  # Text of each token
     loss_mask: tuple[bool, ...]  # True where the loss is computed
@@ -118,18 +124,17 @@ class MaskView:
         return block(self._html())
 
     def _html(self) -> str:
-        spans = (
-            f'<span class="{"tnb-right" if m else "tnb-no-loss"}">{escaped(t)}</span>'
-            for t, m in zip(self.tokens, self.loss_mask)
-        )
-        return f'<p class="tnb-note">{sum(self.loss_mask)} of {len(self.tokens)} tokens are trained on: underlined</p><div class="tnb-mask">{"".join(spans)}</div>'
+        kinds = ('tnb-right' if m else 'tnb-no-loss' for m in self.loss_mask)
+        spans = ''.join(f'<span class="{kind}">{escaped(t)}</span>' for kind, t in zip(kinds, self.tokens))
+        count = f'{sum(self.loss_mask)} of {len(self.tokens)} tokens are trained on: underlined'
+        return f'{note(count)}<div class="tnb-mask">{spans}</div>'
 
     def __repr__(self) -> str:
-        text = ''.join(
-            ('[' if m else '') + t if m != before else t
-            for t, m, before in zip(self.tokens, self.loss_mask, (False, *self.loss_mask))
-        )
-        return text + (']' if any(self.loss_mask) else '')
+        text, trained = '', False
+        for t, m in zip(self.tokens, self.loss_mask):
+            text += '[' * (m and not trained) + t
+            trained = m
+        return text + ']' * any(self.loss_mask)
 
 
 def show_mask(

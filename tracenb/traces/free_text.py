@@ -41,58 +41,72 @@ def closest(
     return best
 
 # %% ../../nbs/04_traces/05_free_text.ipynb #bfe2dcc4
-NEAR = 85  # Likeness from which a sentence quotes an item: of those measured, the largest share found less the share invented
+NEAR = 85  # Likeness from which a sentence quotes an item: it had the largest share found less the share invented
 
 # %% ../../nbs/04_traces/05_free_text.ipynb #044c2c40
+_CUE = re.compile(
+    r'\b(?:(?:final |correct )?answers?(?: to [^.?!]{1,60}?)? (?:is|are|must be|should be|would be)'
+    r'|answer:|so|therefore|thus|hence)\b[:,]?\s*',
+    re.I,
+)
+
+
+def _spaced(text):
+    "Its letters and digits in lower case, words with spaces around them."
+    return ' ' + ' '.join(re.findall(r'[^\W_]+', text.lower())) + ' '
+
+
 def named_labels(
     text: str,  # Free text
     task: Task,  # Whose labels are looked for
 ) -> tuple[str, ...]:
-    "The labels of `task` that occur as whole words, in the task's order; case, hyphens, underscores and spaces do not matter."
-    plain = lambda s: ' ' + ' '.join(re.findall(r'[^\W_]+', s.lower())) + ' '
-    said = plain(text)
-    return tuple(x for x in task.labels if plain(x) in said)
-
-
-_CUE = re.compile(
-    r'\b(?:(?:final |correct )?answers?(?: to [^.?!]{1,60}?)? (?:is|are|must be|should be|would be)|answer:|so|therefore|thus|hence)\b[:,]?\s*',
-    re.I,
-)
+    "The labels of `task` that occur as whole words, in its order; case, hyphens and underscores do not matter."
+    said = _spaced(text)
+    return tuple(label for label in task.labels if _spaced(label) in said)
 
 
 def find_conclusion(
     text: str,  # Free text
 ) -> str | None:
-    "What follows the last of 'the answer is', 'so', 'therefore', 'thus', 'hence' in the last three sentences; None without one."
+    "What follows the last cue ('the answer is', 'so', 'therefore', ...) in the last three sentences, None without one."
     for sentence in reversed(split_sentences(text)[-3:]):
-        if (cues := list(_CUE.finditer(sentence))) and sentence[cues[-1].end() :].strip():
+        cues = list(_CUE.finditer(sentence))
+        if cues and sentence[cues[-1].end() :].strip():
             return sentence[cues[-1].end() :].strip()
     return None
 
 # %% ../../nbs/04_traces/05_free_text.ipynb #a97a68b1
 @record
 class Checks(Record):
-    "What a trace's text says that can be looked up."
+    "What a trace's text says that can be checked."
 
     id: str  # The example's id
-    quoted: tuple[
-        int, ...
-    ]  # Context items quoted word for word, case and punctuation aside; indices of their first occurrence
-    near: tuple[int, ...]  # Others that a sentence quotes nearly
+    quoted: tuple[int, ...]  # Indices of the context items quoted word for word, of their first occurrence
+    near: tuple[int, ...]  # Indices of others that a sentence quotes nearly
     labels: tuple[str, ...]  # Labels of the task that are named
     conclusion: str | None  # The text's own conclusion
-    agrees: bool | None  # Does it hold the final answer? None: no conclusion, or no final answer known
-    right: bool | None  # Does it hold gold? None: no conclusion
+    agrees: bool | None  # Does it contain the final answer? None: no conclusion, or no final answer known
+    right: bool | None  # Does it contain gold? None: no conclusion
 
 
-def _holds(conclusion, answers, task):
-    "Are the answers whole words of the conclusion: any of alternatives, else all? None where there is nothing to compare."
+def _contains(conclusion, answers, task):
+    "Are the answers whole words of the conclusion: any of alternatives, else all? None if there is nothing to compare."
     keys = [k for a in answers if (k := normalize(a))]
     if conclusion is None or not keys:
         return None
     return (any if task.alternatives else all)(f' {k} ' in f' {normalize(conclusion)} ' for k in keys)
 
 # %% ../../nbs/04_traces/05_free_text.ipynb #e3c27f66
+def _near_items(text, context, quoted):
+    "Indices of context items that a sentence without a word-for-word quote is close to."
+    keys = [f' {normalize(context[i])} ' for i in quoted]
+    for sentence in split_sentences(text):
+        if not any(k in f' {normalize(sentence)} ' for k in keys):
+            i, like = closest(sentence, context)
+            if like >= NEAR:
+                yield i
+
+
 def verify_text(
     text: str,  # A trace
     example: Example,  # It is about
@@ -102,13 +116,7 @@ def verify_text(
     "Facts, labels and conclusion of a trace, against its context, its task, its final answer and gold."
     first = {c: i for i, c in reversed(list(enumerate(example.context)))}
     quoted = {first[f] for f in parse_trace(text, example, task).facts if f in first}
-    keys, near = [f' {normalize(example.context[i])} ' for i in quoted], set()
-    for sentence in split_sentences(text):
-        if any(k in f' {normalize(sentence)} ' for k in keys):
-            continue
-        i, like = closest(sentence, example.context)
-        if like >= NEAR:
-            near.add(first[example.context[i]])
+    near = {first[example.context[i]] for i in _near_items(text, example.context, quoted)}
     said = find_conclusion(text)
     return Checks(
         id=example.id,
@@ -116,38 +124,15 @@ def verify_text(
         near=tuple(sorted(near - quoted)),
         labels=named_labels(text, task),
         conclusion=said,
-        agrees=_holds(said, final, task),
-        right=_holds(said, example.answers, task),
+        agrees=_contains(said, final, task),
+        right=_contains(said, example.answers, task),
     )
 
 # %% ../../nbs/04_traces/05_free_text.ipynb #b7bb308e
 HEDGES = (
-    'apparently',
-    'appears',
-    'approximately',
-    'assume',
-    'could',
-    'guess',
-    'likely',
-    'may',
-    'maybe',
-    'might',
-    'perhaps',
-    'possible',
-    'possibly',
-    'presumably',
-    'probable',
-    'probably',
-    'seems',
-    'should',
-    'suggests',
-    'suppose',
-    'uncertain',
-    'unclear',
-    'unlikely',
-    'usually',
-    'would',
-)
+    'apparently appears approximately assume could guess likely may maybe might perhaps possible possibly presumably '
+    'probable probably seems should suggests suppose uncertain unclear unlikely usually would'
+).split()
 _HEDGE = re.compile(rf'\b(?!May\b)(?:{"|".join(HEDGES)})\b', re.I)  # 'May' is a month in dated contexts
 
 
@@ -164,52 +149,63 @@ def _syllables(word):
 def describe_text(
     text: str,  # A trace
 ) -> dict[str, float]:
-    "words, sentences, reading_ease (about 0 to 100, higher is easier), grade (US school years), redundancy, compression (compressed by plain bytes) and hedging (share of sentences); NaN where there is nothing to count."
+    """
+    Counts and measures of style; NaN if there is nothing to count.
+
+    words, sentences, reading_ease (about 0 to 100, higher is easier), grade (US school years), redundancy,
+    compression (compressed by plain bytes) and hedging (share of sentences).
+    """
     words, sentences = re.findall(r"\w+(?:['’-]\w+)*", text), split_sentences(text)
-    nan, triples = float('nan'), list(zip(*(map(str.lower, words[i:]) for i in range(3))))
-    length, syllables = (len(words) / len(sentences), sum(map(_syllables, words)) / len(words)) if words else (nan, nan)
+    triples = list(zip(*(map(str.lower, words[i:]) for i in range(3))))
+    data, nan, length, syllables = text.encode(), float('nan'), float('nan'), float('nan')
+    if words:
+        length, syllables = len(words) / len(sentences), sum(map(_syllables, words)) / len(words)
     return dict(
         words=len(words),
         sentences=len(sentences),
         reading_ease=206.835 - 1.015 * length - 84.6 * syllables,
         grade=0.39 * length + 11.8 * syllables - 15.59,
         redundancy=1 - len(set(triples)) / len(triples) if triples else nan,
-        compression=len(zlib.compress(data)) / len(data) if (data := text.encode()) else nan,
+        compression=len(zlib.compress(data)) / len(data) if data else nan,
         hedging=sum(bool(_HEDGE.search(s)) for s in sentences) / len(sentences) if sentences else nan,
     )
 
 # %% ../../nbs/04_traces/05_free_text.ipynb #13b483a2
+def _retrieval(example, gold, checks):
+    "How the facts that a text quotes, nearly or word for word, compare with the gold facts."
+    want = {example.context[i] for i in gold.facts}
+    got = {example.context[i] for i in (*checks.quoted, *checks.near)}
+    both, nan = len(want & got), float('nan')
+    return dict(
+        quoted=len(checks.quoted),
+        near=len(checks.near),
+        precision=both / len(got) if got else nan,
+        recall=both / len(want) if want else nan,
+        f1=2 * both / (len(got) + len(want)) if want else nan,
+    )
+
+
 def describe_traces(
     traces: list[Trace],  # Of any conditions
     examples: list[Example],  # Theirs, in any order
     task: Task,  # Of the examples
-    final: dict[str, tuple[str, ...]] | None = None,  # Final answers by id, where known
+    final: dict[str, tuple[str, ...]] | None = None,  # Final answers by id, if known
 ) -> pd.DataFrame:
-    "One row a trace: id, condition, source, label (gold), `describe_text`, labels named, quoted, near, precision, recall and f1 against the gold facts (precision NaN where nothing is quoted), agrees, right. Raises `TracenbError` for a trace without example."
+    """
+    One row per trace: id, condition, source, label (gold), `describe_text`, and what `verify_text` found.
+
+    precision is NaN if nothing is quoted, recall and f1 without a gold fact. Raises `TracenbError` for a trace
+    without its example.
+    """
     by_id, rows = {e.id: e for e in examples}, []
     for t in traces:
         if t.id not in by_id:
-            raise TracenbError(
-                f'{t.id}: a trace without its example', 'give the examples that the traces were made for'
-            )
+            raise TracenbError(f'{t.id}: a trace without its example', 'give the examples of all traces')
         e = by_id[t.id]
-        gold, c = task.decompose(e), verify_text(t.text, e, task, (final or {}).get(t.id, ()))
-        want, got = {e.context[i] for i in gold.facts}, {e.context[i] for i in (*c.quoted, *c.near)}
-        both, nan = len(want & got), float('nan')
-        rows.append(
-            dict(id=t.id, condition=t.condition, source=t.source, label=gold.label)
-            | describe_text(t.text)
-            | dict(
-                labels_named=len(c.labels),
-                names_gold=gold.label in c.labels,
-                quoted=len(c.quoted),
-                near=len(c.near),
-                precision=both / len(got) if got else nan,
-                recall=both / len(want) if want else nan,
-                f1=2 * both / (len(got) + len(want)) if want else nan,
-                concludes=c.conclusion is not None,
-                agrees=c.agrees,
-                right=c.right,
-            )
-        )
+        gold, checks = task.decompose(e), verify_text(t.text, e, task, (final or {}).get(t.id, ()))
+        row = dict(id=t.id, condition=t.condition, source=t.source, label=gold.label) | describe_text(t.text)
+        row |= dict(labels_named=len(checks.labels), names_gold=gold.label in checks.labels)
+        row |= _retrieval(e, gold, checks)
+        row |= dict(concludes=checks.conclusion is not None, agrees=checks.agrees, right=checks.right)
+        rows.append(row)
     return pd.DataFrame(rows)
