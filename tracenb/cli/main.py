@@ -165,7 +165,7 @@ def data_show(
 ):
     "Print examples with their gold facts and trace, counts and label balance, and token counts of every condition."
     from tracenb.traces.conditions import every_condition, get_condition
-    from tracenb.traces.export import describe, lengths, show
+    from tracenb.traces.overview import describe, lengths, show
 
     task, examples = _load(dataset, source, split, count, balanced)
     print(show(task, examples, n, condition, seed))
