@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPEN', 'CLOSE', 'NOT_CLOSED', 'NO_TAG', 'Word', 'Blocks', 'read_blocks', 'read_steps', 'said_label', 'said_facts',
-           'parse', 'parse_trace', 'answer_readings']
+           'parse', 'bare_trace', 'parse_trace', 'answer_readings']
 
 # %% ../../nbs/04_traces/03_parsing.ipynb #parsing-imports
 import ast
@@ -197,7 +197,7 @@ def _ordered(spans):
     "Spans by place; of two that begin at the same place the longer one first."
     return tuple(sorted(spans, key=lambda s: (s.start, -s.end)))
 
-
+# %% ../../nbs/04_traces/03_parsing.ipynb #steps-said
 def said_label(spans: Iterable[Span]) -> str | None:
     "The label that the spans claim, None if they claim none."
     return next((s.value for s in spans if s.kind == 'label'), None)
@@ -277,6 +277,13 @@ def parse(
     )
 
 # %% ../../nbs/04_traces/03_parsing.ipynb #parse-trace
+def bare_trace(
+    text: str,  # A trace, perhaps between think tags
+) -> str:
+    "The trace without the tags around it."
+    return text.strip().removeprefix(OPEN).removesuffix(CLOSE).strip()
+
+
 def parse_trace(
     text: str,  # A trace, without think tags
     example: Example,  # It is about
