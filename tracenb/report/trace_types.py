@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from ..core.files import read_jsonl
 from ..core.records import ChatExample, Example
 from .canvas import BARS, colors, draw, heading, nothing, panels, plain
-from .page import escaped, section, show_table
+from ..core.html import escaped
+from .page import section, show_table
 from .results import Results, gather
 from .seed_means import RUN_KEYS, arrange, condition_name, over_seeds
 from .statements import Statement
