@@ -74,6 +74,12 @@ def test_every_module_is_in_the_reference_index(site):
     assert [text.index(link) for link in links] == sorted(text.index(link) for link in links)
 
 
+def test_the_page_about_the_command_line_lists_every_verb(site):
+    text = (site / 'reference' / 'command.html').read_text()
+    assert all(f'tracenb {verb}<' in text for verb in ('run', 'audit', 'data export', 'teacher collect', 'study build'))
+    assert '--scheduler' in text
+
+
 def test_every_page_opens_asks_no_other_host_and_fits_a_phone(site, address, tab):
     page, wide = tab(width=390, height=800), {}
     for name in pages(site):

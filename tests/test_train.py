@@ -15,9 +15,10 @@ from peft import PeftModel
 
 from tracenb.core.files import read_jsonl
 from tracenb.core.records import Trace, TracenbError
+from tracenb.models.adapters import attach_adapter, load_adapter
 from tracenb.models.batches import TrainConfig, collate, completion_loss, fit_rows, plan_batches
 from tracenb.models.loading import linear4bit, load_model, load_tokenizer
-from tracenb.models.training import attach_adapter, load_adapter, train
+from tracenb.models.training import train
 from tracenb.tasks.task import DataConfig, load_examples, toy
 from tracenb.traces.chat import Encoded, encode, render
 

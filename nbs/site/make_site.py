@@ -14,10 +14,12 @@ import shutil
 import sys
 from pathlib import Path
 
+from commands import command_reference
 from links import Linker, broken
 from pages import own_names, process_all, title_of, write_page
 from reference import reference_index
 
+from tracenb.cli.main import app
 from tracenb.core.npm import Pinned, fetch, unpack
 from tracenb.core.records import TracenbError
 
@@ -67,6 +69,8 @@ def write_sources(
         if module := re.fullmatch(r'reference/(\w+)/(\w+)', linker.page):
             modules.append((*module.groups(), linker(title_of(stored)[1])))
     (to / 'reference' / 'index.md').write_text(reference_index(modules, root / settings['lib_path']))
+    with (to / 'reference' / 'command.md').open('a') as page:
+        page.write(command_reference(app))
     write_mathjax(to / '_static' / 'mathjax')
 
 

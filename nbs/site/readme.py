@@ -7,7 +7,7 @@ import nbformat
 from nbconvert.exporters import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTE = '<!-- Made from nbs/index.ipynb by `make export`: edit that notebook. -->\n\n'
+NOTE = '<!-- Made from nbs/index.ipynb by `make export` -->\n\n'
 
 
 def from_root(link: re.Match) -> str:

@@ -19,7 +19,7 @@ from .ladder import Case
 from ..core.files import read_jsonl
 from ..core.records import Example, Generation, TracenbError, lookup, normalize
 from ..core.rows import SUFFIXES, RowCollector, read_rows
-from ..tasks.task import TASKS, Task, get_task, read_list
+from ..tasks.task import Task, get_task, known_tasks, read_list
 from ..traces.conditions import get_condition
 
 # %% ../../nbs/10_audit/02_published.ipynb #0cd12f9f
@@ -81,7 +81,7 @@ def name_parts(
     path: Path,  # A file of generations
 ) -> dict[str, str]:
     "What name and folder say: `model`, `condition`, `run` and `label`, each '' where they say nothing; `stem`, the name without label and suffix."
-    labels = {x for t in TASKS.values() for x in t.labels}
+    labels = {x for t in known_tasks().values() for x in t.labels}
     stem, folder = path.name.split('.json')[0].removesuffix('.parquet'), path.parent.name.removesuffix('_default')
     label = next((x for x in labels if stem.endswith('_' + x)), '')
     stem, label = stem.removesuffix('_' + label) if label else stem, label or (folder if folder in labels else '')
@@ -140,7 +140,7 @@ def dataset_of(
 ) -> Task:
     "The task that a row belongs to. Raises `TracenbError` if that cannot be told, or if it is not `task`."
     name = said(row, 'dataset')
-    named = lookup(TASKS, name, 'data set') if name else task
+    named = lookup(known_tasks(), name, 'data set') if name else task
     if task and named.name != task.name:
         raise TracenbError(
             f'the dataset is {name!r}, but the examples are of {task.name!r}',
@@ -149,13 +149,15 @@ def dataset_of(
     if named:
         return named
     given = [row[k] for k in ('label', 'category', 'query_type') if row.get(k) and isinstance(row[k], str)] or [label]
-    fit = [t for t in TASKS.values() if t.read_row and {x.lower() for x in given} & {x.lower() for x in t.labels}]
+    fit = [
+        t for t in known_tasks().values() if t.read_row and {x.lower() for x in given} & {x.lower() for x in t.labels}
+    ]
     if len(fit) != 1:
         raise TracenbError(
             f'the label {given[0]!r} is of no data set that is known here'
             if given[0]
             else 'neither a data set nor a label is named',
-            f'add a field `dataset`, one of {", ".join(n for n, t in TASKS.items() if t.read_row)}',
+            f'add a field `dataset`, one of {", ".join(n for n, t in known_tasks().items() if t.read_row)}',
         )
     return fit[0]
 
@@ -262,7 +264,9 @@ class Reader:
     ):
         self.index, self.asked, self.places, self.seen = index, {}, {}, Counter()
         self.task = task or (
-            lookup(TASKS, next(iter(index.by_id.values())).dataset, 'data set') if index and index.by_id else None
+            lookup(known_tasks(), next(iter(index.by_id.values())).dataset, 'data set')
+            if index and index.by_id
+            else None
         )
 
     def identity(self, row: dict, parts: dict) -> tuple[str, str, str, str]:
@@ -399,7 +403,7 @@ def gather(
                 folder = folder.parent / folder.name.replace(label, '*')
             name, of = (
                 p.name.replace(f'_{label}.', '_*.'),
-                next((t.name for t in TASKS.values() if label in t.labels), ''),
+                next((t.name for t in known_tasks().values() if label in t.labels), ''),
             )
             groups.setdefault((folder, name, of) if label else p, []).append(p)
     return [list(dict.fromkeys(g)) for g in groups.values()]

@@ -190,9 +190,9 @@ def table_html(
 
 def figure_html(
     figure,  # Figure of matplotlib
-    says: str,  # What it shows, for those who cannot see it
+    alt: str,  # Description of the figure, for those who cannot see it
 ) -> str:
     "The figure as an image inside the page."
     data = io.BytesIO()
     figure.savefig(data, format='png', dpi=150)
-    return f'<img alt="{escaped(says)}" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'
+    return f'<img alt="{escaped(alt)}" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'

@@ -1,10 +1,15 @@
-"""Analysis and power of the human study."""
+"""Analysis, power and simulation of the human study."""
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        'analysis': ['analyze', 'write_analysis'],
+        'effects': ['Effects', 'true_means'],
+        'simulated': ['simulate_answers'],
+        'scales': ['Rules'],
+        'qualtrics': ['read_source', 'read_qualtrics', 'read_jspsych', 'join_prolific'],
+        'power': ['PowerPlan', 'power_table', 'participants_needed'],
+        'analysis': ['analyze'],
     },
 )

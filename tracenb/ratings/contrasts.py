@@ -98,7 +98,7 @@ def omnibus(
     outcome: str,  # A scale or kind
     rules: Rules = Rules(),  # For the order of conditions
 ) -> dict:
-    "`outcome`, `test`, `statistic`, `df`, `p`, `effect`, `size`, `n` participants, `note` where the test does not exist."
+    "`outcome`, `test`, `statistic`, `df`, `p`, `effect`, `size`, `n` participants, `note` if it does not exist."
     wide, within = wide_means(table, outcome, rules), is_within(table)
     if within:
         wide = wide.dropna()

@@ -24,8 +24,8 @@ class Analysis:
 
     facts: dict  # simulated (participants), entered, analyzed, layout, kinds, items, seed, draws, source
     rules: Rules  # Who is analyzed
-    tables: dict[str, pd.DataFrame]  # participants, flow, reliability, means, tests, pairs, ordinal, correlates, ...
-    figures: dict[str, tuple[Figure, pd.DataFrame]] = field(default_factory=dict)
+    tables: dict[str, pd.DataFrame] = field(repr=False)  # participants, flow, reliability, means, tests, pairs, ...
+    figures: dict[str, tuple[Figure, pd.DataFrame]] = field(default_factory=dict, repr=False)
 
     def _repr_html_(self):
         return ''.join(f'<p>{escaped(s)}</p>' for s in rating_sentences(self))

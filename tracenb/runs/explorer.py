@@ -21,9 +21,10 @@ from fastcore.basics import patch
 from ..core.files import read_jsonl
 from ..core.html import block, escaped, folded, spans, table
 from ..core.records import Example, Generation, Trace, TracenbError
+from ..models.adapters import load_adapter
 from ..models.generation import generate
-from ..models.loading import MODELS, find_gguf, load_model, load_tokenizer
-from ..models.training import load_adapter
+from ..models.loading import load_model, load_tokenizer
+from ..models.presets import MODELS, find_gguf
 from .stages import load_run
 from ..tasks.task import SHIPPED_TASKS, TASKS, DataConfig, Task, get_task, load_examples
 from ..traces.chat import encode, render, show_mask

@@ -21,10 +21,12 @@ from pydantic import Field
 from ..core.files import digest, read_jsonl, read_traces, write_jsonl, write_text
 from ..core.html import block, escaped, folded, table, tag
 from ..core.records import ChatExample, Example, Generation, Record, Score, Trace, TracenbError, lookup, record
+from ..models.adapters import load_adapter
 from ..models.batches import TrainConfig
 from ..models.generation import GenerateConfig, generate
-from ..models.loading import get_preset, load_model, load_tokenizer
-from ..models.training import load_adapter, peak_memory, train
+from ..models.loading import load_model, load_tokenizer
+from ..models.presets import get_preset
+from ..models.training import peak_memory, train
 from .provenance import code_version, current_names, provenance
 from ..scoring.scorers import SCORERS
 from ..scoring.tables import score_all, tabulate

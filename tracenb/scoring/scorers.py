@@ -166,7 +166,7 @@ def answer_paper(response, example, steps):
 # %% ../../nbs/02_scoring/03_scorers.ipynb #c15c5995
 @scorer('classification_paper', needs_trace=True, special=True)
 def classification_paper(response, example, steps):
-    "The gold label occurs in the sentence where arXiv 2505.13792 looks for it; None if there is no think span."
+    "The gold label occurs in the sentence where arXiv 2505.13792 looks for it; None without a think span."
     rules, span = _paper_rules(example), think_span(response.text)
     if not rules:
         return None, NOT_KNOWN
@@ -178,7 +178,7 @@ def classification_paper(response, example, steps):
 
 @scorer('retrieval_paper', needs_trace=True, special=True)
 def retrieval_paper(response, example, steps):
-    "Any fact of the context occurs in the think span letter by letter; None if there is no think span."
+    "Any fact of the context occurs in the think span letter by letter; None without a think span."
     span = think_span(response.text)
     if span is None:
         return None, 'no think span'

@@ -103,7 +103,7 @@ class Household:
     ):
         self.rng, self.odds = rng, (take, drop, give)
         self.place = {p: rng.choice(_PLACES) for p in _PEOPLE}  # Person -> place, told or not
-        self.holder, self.lies = {}, {}  # Object -> person who holds it; object -> place where it was left
+        self.holder, self.left_at = {}, {}  # Object -> person who holds it; object -> place where it was left
         self.events, self.sentences = [], []  # (kind, person, object or place), and its sentence
 
     def tell(self, kind, who, what, sentence):
@@ -133,7 +133,7 @@ def _move(home):
 def _take(home) -> bool:
     who = home.rng.choice(_PEOPLE)
     here = home.place[who]
-    free = [o for o in _OBJECTS if o not in home.holder and home.lies.get(o, here) == here]
+    free = [o for o in _OBJECTS if o not in home.holder and home.left_at.get(o, here) == here]
     if not free:
         return False
     what = home.rng.choice(free)
@@ -147,7 +147,7 @@ def _drop(home) -> bool:
         return False
     what = home.rng.choice(sorted(home.holder))
     who = home.holder.pop(what)
-    home.lies[what] = home.place[who]
+    home.left_at[what] = home.place[who]
     verb = home.rng.choice(DROP)
     home.tell('drop', who, what, f'{who} {verb} the {what}{" there" if home.rng.random() < 0.18 else ""}.')
     return True
@@ -185,20 +185,20 @@ def _located(events):
 
 @simulates('two-supporting-facts')
 def two_supporting_facts(rng):
-    "Where is an object, by who has it or by who left it."
+    "The place of an object, by the person who has it or who left it."
     home = Household(rng, take=0.24, drop=0.15)
     while not (found := _located(home.events)):
         home.step()
         home.step()
     what = rng.choice(sorted(found))
-    place = home.place[home.holder[what]] if what in home.holder else home.lies[what]
+    place = home.place[home.holder[what]] if what in home.holder else home.left_at[what]
     return Story(tuple(home.sentences), f'Where is the {what}?', (place,), found[what])
 
 # %% ../../nbs/01_tasks/08_babi_sim.ipynb #871f052a
 def _carrying(rng, **odds):
     "A story up to the first taking: sentences, the person asked about, their objects, and indices of their events."
     home = Household(rng, **odds)
-    while not home.holder and not home.lies:
+    while not home.holder and not home.left_at:
         home.step()
         home.step()
     asked = rng.choice(sorted({who for kind, who, _ in home.events if kind == 'take'}))
@@ -209,14 +209,14 @@ def _carrying(rng, **odds):
 
 @simulates('counting')
 def counting(rng):
-    "How many objects somebody carries, in words."
+    "The number of objects that somebody carries, in words."
     sentences, asked, held, facts = _carrying(rng, take=0.26, drop=0.13, give=0.4)
     return Story(sentences, f'How many objects is {asked} carrying?', (('none', 'one', 'two')[len(held)],), facts)
 
 
 @simulates('lists-sets')
 def lists_sets(rng):
-    "What somebody carries; `nothing` is an answer."
+    "The objects that somebody carries; `nothing` is an answer."
     sentences, asked, held, facts = _carrying(rng, take=0.26, drop=0.19)
     return Story(sentences, f'What is {asked} carrying?', tuple(held) or ('nothing',), facts)
 
@@ -226,7 +226,7 @@ _OPPOSITE = {'north': 'south', 'south': 'north', 'east': 'west', 'west': 'east'}
 
 @simulates('two-arg-relations')
 def two_arg_relations(rng):
-    "Which place lies in a direction of another."
+    "The place in a direction from another."
     hub, *ends = rng.sample(_PLACES, 3)
     side = rng.choice(sorted(_OPPOSITE))
     rows = []
@@ -250,7 +250,7 @@ def _beside(rng, shape, middle, step):
 
 @simulates('positional-reasoning')
 def positional_reasoning(rng):
-    "Whether one shape lies in a direction of another: yes or no, equally often."
+    "Whether one shape is in a direction from another: yes or no, equally often."
     middle, *ends = rng.sample(_SHAPES, 3)
     cells = rng.sample(sorted(_STEPS.values()), 2)
     sentences = tuple(_beside(rng, e, middle, c) for e, c in zip(ends, cells))
@@ -302,7 +302,7 @@ _VISITS = {
 
 @simulates('time-reasoning')
 def time_reasoning(rng):
-    "Where somebody was before they were somewhere."
+    "The place that somebody visited before another."
     counts = rng.choices(list(_VISITS), _VISITS.values())[0]
     diary = {who: rng.sample(_VISITED, n) for who, n in zip(rng.sample(_VISITORS, len(counts)), counts)}
     visits = [(who, t) for who, places in diary.items() for t in range(len(places))]
@@ -330,7 +330,7 @@ _PLURAL = {'cat': 'cats', 'mouse': 'mice', 'sheep': 'sheep', 'wolf': 'wolves'}
 
 @simulates('basic-deduction')
 def basic_deduction(rng):
-    "What an animal is afraid of."
+    "The animals that an animal is afraid of."
     fears = {kind: rng.choice([k for k in _PLURAL if k != kind]) for kind in _PLURAL}
     rule = {kind: f'{_PLURAL[kind].capitalize()} are afraid of {_PLURAL[other]}.' for kind, other in fears.items()}
     kinds = {who: rng.choice(sorted(_PLURAL)) for who in ('Emily', 'Gertrude', 'Jessica', 'Winona')}

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LABEL_SENTENCE', 'FACTS_SENTENCE', 'PROMPT', 'TASKS', 'SHIPPED_TASKS', 'toy', 'as_list', 'read_list', 'split_commas',
-           'Task', 'register_task', 'get_task', 'DataConfig', 'load_examples', 'check_examples', 'match_examples',
-           'split_of', 'fits', 'round_robin']
+           'Task', 'register_task', 'get_task', 'known_tasks', 'DataConfig', 'load_examples', 'check_examples',
+           'match_examples', 'split_of', 'fits', 'round_robin']
 
 # %% ../../nbs/01_tasks/02_task.ipynb #1f3d2821
 import ast
@@ -113,6 +113,13 @@ def get_task(
                 f'data set module {name!r} cannot be imported: {e}', 'install it, or check the dotted name'
             ) from None
     return lookup(dict.fromkeys(SHIPPED_TASKS) | TASKS, name, 'data set')
+
+
+def known_tasks() -> dict[str, Task]:
+    "All registered tasks by name; those that ship are loaded first."
+    for name in SHIPPED_TASKS:
+        get_task(name)
+    return TASKS
 
 # %% ../../nbs/01_tasks/02_task.ipynb #18f03893
 @record

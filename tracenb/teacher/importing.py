@@ -18,6 +18,7 @@ from ..tasks.task import DataConfig, Task, load_examples, read_list
 from .collection import check_same_settings, write_collection
 from .judging import classify_trace, judge_reply
 from .prompts import TRACE_KINDS, Outcome
+from ..traces.parsing import bare_trace
 
 # %% ../../nbs/06_teacher/07_importing.ipynb #cf5d527e
 TRACE_FIELDS = {
@@ -118,7 +119,7 @@ def _judged(row, example, task):
 def _outcome(kind, text, judged, example, task, teacher):
     "The outcome of one trace of a row."
     answer, right, comparison = judged
-    text = str(text or '').strip().removeprefix('<think>').removesuffix('</think>').strip()
+    text = bare_trace(str(text or ''))
     left = stray_tag(text) if right else ''
     broken = f'{left} is left in the trace' if left else ''
     state, reason = classify_trace(text, right, comparison, broken, 'the field is empty')

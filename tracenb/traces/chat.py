@@ -82,7 +82,7 @@ def chat_texts(
     """
     Prompt text with the generation prompt, and completion text up to and including the end-of-turn token.
 
-    Raises `TracenbError` if there is no chat template, or if it writes another prompt when an answer follows.
+    Raises `TracenbError` without a chat template, or if it writes another prompt when an answer follows.
     """
     if not getattr(tokenizer, 'chat_template', None):
         raise TracenbError(

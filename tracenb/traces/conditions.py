@@ -28,7 +28,7 @@ def count_words(
 
 @dataclass(frozen=True)
 class ConditionContext:
-    "What conditions may look at besides the example itself."
+    "What conditions may look at, in addition to the example itself."
 
     task: Task  # Decomposition and wording
     examples: tuple[Example, ...]  # All that traces are built for

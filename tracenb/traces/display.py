@@ -39,7 +39,7 @@ def quoted_items(
 
 
 def _verdict_mark(right, kind):
-    "Index of the mark for a verdict; None if there is no verdict."
+    "Index of the mark for a verdict; None without a verdict."
     return kind if right == 1 else kind + 1 if right == 0 else None
 
 # %% ../../nbs/04_traces/04_display.ipynb #display-claims

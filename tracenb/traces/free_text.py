@@ -194,7 +194,7 @@ def describe_traces(
     """
     One row per trace: id, condition, source, label (gold), `describe_text`, and what `verify_text` found.
 
-    precision is NaN if nothing is quoted, recall and f1 if there is no gold fact. Raises `TracenbError` for a trace
+    precision is NaN if nothing is quoted, recall and f1 without a gold fact. Raises `TracenbError` for a trace
     without its example.
     """
     by_id, rows = {e.id: e for e in examples}, []

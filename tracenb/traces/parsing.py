@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPEN', 'CLOSE', 'NOT_CLOSED', 'NO_TAG', 'Word', 'Blocks', 'read_blocks', 'read_steps', 'said_label', 'said_facts',
-           'parse', 'parse_trace', 'answer_readings']
+           'parse', 'bare_trace', 'parse_trace', 'answer_readings']
 
 # %% ../../nbs/04_traces/03_parsing.ipynb #parsing-imports
 import ast
@@ -28,7 +28,7 @@ _ANSWER_LINE = re.compile(r'(?im)(?:^[ \t]*answer:|answer is:)[ \t]*(.*)$')
 class Blocks:
     "Where a text thinks and where it answers."
 
-    think: Span  # Between the think tags; empty if there is no think block
+    think: Span  # Between the think tags; empty without a think block
     rest: Span  # All that follows the thinking
     answer: Span  # The answer, inside `rest`
     error: str | None  # Why the form is broken, None if it is as expected
@@ -128,7 +128,7 @@ def _list_items(text, start, end):
 
 # %% ../../nbs/04_traces/03_parsing.ipynb #steps-find
 def _read_label(text, start, end, task):
-    "Span of the label, None if there is no classification sentence."
+    "Span of the label, None without a classification sentence."
     cue = ' '.join(task.label_sentence.split('{label}')[0].split()[-3:])
     found = re.search(re.escape(cue).replace(r'\ ', r'\s+') + r'\s*([^\s.,]+)', text[start:end])
     return Span(kind='label', start=start + found.start(1), end=start + found.end(1), value=found[1]) if found else None
@@ -197,7 +197,7 @@ def _ordered(spans):
     "Spans by place; of two that begin at the same place the longer one first."
     return tuple(sorted(spans, key=lambda s: (s.start, -s.end)))
 
-
+# %% ../../nbs/04_traces/03_parsing.ipynb #steps-said
 def said_label(spans: Iterable[Span]) -> str | None:
     "The label that the spans claim, None if they claim none."
     return next((s.value for s in spans if s.kind == 'label'), None)
@@ -239,6 +239,15 @@ def _form_error(blocks, found, answers, trace, steps):
         return 'no retrieval sentence'
     return None if answers else 'the answer is empty'
 
+
+def _with_reason(generation, error):
+    "`error`, or why the generation ended too early."
+    if generation.finish_reason == 'too_long':
+        return 'the prompt did not fit: nothing was generated'
+    if generation.finish_reason == 'length':
+        return f'cut off after {generation.n_tokens} tokens' + (f': {error}' if error else '')
+    return error
+
 # %% ../../nbs/04_traces/03_parsing.ipynb #parse-parse
 def parse(
     generation: Generation,  # What the model wrote
@@ -255,11 +264,7 @@ def parse(
     blocks = read_blocks(text, trace)
     found = read_steps(text, example.context, task, blocks.think.start, blocks.think.end)
     answers = task.read_answers(blocks.answer.value)
-    error = _form_error(blocks, found, answers, trace, steps)
-    if generation.finish_reason == 'too_long':
-        error = 'the prompt did not fit: nothing was generated'
-    elif generation.finish_reason == 'length':
-        error = f'cut off after {generation.n_tokens} tokens' + (f': {error}' if error else '')
+    error = _with_reason(generation, _form_error(blocks, found, answers, trace, steps))
     spans = [s for s in (blocks.think, blocks.answer) if s.value]
     return Response(
         id=example.id,
@@ -270,6 +275,13 @@ def parse(
         text=text,
         spans=_ordered([*spans, *found, *_answer_spans(blocks.answer, answers)]),
     )
+
+# %% ../../nbs/04_traces/03_parsing.ipynb #parse-trace
+def bare_trace(
+    text: str,  # A trace, perhaps between think tags
+) -> str:
+    "The trace without the tags around it."
+    return text.strip().removeprefix(OPEN).removesuffix(CLOSE).strip()
 
 
 def parse_trace(
