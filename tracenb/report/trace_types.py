@@ -7,6 +7,7 @@ __all__ = ['TEACHER', 'studied', 'read_training', 'by_type', 'matched', 'type_fi
 
 # %% ../../nbs/09_report/10_trace_types.ipynb #072aef00
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,9 +15,9 @@ from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from ..core.files import read_jsonl
-from ..core.records import ChatExample, Example
-from .canvas import BARS, colors, draw, heading, nothing, panels, plain
 from ..core.html import escaped
+from ..core.records import ChatExample, Example, Generation
+from .canvas import BARS, colors, draw, heading, nothing, panels, plain
 from .page import section, show_table
 from .results import Results, gather
 from .seed_means import RUN_KEYS, arrange, condition_name, over_seeds
@@ -25,7 +26,7 @@ from ..runs.stages import Run
 from ..stats.intervals import percent
 from ..tasks.task import Task, get_task
 from ..traces.free_text import describe_text, verify_text
-from ..traces.parsing import read_blocks
+from ..traces.parsing import parse
 
 # %% ../../nbs/09_report/10_trace_types.ipynb #6f886f95
 TEACHER = ('r1', 'r1_summary', 'post_hoc', 'r1_swapped')
@@ -44,21 +45,16 @@ def studied(
 
 
 def _describe(chat: ChatExample, task: Task):
-    "What can be said of one training trace from its chat alone: {} where there is none."
-    blocks = read_blocks(chat.completion[0]['content'])
-    think = blocks.think.value
+    "What can be described of one training trace from its chat alone: {} if it has none."
+    asked = Example(id=chat.id, dataset=task.name, split='train', context=(), question='', answers=())
+    text = chat.completion[0]['content']
+    said = parse(Generation(id=chat.id, text=text, n_tokens=0, finish_reason='stop'), asked, task)
+    think = next((s.value for s in said.spans if s.kind == 'think'), '')
     if not think:
         return {}
-    answers = task.read_answers(blocks.answer.value)
-    checks = verify_text(
-        think,
-        Example(id=chat.id, dataset=task.name, split='train', context=(), question='', answers=answers),
-        task,
-        answers,
-    )
-    return describe_text(think) | dict(
-        labels_named=len(checks.labels), concludes=checks.conclusion is not None, agrees=checks.agrees
-    )
+    checks = verify_text(think, replace(asked, answers=said.answers), task, said.answers)
+    names = dict(labels_named=len(checks.labels), concludes=checks.conclusion is not None, agrees=checks.agrees)
+    return describe_text(think) | names
 
 # %% ../../nbs/09_report/10_trace_types.ipynb #8317cca9
 def read_training(

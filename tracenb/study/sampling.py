@@ -141,7 +141,7 @@ def read_config(
     if left := as_shipped(config):
         raise TracenbError(
             f'{path}: language: {config.language}, but {len(left)} parts would be in English: {", ".join(left[:5])}{" ..." if len(left) > 5 else ""}',
-            'replace them all: they stand in survey_page/wording.yaml',
+            'replace them all: they stand in tracenb/study/page/wording.yaml',
         )
     at = lambda p: p if p == 'rule' else str(path.parent / p)
     return replace(
