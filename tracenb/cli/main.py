@@ -62,9 +62,9 @@ def run(
     chosen = get_grid(grid, only, limit)
     out = out or Path('outputs') / chosen.name
     if dry_run:
-        from tracenb.runs.engine import plan
+        from tracenb.runs.engine import plan_grid
 
-        return print(plan(chosen, out).to_string(index=False))
+        return print(plan_grid(chosen, out).to_string(index=False))
     from tracenb.runs.engine import run_grid
 
     try:
