@@ -242,7 +242,8 @@ def audit(
     split: Annotated[str, typer.Option(help='Which of its splits was asked.')] = 'test',
 ):
     "Re-score published generations under the paper's definitions, ours, and every step between."
-    from tracenb.audit.page import audit, reading_table
+    from tracenb.audit.page import audit
+    from tracenb.audit.tables import reading_table
 
     figures = audit(files, out, dataset, data, split)
     for name, part in figures.groupby(['dataset', 'model', 'condition', 'run'], sort=False):
@@ -256,7 +257,7 @@ def audit(
             .to_string(index=False),
             end='\n\n',
         )
-    print(f'every scoring, the ladder, and the rows where they disagree: {out}/audit.html')
+    print(f'every scoring, the variants, and the rows where they disagree: {out}/audit.html')
 
 # %% ../../nbs/13_cli/03_main.ipynb #169ca78a
 @app.command()
