@@ -49,7 +49,7 @@ setup(
     # the experiment notebooks of nbs/experiments travel inside the package: `tracenb run` works outside a checkout
     packages=[*find_packages(include=['tracenb', 'tracenb.*']), 'tracenb.experiments'],
     package_dir={'tracenb': 'tracenb', 'tracenb.experiments': 'nbs/experiments'},
-    package_data={'': ['templates/*', 'page/*', '*.yaml', '*.js'], 'tracenb.experiments': ['*.ipynb']},
+    package_data={'': ['templates/*', 'page/*', '*.yaml', 'grids/*.yaml', '*.js'], 'tracenb.experiments': ['*.ipynb']},
     include_package_data=False,
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),

@@ -8,9 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tracenb.audit.ladder import LADDER, SCORINGS, climb, fitting_scorings
-from tracenb.audit.page import audit, disagreements, ladder_figure, read_all, sentences
-from tracenb.audit.published import gather, name_parts
+from tracenb.audit.figure import variants_figure
+from tracenb.audit.judging import score_variants
+from tracenb.audit.page import audit
+from tracenb.audit.published import group_files, name_parts, read_all
+from tracenb.audit.tables import disagreements, sentences
+from tracenb.audit.variants import SCORINGS, VARIANTS, fitting_scorings
 from tracenb.core.files import write_jsonl
 from tracenb.core.records import TracenbError
 from tracenb.tasks.task import get_task
@@ -110,10 +113,10 @@ def test_gold_of_another_row(published):
         assert round(100 * (part.id != part.looked_up).mean(), 1) == share
 
 
-def test_every_rung_changes_one_definition():
-    parts = [{k: getattr(s, k) for k in ('answer', 'gold', 'facts', 'reading', 'trace', 'unscored')} for s in LADDER]
-    assert [sum(a[k] != b[k] for k in a) for a, b in zip(parts, parts[1:])] == [1] * (len(LADDER) - 1)
-    assert SCORINGS['ours'] is LADDER[-1] and (LADDER[-1].gold, LADDER[-1].reading, LADDER[-1].answer) == (
+def test_every_variant_changes_one_definition():
+    parts = [{k: getattr(s, k) for k in ('answer', 'gold', 'facts', 'reading', 'trace', 'unscored')} for s in VARIANTS]
+    assert [sum(a[k] != b[k] for k in a) for a, b in zip(parts, parts[1:])] == [1] * (len(VARIANTS) - 1)
+    assert SCORINGS['ours'] is VARIANTS[-1] and (VARIANTS[-1].gold, VARIANTS[-1].reading, VARIANTS[-1].answer) == (
         'own',
         'parsed',
         'exact',
@@ -129,7 +132,7 @@ def test_vanilla_has_no_trace(published):
 # --- What is written
 
 
-def test_the_json_file_says_everything(published):
+def test_the_json_file_has_every_figure(published):
     records = json.loads((published[1] / 'audit.json').read_text())
     wanted = {
         'dataset',
@@ -174,7 +177,7 @@ def test_figures_can_be_recomputed_from_the_rows(published):
         )
 
 
-def test_the_page_stands_alone_and_tells_the_story(published):
+def test_the_page_is_self_contained_and_has_the_main_figures(published):
     page = (published[1] / 'audit.html').read_text()
     assert not re.findall(r'(?:src|href)="https?://[^"]*"', page) and '<script' not in page and 'data:image/png' in page
     for words in (
@@ -187,10 +190,10 @@ def test_the_page_stands_alone_and_tells_the_story(published):
         assert words in page, words
 
 
-def test_the_ladder_figure_draws_every_rung(published):
+def test_the_figure_draws_every_variant(published):
     figures = published[0].reset_index()
-    fig, data = ladder_figure(figures.assign(name=figures.dataset + figures.condition))
-    assert set(data.scoring) == {s.name for s in LADDER} and len(fig.axes) == 2
+    fig, data = variants_figure(figures.assign(name=figures.dataset + figures.condition))
+    assert set(data.scoring) == {s.name for s in VARIANTS} and len(fig.axes) == 2
 
 
 # --- Layouts
@@ -238,7 +241,7 @@ def test_plain_gzip_array_and_columns_give_the_same(name, tmp_path):
     assert one.loc['ours'].answer_accuracy == 1 and tuple(one.loc['ours'].table) == (24, 0, 0, 0)
 
 
-def test_the_release_layout_one_file_a_label(tmp_path):
+def test_the_release_layout_one_file_per_label(tmp_path):
     rows = simulated()
     for label in get_task('cotempqa').labels:
         (tmp_path / 'r' / label).mkdir(parents=True)
@@ -255,7 +258,7 @@ def test_the_release_layout_one_file_a_label(tmp_path):
         ('cotempqa', 'Tiny', 'correct', 24, 4)
     ]
     files = sorted((tmp_path / 'r').rglob('*.json'))
-    assert len(gather(files)) == 1  # named one by one, they still belong together
+    assert len(group_files(files)) == 1  # named one by one, they still belong together
     same(figures_of(tmp_path / 'r', tmp_path).sort_index(), figures_of(tmp_path / 'a.jsonl', tmp_path).sort_index())
 
 
@@ -332,10 +335,8 @@ def test_unknown_and_ambiguous_questions_are_counted_and_named(tmp_path):
     bare = [{k: r[k] for k in ('dataset', 'model', 'condition', 'question', 'prediction')} for r in rows]
     bare[5]['question'] = 'Who?'
     write_jsonl(tmp_path / 'q.jsonl', bare)
-    with pytest.raises(
-        TracenbError,
-        match=r"1 fit no example, the first: .*q.jsonl:6 \('Who\?'\); 2 fit several examples, the first: .*q.jsonl:1 .*q.jsonl:2",
-    ):
+    unknown = r"1 fit no example, the first: .*q.jsonl:6 \('Who\?'\); "
+    with pytest.raises(TracenbError, match=unknown + '2 fit several examples, the first: .*q.jsonl:1 .*q.jsonl:2'):
         audit([tmp_path / 'q.jsonl'], tmp_path / 'out', dataset='cotempqa', source=data)
     with pytest.raises(TracenbError, match='both or neither'):
         audit([tmp_path / 'q.jsonl'], tmp_path / 'out', dataset='cotempqa')
@@ -351,7 +352,7 @@ BAD = [
     (lambda r: {k: v for k, v in r.items() if k != 'facts'}, 'facts'),
     (lambda r: r | dict(gold=[]), ''),
     (lambda r: r | dict(gold=['Nobody at all']), 'Nobody at all'),
-    (lambda r: r | dict(model='Other'), 'write one file a model'),
+    (lambda r: r | dict(model='Other'), 'write one file per model'),
     (lambda r: r | dict(dataset='babbi'), "did you mean 'babi'"),
     (
         lambda r: (
@@ -366,14 +367,14 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize('change, says', BAD)
-def test_bad_rows_are_named_and_left_out(change, says, tmp_path):
+@pytest.mark.parametrize('change, problem', BAD)
+def test_bad_rows_are_named_and_left_out(change, problem, tmp_path):
     rows = simulated()
     rows[4] = change(rows[4])
     write_jsonl(tmp_path / 'a.jsonl', rows)
     [made], _ = read_all([tmp_path / 'a.jsonl'])
     assert len(made.cases) == 23 and len(made.problems) == 1
-    assert 'a.jsonl:5: ' in str(made.problems[0]) and says in str(made.problems[0])
+    assert 'a.jsonl:5: ' in str(made.problems[0]) and problem in str(made.problems[0])
     figures = audit([tmp_path / 'a.jsonl'], tmp_path / 'out')
     assert figures.left_out.unique() == [1] and figures.n.unique() == [23]
     assert (
@@ -393,7 +394,7 @@ def test_a_broken_line_and_a_truncated_archive(tmp_path):
     assert 0 < len(made.cases) < 24 and any('the gzip archive is damaged' in str(p) for p in made.problems)
 
 
-def test_ids_that_are_given_twice_and_repeats_without_ids(tmp_path):
+def test_duplicate_ids_and_repeats_without_ids(tmp_path):
     rows = simulated()
     write_jsonl(tmp_path / 'a.jsonl', [r | dict(row_id=None, id=None) for r in rows] + [rows[0]])
     [made], _ = read_all([tmp_path / 'a.jsonl'])
@@ -498,14 +499,14 @@ def test_msmarco_is_audited_with_its_own_measures(tmp_path):
     )
 
 
-# --- What the scorings say about known cases
+# --- Known cases under each scoring
 
 
 def test_a_model_that_never_writes_a_trace(tmp_path):
     write_jsonl(tmp_path / 'a.jsonl', [r | dict(condition='somebody', prediction=str(r['gold'])) for r in simulated()])
     [made], _ = read_all([tmp_path / 'a.jsonl'])
     assert not made.has_steps
-    figures = climb(made.cases)[0].set_index('scoring')
+    figures = score_variants(made.cases)[0].set_index('scoring')
     assert figures.loc['ours'].answer_accuracy == 1 and figures.loc['ours'].table is None
 
 
@@ -551,3 +552,16 @@ def test_own_runs_can_be_audited(tmp_path):
     write_jsonl(folder / 'generations.jsonl', [])
     with pytest.raises(TracenbError, match='11 examples without a generation'):
         audit([folder], tmp_path / 'out')
+
+
+def test_the_package_is_called_like_its_main_function(tmp_path):
+    import pydoc
+
+    import tracenb
+
+    write_jsonl(tmp_path / 'a.jsonl', simulated())
+    figures = tracenb.audit([tmp_path / 'a.jsonl'], tmp_path / 'out')
+    assert figures.set_index('scoring').loc['ours'].answer_accuracy == 1 and (tmp_path / 'out' / 'audit.html').exists()
+    assert tracenb.audit.audit is audit
+    described = pydoc.render_doc(tracenb.audit)  # what `help(audit)` shows
+    assert all(word in described for word in ('paths', 'out', 'dataset', 'source', 'audit.json'))

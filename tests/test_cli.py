@@ -154,7 +154,7 @@ def test_errors_of_data_and_audit(args, says, tmp_path):
     assert err.startswith('error: ') and says in err and 'Traceback' not in err
 
 
-def test_audit_prints_the_ends_of_the_ladder_and_writes_its_files(tmp_path):
+def test_audit_prints_the_first_and_last_variant_and_writes_its_files(tmp_path):
     from tracenb.tasks.cotempqa import cotempqa
     from tracenb.traces.chat import completion_text
     from tracenb.traces.conditions import build_traces

@@ -252,7 +252,7 @@ def test_a_full_disk_stops_the_grid_and_leaves_what_was_finished(small_disk, tmp
 
 def test_a_folder_that_cannot_be_written_to(small_disk, tmp_path):
     subprocess.run(['mount', '-o', 'remount,ro', small_disk], check=True)
-    with pytest.raises(Unwritable, match='Read-only file system\n.*mend the permissions'):
+    with pytest.raises(Unwritable, match='Read-only file system\n.*correct the permissions'):
         run_grid(get_grid('smoke'), small_disk / 'o')
     (tmp_path / 'file').touch()
     with pytest.raises(TracenbError, match='File exists'):

@@ -1,4 +1,4 @@
-"""Published generations: what is joined to what, what is left out and why, and that no value of a field breaks the reader."""
+"""Published generations: joins, rows that are left out and why, and that no value of a field breaks the reader."""
 
 import json
 import sys
@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tracenb.audit.ladder import Case
-from tracenb.audit.published import Index, Reader, dataset_of, gather, name_parts, read_predictions, taught_steps
+from tracenb.audit.joining import Index, dataset_of
+from tracenb.audit.judging import Prediction
+from tracenb.audit.published import Reader, group_files, name_parts, read_predictions, taught_steps
 from tracenb.core.files import write_jsonl
 from tracenb.core.records import TracenbError
 from tracenb.tasks.task import TASKS, get_task
@@ -175,7 +176,7 @@ def test_no_row_chooses_what_is_imported(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('name', ['dataset', 'model', 'condition', 'run'])
 @pytest.mark.parametrize('value', [7.5, True, ['a'], {'a': 1}, 12])
-def test_names_that_are_no_text(tmp_path, name, value):
+def test_names_that_are_not_text(tmp_path, name, value):
     got = made(
         tmp_path,
         [FULL[0] | {name: value}] + FULL[1:] if (name, value) != ('run', 12) else [r | dict(run=12) for r in FULL],
@@ -186,7 +187,7 @@ def test_names_that_are_no_text(tmp_path, name, value):
         assert len(got.cases) == 11 and f'a.jsonl:1: the {name} is {value!r}, not a text' in str(got.problems[0])
 
 
-def test_the_index_says_which_data_set(tmp_path):
+def test_the_index_names_the_data_set(tmp_path):
     rows = [
         BARE[0],
         BARE[1] | dict(dataset='cotempqa'),
@@ -249,7 +250,7 @@ def test_what_readers_of_rows_raise_is_a_problem_of_the_row(error, monkeypatch):
         raise error('a\nreason')
 
     monkeypatch.setitem(TASKS, 'cotempqa', replace(TASK, read_row=read_row))
-    with pytest.raises(TracenbError, match="no row of 'cotempqa': a reason"):
+    with pytest.raises(TracenbError, match="not a row of 'cotempqa': a reason"):
         Reader().read(FULL[0], name_parts(Path('a.jsonl')), 'p')
 
 
@@ -331,7 +332,7 @@ def holds(row, changes, joined):
         if isinstance(got, tuple):
             assert all(isinstance(x, str) and x.encode() is not None for x in got[:3])
         else:
-            assert isinstance(got, Case) and got.example.to_json().encode() and got.text.encode() is not None
+            assert isinstance(got, Prediction) and got.example.to_json().encode() and got.text.encode() is not None
 
 
 # --- 7, 9. Was the model taught to write steps?
@@ -339,7 +340,7 @@ def holds(row, changes, joined):
 
 @pytest.mark.parametrize('condition', ['mix', 'correct:5', 'mix:2', 'of their own', 'r2', 'swapped'])
 @pytest.mark.parametrize('with_steps, taught', [(12, True), (6, True), (5, False), (1, False)])
-def test_foreign_conditions_ask_half_of_the_responses(tmp_path, condition, with_steps, taught):
+def test_unknown_conditions_follow_half_of_the_responses(tmp_path, condition, with_steps, taught):
     rows = [
         r | dict(condition=condition, prediction=text if k < with_steps else 'no idea')
         for k, (r, text) in enumerate(zip(FULL, TEXTS))
@@ -348,8 +349,8 @@ def test_foreign_conditions_ask_half_of_the_responses(tmp_path, condition, with_
     assert (got.condition, got.has_steps, len(got.cases)) == (condition, taught, 12)
 
 
-def test_our_own_conditions_say_so():
-    cases = [Case(e, t, TASK) for e, t in zip(ASKED, TEXTS)]
+def test_our_own_conditions_define_whether_steps_are_taught():
+    cases = [Prediction(e, t, TASK) for e, t in zip(ASKED, TEXTS)]
     assert [taught_steps(c, cases)[0].taught for c in ('vanilla', 'correct', 'mix:0.5', 'filler', 'r1')] == [
         False,
         True,
@@ -411,7 +412,7 @@ def test_names_of_the_release(middle, condition, run):
         'anything_{}.json',
     ],
 )
-def test_one_file_a_label_belongs_together(tmp_path, name):
+def test_files_of_the_labels_belong_together(tmp_path, name):
     for label in TASK.labels:
         path = tmp_path / name.format(label, label)
         path.parent.mkdir(exist_ok=True)
@@ -424,7 +425,7 @@ def test_one_file_a_label_belongs_together(tmp_path, name):
             ],
         )
     (tmp_path / 'anything_counting.json').write_text(json.dumps(BABI))
-    group, alone = sorted(gather([tmp_path]), key=len, reverse=True)
+    group, alone = sorted(group_files([tmp_path]), key=len, reverse=True)
     got = read_predictions(group)
     assert (
         len(group) == 4
@@ -435,7 +436,7 @@ def test_one_file_a_label_belongs_together(tmp_path, name):
     assert [p.name for p in alone] == ['anything_counting.json']  # of another data set
 
 
-def test_what_an_audit_writes_and_hidden_files_are_no_predictions(tmp_path):
+def test_files_of_an_audit_and_hidden_files_are_not_predictions(tmp_path):
     for name in (
         'a.jsonl',
         'rows.jsonl',
@@ -449,15 +450,15 @@ def test_what_an_audit_writes_and_hidden_files_are_no_predictions(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [str(g[0].relative_to(tmp_path)) for g in gather([tmp_path])] == [
+    assert [str(g[0].relative_to(tmp_path)) for g in group_files([tmp_path])] == [
         'a.jsonl',
         'rows.jsonl',
         'theirs/rows.parquet',
     ]  # no audit wrote the last one
     with pytest.raises(TracenbError, match='no file of generations'):
-        gather([tmp_path / 'out'])
+        group_files([tmp_path / 'out'])
     for name in ('.hidden.jsonl', 'out/left_out.jsonl'):
-        assert gather([tmp_path / name]) == [[tmp_path / name]]  # who names it wants it
+        assert group_files([tmp_path / name]) == [[tmp_path / name]]  # who names it wants it
 
 
 # --- Published rows, joined to the research copies
@@ -466,7 +467,7 @@ def test_what_an_audit_writes_and_hidden_files_are_no_predictions(tmp_path):
 def test_published_stories_are_joined_by_question_and_context(shared, tmp_path):
     task = TASKS['babi']
     examples = task.load(shared / 'babi', 'test')
-    [group] = gather([shared / 'published' / 'babi_Qwen3-1.7B_correct.jsonl.gz'])
+    [group] = group_files([shared / 'published' / 'babi_Qwen3-1.7B_correct.jsonl.gz'])
     joined, alone = read_predictions(group, Index(examples)), read_predictions(group)
     assert len(joined.cases) == len(alone.cases) == 376 and joined.unanswered == 0 and not joined.problems
     assert [c.example.context for c in joined.cases] == [c.example.context for c in alone.cases]

@@ -1,4 +1,4 @@
-"""Run folders: named by their settings, resumed by stage, never reused under other examples; what fails is reported and loses nothing."""
+"""Run folders: named by their settings, resumed by stage, never reused under other examples; failures lose nothing."""
 
 import json
 import os
@@ -15,12 +15,13 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
+from conftest import ROOT
 from jupyter_client.manager import AsyncKernelManager
 
 from tracenb.core.files import read_jsonl
 from tracenb.core.records import TracenbError
-from tracenb.runs.engine import plan, run_grid
-from tracenb.runs.folders import list_runs, samples, show_run, state
+from tracenb.runs.engine import plan_grid, run_grid
+from tracenb.runs.folders import list_runs, run_progress, show_run, state
 from tracenb.runs.grids import SHIPPED, Grid, expand, get_grid
 from tracenb.runs.notebook import execute, experiment, printed
 from tracenb.runs.stages import Run, answer, build, finish, make_run, open_run, score, tune, verify
@@ -154,7 +155,7 @@ def test_the_stage_is_read_from_the_files(tmp_path):
     assert state(at) == 'building'
     chats = build(opened)
     (at / 'train_log.jsonl').write_text('{"step": 1, "steps": 16, "rows": 4}\n{"step": 2, "steps": 16, "rows": 8}\n')
-    assert state(at) == 'training 2/16' and samples(at) == (8, 64)
+    assert state(at) == 'training 2/16' and run_progress(at) == (8, 64)
     (at / 'train_log.jsonl').unlink()
     tune(opened, chats)
     assert state(at) == 'generating 0/4'
@@ -233,7 +234,7 @@ def test_a_grid_is_a_product_with_overrides_and_exclusions():
         (dict(dataset=['toy']), "g.yaml: unknown key 'dataset'"),
         (dict(models=[]), 'g.yaml: models: no value'),
         (dict(models='tiny-random'), 'g.yaml: models: a list is expected'),
-        (dict(seeds=[1, 1]), 'a value stands twice'),
+        (dict(seeds=[1, 1]), 'seeds: duplicate value'),
         (dict(conditions=['corect']), "g.yaml: toy, tiny-random, corect, seed 1: unknown condition 'corect'"),
         (dict(settings=dict(train=dict(lrr=1))), "unknown setting of train 'lrr'"),
         (dict(settings=dict(modle='x')), "unknown run setting 'modle'"),
@@ -292,7 +293,7 @@ def test_every_shipped_grid_can_be_read():
 
 
 def test_the_plan_counts_steps_and_tokens(tmp_path):
-    table = plan(get_grid('smoke'), tmp_path).set_index(pd.Index(['zero_shot', 'vanilla', 'correct', 'incorrect']))
+    table = plan_grid(get_grid('smoke'), tmp_path).set_index(pd.Index(['zero_shot', 'vanilla', 'correct', 'incorrect']))
     assert (
         table.state.eq('new').all()
         and table.steps.tolist() == [0, 4, 4, 4]
@@ -326,20 +327,22 @@ def test_comments_and_docstrings_do_not_make_another_version(monkeypatch, tmp_pa
     shutil.copytree(provenance.PACKAGE, tmp_path / 'tracenb')
     monkeypatch.setattr(provenance, 'PACKAGE', tmp_path / 'tracenb')
     version = provenance.code_version.__wrapped__
-    before, source = version(), (tmp_path / 'tracenb' / 'core.py').read_text()
-    (tmp_path / 'tracenb' / 'core.py').write_text(
-        source.replace('"Base of all records', '"The base of all records') + '\n# a remark\n'
-    )
+    records = tmp_path / 'tracenb' / 'core' / 'records.py'
+    before, source = version(), records.read_text()
+    records.write_text(source.replace('"Base of all records', '"The base of all records') + '\n# a remark\n')
     assert version() == before
-    (tmp_path / 'tracenb' / 'report.py').write_text('')  # nothing that a run uses
+    (tmp_path / 'tracenb' / 'report' / 'page.py').write_text('')  # nothing that a run uses
     assert version() == before
-    (tmp_path / 'tracenb' / 'core.py').write_text(source.replace('text.lower()', 'text.upper()'))
+    records.write_text(source.replace('text.lower()', 'text.upper()'))
     assert version() != before
 
 
 def test_two_processes_on_one_run(tmp_path):
     run = make_run(**SMALL)
-    hold = f"import sys, time; from tracenb.runs.stages import *; o = open_run(make_run(**{SMALL!r}), sys.argv[1]); print('held', flush=True); time.sleep(60)"
+    hold = (
+        'import sys, time; from tracenb.runs.stages import *; '
+        f"o = open_run(make_run(**{SMALL!r}), sys.argv[1]); print('held', flush=True); time.sleep(60)"
+    )
     other = subprocess.Popen([sys.executable, '-c', hold, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline().strip() == 'held'
@@ -424,7 +427,7 @@ def test_nothing_outlives_the_command(tmp_path, how):
         time.sleep(0.05)
     else:
         pytest.fail('training never began')
-    below = psutil.Process(command.pid).children(recursive=True)  # worker, nursery, stand-in, kernel
+    below = psutil.Process(command.pid).children(recursive=True)  # worker, fork server, proxy, kernel
     assert len(below) >= 4
     command.send_signal(how)
     assert command.wait(60) != 0
@@ -464,21 +467,21 @@ def test_a_kernel_that_dies_at_its_start_is_started_again(tmp_path, deaths):
             execute(template, tmp_path / 'done.ipynb', dict(x=7), Dying)
 
 
-def test_whoever_sees_the_door_of_the_nursery_can_knock(tmp_path):
-    "Also where the nursery takes long between making its socket and listening on it."
-    code = 'import socket, time; listen = socket.socket.listen; socket.socket.listen = lambda *a: (time.sleep(1), listen(*a)); from tracenb import kernels; kernels.IMPORTS = "json"; kernels.nurse("door")'
-    nursery = subprocess.Popen(
-        [sys.executable, '-c', code],
-        cwd=tmp_path,
-        stdin=subprocess.PIPE,
-        env=os.environ | dict(PYTHONPATH=str(Path(__file__).parents[1])),
+def test_a_socket_that_is_there_accepts_connections(tmp_path):
+    "Also if the fork server takes long between making its socket and listening on it."
+    code = (
+        'import socket, time; listen = socket.socket.listen; '
+        'socket.socket.listen = lambda *a: (time.sleep(1), listen(*a)); '
+        'from tracenb.runs import kernels; kernels.IMPORTS = ["json"]; kernels.serve_forks("socket")'
     )
+    environment = os.environ | dict(PYTHONPATH=str(ROOT))
+    server = subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path, stdin=subprocess.PIPE, env=environment)
     try:
-        while not (tmp_path / 'door').exists():
-            assert nursery.poll() is None
+        while not (tmp_path / 'socket').exists():
+            assert server.poll() is None
             time.sleep(0.005)
         with socket.socket(socket.AF_UNIX) as s:
-            s.connect(str(tmp_path / 'door'))
+            s.connect(str(tmp_path / 'socket'))
     finally:
-        nursery.kill()
-        nursery.communicate()
+        server.kill()
+        server.communicate()

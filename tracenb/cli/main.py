@@ -62,9 +62,9 @@ def run(
     chosen = get_grid(grid, only, limit)
     out = out or Path('outputs') / chosen.name
     if dry_run:
-        from tracenb.runs.engine import plan
+        from tracenb.runs.engine import plan_grid
 
-        return print(plan(chosen, out).to_string(index=False))
+        return print(plan_grid(chosen, out).to_string(index=False))
     from tracenb.runs.engine import run_grid
 
     try:
@@ -241,7 +241,8 @@ def audit(
     split: Annotated[str, typer.Option(help='Which of its splits was asked.')] = 'test',
 ):
     "Re-score published generations under the paper's definitions, ours, and every step between."
-    from tracenb.audit.page import audit, reading_table
+    from tracenb.audit.page import audit
+    from tracenb.audit.tables import reading_table
 
     figures = audit(files, out, dataset, data, split)
     for name, part in figures.groupby(['dataset', 'model', 'condition', 'run'], sort=False):
@@ -255,7 +256,7 @@ def audit(
             .to_string(index=False),
             end='\n\n',
         )
-    print(f'every scoring, the ladder, and the rows where they disagree: {out}/audit.html')
+    print(f'every scoring, the variants, and the rows where they disagree: {out}/audit.html')
 
 # %% ../../nbs/13_cli/03_main.ipynb #169ca78a
 @app.command()

@@ -40,7 +40,7 @@ def study_build(
     "Choose the questions and write the survey: a folder that `serve` serves."
     from tracenb.study.build import build_study
     from tracenb.study.design import read_study
-    from tracenb.study.sampling import estimate
+    from tracenb.study.preregister import estimate
 
     made = read_study(build_study(config, out))
     print(

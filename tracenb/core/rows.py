@@ -137,7 +137,7 @@ def _array_rows(data, path, collector, why):
         'fetch or write it again; the rows before the break are used',
     )
 
-
+# %% ../../nbs/00_core/04_rows.ipynb #rows-lines
 def _line_rows(data, path, collector):
     "(place, row) of JSON lines."
     for n, line in enumerate(data.split(b'\n'), 1):

@@ -22,23 +22,11 @@ from ..core.records import TracenbError
 
 # %% ../../nbs/07_runs/01_provenance.ipynb #401c673a
 PACKAGE = Path(tracenb.__file__).parent  # where this package is installed
-_PACKAGES = (
-    'torch',
-    'transformers',
-    'peft',
-    'bitsandbytes',
-    'accelerate',
-    'gguf',
-    'papermill',
-    'pandas',
-    'scipy',
-    'statsmodels',
-    'numpy',
-)
+_PACKAGES = 'torch transformers peft bitsandbytes accelerate gguf papermill pandas scipy statsmodels numpy'.split()
 
 
 def _git(*args):
-    "Output of git in the package's own folder, None where that is no checkout."
+    "Output of git in the package's own folder, None if that is not a checkout."
     try:
         done = subprocess.run(['git', *args], cwd=PACKAGE, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
@@ -46,35 +34,36 @@ def _git(*args):
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def _revision():
+    "Revision of the package's checkout and whether files were changed, None if it is not in a checkout of its own."
+    if _git('ls-files', '--error-unmatch', 'core/records.py') is None:
+        return None  # e.g. installed below somebody else's checkout
+    changes = _git('status', '--porcelain', '--untracked-files=no')
+    return dict(revision=_git('rev-parse', 'HEAD'), changed=bool(changes))
+
+
 def provenance() -> dict:
     "Package versions, git revision and hardware of this process."
     import torch  # heavy, and not needed to read what others recorded
 
-    tracked = (
-        _git('ls-files', '--error-unmatch', 'core/records.py') is not None
-    )  # not so for a package installed below somebody else's checkout
-    revision, changes = (
-        (_git('rev-parse', 'HEAD'), _git('status', '--porcelain', '--untracked-files=no')) if tracked else (None, None)
-    )
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return dict(
         tracenb=importlib.metadata.version('tracenb'),
         code=code_version(),
         python=platform.python_version(),
         packages={p: importlib.metadata.version(p) for p in _PACKAGES},
-        git=dict(revision=revision, changed=bool(changes)) if revision else None,
+        git=_revision(),
         hardware=dict(
             machine=platform.machine(),
             system=platform.system(),
             cpu_count=os.cpu_count(),
             memory_gb=round(psutil.virtual_memory().total / 2**30, 1),
-            gpus=gpus,
+            gpus=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         ),
     )
 
 # %% ../../nbs/07_runs/01_provenance.ipynb #45b6807b
 def _file(module):
-    "The file of a module of this package, e.g. 'traces.chat'; None where the name is no module."
+    "The file of a module of this package, e.g. 'traces.chat'; None if the name is not a module."
     path = PACKAGE.joinpath(*module.split('.')).with_suffix('.py')
     return path if path.is_file() else None
 
@@ -97,17 +86,15 @@ def _needed(module, found):
     return found
 
 
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
 @cache
 def code_version() -> str:
     "Fingerprint of the code that a run uses: changes when what it does might change."
     trees = _needed('runs.stages', {})
-    for node in (
-        n
-        for tree in trees.values()
-        for n in ast.walk(tree)
-        if isinstance(n, (ast.Module, ast.ClassDef, ast.FunctionDef))
-    ):
-        if ast.get_docstring(node, clean=False) is not None:
+    for node in (n for tree in trees.values() for n in ast.walk(tree)):
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
     return digest({name: ast.dump(tree) for name, tree in sorted(trees.items())}, 16)
 
@@ -130,7 +117,7 @@ OLD_NAMES = {
 
 
 def _rename(settings, names):
-    "`settings` under the names of today. Raises `TracenbError` where a setting is there under both."
+    "`settings` under the names of today. Raises `TracenbError` if a setting is given under both."
     for old in settings.keys() & names.keys():
         if names[old] in settings:
             raise TracenbError(f'{old} and {names[old]} are the same setting', f'keep {names[old]}')
@@ -140,7 +127,7 @@ def _rename(settings, names):
 def current_names(
     settings: dict,  # Of a run, or some of them, as version 0.1 or this one writes them
 ) -> dict:
-    "The same settings under the names of this version. Raises `TracenbError` where a setting is there under both names."
+    "The same settings under the names of this version. Raises `TracenbError` if a setting is given under both names."
     settings = _rename(settings, OLD_NAMES['run'])
     if not isinstance(settings.get('train'), dict):
         return settings

@@ -33,9 +33,9 @@ def devices() -> list[str]:
 
 
 def environments(
-    workers: int | None = None,  # None = one a GPU, or one in all without
+    workers: int | None = None,  # None = one per GPU, or one in all without
 ) -> list[dict[str, str]]:
-    "One environment a worker: its device, or its share of the cores. Raises `TracenbError` for fewer than one."
+    "One environment per worker: its device, or its share of the cores. Raises `TracenbError` for fewer than one."
     gpus = devices()
     n = workers if workers is not None else max(1, len(gpus))
     if n < 1:
@@ -64,7 +64,7 @@ def _end_with_parent():
 
 
 class Worker:
-    "One process that executes calls one after another, with its own environment variables. It is replaced when it dies."
+    "A process that executes calls one after another, with environment variables of its own. Replaced when it dies."
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ def call(
     do,  # A function of a module
     *args,  # Of `do`; they are pickled
 ):
-    "`do(*args)`, executed by the process. Raises what it raises, and `TracenbError` if the process dies `DEATHS` times."
+    "`do(*args)`, executed by the process. Raises what it raises, `TracenbError` if the process dies `DEATHS` times."
     for _ in range(DEATHS):
         try:
             return self.pool.submit(do, *args).result()
@@ -100,7 +100,7 @@ def call(
             if self.closed:
                 raise
             self.start()
-    raise TracenbError(f'the worker process died {DEATHS} times', 'look for a lack of memory; the same command goes on')
+    raise TracenbError(f'the worker process died {DEATHS} times', 'is there memory left? The same command goes on')
 
 
 @patch

@@ -245,7 +245,7 @@ def tell(
     _confirm(story, label)
     return story
 
-
+# %% ../../nbs/01_tasks/04_cotempqa_sim.ipynb #sim-confirm
 def _confirm(story, label):
     "Assert that the rule reads the story as it was planned."
     context, question, answers, facts, kind = story

@@ -268,7 +268,7 @@ def _facts_with(answer, facts, context, question):
     kinds.append([i for i, c in enumerate(context) if answer in squeeze(c)])
     return next(filter(None, kinds), [])
 
-
+# %% ../../nbs/01_tasks/03_dates.ipynb #dates-answer-facts
 def answer_facts(
     context: tuple[str, ...],  # Facts
     question: str,  # As in the data; other wordings leave only the third and fourth kind

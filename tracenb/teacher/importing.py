@@ -129,7 +129,7 @@ def _outcome(kind, text, judged, example, task, teacher):
     about = dict(id=example.id, kind=kind, label=task.decompose(example).label, model=teacher)
     return Outcome(**about, state=state, reason=reason, text=text, answer=answer, **unknown)
 
-
+# %% ../../nbs/06_teacher/07_importing.ipynb #imported-row
 def _imported(row, index, teacher):
     "The outcomes of one row. Raises `TracenbError` without a place."
     example, task = index.find(row), index.task
@@ -167,7 +167,7 @@ def import_traces(
     outcomes = [o for kind in TRACE_KINDS for row in rows.kept for o in row.outcomes if o.kind == kind]
     return outcomes, rows.problems
 
-
+# %% ../../nbs/06_teacher/07_importing.ipynb #run-import
 def _test_examples(task, source):
     "The examples of the test split of a source, none if it has no such split or is a simulation."
     if source == 'simulated':

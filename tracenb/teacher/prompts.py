@@ -84,7 +84,7 @@ STATES = {
     'empty': 'the answer is right but came without a trace',
     'format': 'trace and answer cannot be separated, e.g. a think block is not closed',
     'not_english': 'the answer is right but the trace is not in English',
-    'failed': 'there is no reply, for the reason given',
+    'failed': 'no reply came, for the reason given',
     'unasked': 'the cost limit stopped the collection before this one',
 }
 RIGHT_STATES = ('kept', 'empty', 'not_english')  # States that imply a right answer
