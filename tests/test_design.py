@@ -24,10 +24,11 @@ from tracenb.core.npm import Pinned, fetch, npm_registry
 from tracenb.core.records import Example, Generation, Score, TracenbError
 from tracenb.runs.stages import make_run
 from tracenb.study import build as questionnaire
-from tracenb.study.build import JSPSYCH, build_study, in_words, page_files, script
-from tracenb.study.design import Study, demo_study, page_of, plan, problems, read_study, square, trials, wording
+from tracenb.study.build import JSPSYCH, build_study, compile_study, in_words, page_files, script
+from tracenb.study.design import Study, demo_study, read_study, wording
 from tracenb.study.preregister import preregister, prolific_draft
-from tracenb.study.sampling import compile_study, read_config
+from tracenb.study.sampling import read_config
+from tracenb.study.steps import page_of, problems, square, step_sequence, trials
 
 DEMO, WITHIN = demo_study(), demo_study(layout='within')
 
@@ -39,8 +40,8 @@ DEMO, WITHIN = demo_study(), demo_study(layout='within')
 def test_a_walk_holds_every_step_once_and_is_the_same_each_time(number, within, n):
     study = replace(WITHIN, trials=4 * (1 + n % 2)) if within else replace(DEMO, trials=n)
     group = study.groups[number % len(study.groups)]
-    walk = plan(study, number, group)
-    assert walk == plan(study, number, group) and len(set(walk)) == len(walk)
+    walk = step_sequence(study, number, group)
+    assert walk == step_sequence(study, number, group) and len(set(walk)) == len(walk)
     assert walk[:3] == ('consent', 'instructions', 'comprehension') and walk[-1] == 'debrief'
     assert [s for s in walk if s.startswith('trial')] == [f'trial:{k}' for k in range(study.trials)]
     assert {s for s in walk if s.startswith('attention')} == {'attention:attention_low', 'attention:attention_high'}
@@ -54,7 +55,7 @@ def test_a_walk_holds_every_step_once_and_is_the_same_each_time(number, within, 
 
 def test_attention_checks_lie_between_trials():
     for number in range(20):
-        walk = plan(DEMO, number, 'r1')
+        walk = step_sequence(DEMO, number, 'r1')
         at = [walk.index(s) for s in walk if s.startswith('attention')]
         assert (
             all(walk[a - 1].startswith('trial') and walk[a + 1].startswith('trial') for a in at)
@@ -102,7 +103,7 @@ def leaves(value):
 
 def test_the_page_learns_nothing_it_may_not_know():
     for study, group in ((DEMO, 'r1'), (WITHIN, 'within')):
-        for step in plan(study, 7, group):
+        for step in step_sequence(study, 7, group):
             page = page_of(study, 7, group, step)
             found = list(leaves(page))
             assert json.loads(json.dumps(page)) == page
@@ -131,7 +132,7 @@ VALUES = st.recursive(
 
 
 @given(
-    step=st.sampled_from([*plan(DEMO, 1, 'r1')]),
+    step=st.sampled_from([*step_sequence(DEMO, 1, 'r1')]),
     values=st.dictionaries(
         st.sampled_from(
             ['agree', 'comment', 'age', *(s.name for s in DEMO.scales), *(c.name for c in DEMO.checks), 'x']
@@ -359,17 +360,17 @@ def test_a_build_that_cannot_have_jspsych_writes_nothing(registry, tmp_path, mon
 
 
 def test_all_of_jspsych_is_pinned_and_the_page_names_it():
-    page = (ROOT / 'tracenb' / 'survey_page' / 'index.html').read_text()
+    page = (ROOT / 'tracenb' / 'study' / 'page' / 'index.html').read_text()
     assert all(f'{p.name.rpartition("/")[2]}.js' in page for p in JSPSYCH)
     assert all(len(base64.b64decode(p.integrity.removeprefix('sha512-'))) == 64 for p in JSPSYCH)
-    assert 'http' not in page and 'innerHTML =' not in (ROOT / 'tracenb' / 'survey_page' / 'survey.js').read_text()
+    assert 'http' not in page and 'innerHTML =' not in (ROOT / 'tracenb' / 'study' / 'page' / 'survey.js').read_text()
 
 
 # --- words
 
 
 def test_every_word_that_ships_is_used_and_the_page_has_none_of_its_own():
-    html, js = ((ROOT / 'tracenb' / 'survey_page' / name).read_text() for name in ('index.html', 'survey.js'))
+    html, js = ((ROOT / 'tracenb' / 'study' / 'page' / name).read_text() for name in ('index.html', 'survey.js'))
     code = re.sub(r'(?m)(^|\s)//.*', '', js)
     used = set(re.findall(r'SAY\.(\w+)', code)) | set(re.findall('<<([a-z_]+)>>', html)) - {
         'language',
@@ -403,7 +404,7 @@ def test_a_config_replaces_words_one_by_one(tmp_path):
         study.words == wording()['words'] | dict(agree='</script><b>Ja', place='{total}/{n}')
         and Study.from_json(study.to_json()) == study
     )
-    page = in_words((ROOT / 'tracenb' / 'survey_page' / 'index.html').read_text(), replace(study, language='ar-EG'))
+    page = in_words((ROOT / 'tracenb' / 'study' / 'page' / 'index.html').read_text(), replace(study, language='ar-EG'))
     assert '<html lang="ar-EG" dir="rtl">' in page and '<b>' not in page and '<<' not in page
     assert json.loads(re.search('id="words">(.*?)</script>', page)[1]) == study.words
     for wrong, said in (

@@ -36,9 +36,21 @@ from tracenb.study.answers import (
     restore,
     unguarded,
 )
-from tracenb.study.design import Panel, demo_study, plan, trials
+from tracenb.study.design import Panel, demo_study
 from tracenb.study.load_test import attentive
-from tracenb.study.store import Refused, Store, Unavailable, answer, enter, finish, me, next_group, page, token_hash
+from tracenb.study.participants import (
+    Refused,
+    Store,
+    Unavailable,
+    answer,
+    enter,
+    finish,
+    me,
+    next_group,
+    page,
+    token_hash,
+)
+from tracenb.study.steps import step_sequence, trials
 
 KEY = b'k' * 32
 STUDY = demo_study(trials=4, n_per_condition=5)
@@ -222,7 +234,7 @@ def test_of_two_tabs_one_is_first(path):
 def test_codes_are_earned_step_by_step(path):
     with opened(path) as store:
         who = store.do(enter, {})
-        for step in plan(STUDY, 1, STUDY.groups[0])[1:]:
+        for step in step_sequence(STUDY, 1, STUDY.groups[0])[1:]:
             assert refusal(store.do, answer, who['token'], step, {}, 1.0, 'attempt-1')[1] in ('early', 'unknown')
         assert refusal(store.do, page, who['token'], 'trial:99') == (404, 'unknown')
         for step in who['steps']:

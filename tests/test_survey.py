@@ -19,14 +19,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-import tracenb.study.middleware
+import tracenb.study.http
 from tracenb.core.records import TracenbError
 from tracenb.study.answers import open_answers, read_answers, read_participants
 from tracenb.study.design import Panel, demo_study, read_study
+from tracenb.study.http import HEADERS, LARGEST, Rates
 from tracenb.study.load_test import UNLIMITED, LocalServer, attentive, bare_study, load_test, participate, shown_as
-from tracenb.study.middleware import HEADERS, LARGEST, Rates
+from tracenb.study.participants import Store
 from tracenb.study.server import export_token, read_page, read_private, return_url, serve, survey_app
-from tracenb.study.store import Store
 
 SECRET = 'a-token-for-the-tests-of-the-export-0123456789'
 STUDY = demo_study(
@@ -316,7 +316,7 @@ def test_odd_answers_are_refused_and_not_repeated(client, change):
 
 
 def test_a_body_that_never_comes_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracenb.study.middleware, 'PATIENCE', 0.1)
+    monkeypatch.setattr(tracenb.study.http, 'PATIENCE', 0.1)
 
     async def slowly():
         yield b'{"panel": '

@@ -10,8 +10,9 @@ import pytest
 from tracenb.core.records import TracenbError
 from tracenb.study.answers import read_answers
 from tracenb.study.build import page_files, preview_copy, write_study
-from tracenb.study.design import Panel, demo_study, plan
+from tracenb.study.design import Panel, demo_study
 from tracenb.study.load_test import LocalServer
+from tracenb.study.steps import step_sequence
 
 pytestmark = pytest.mark.slow
 HOSTILE = '<img src=x onerror="window.hacked=1"></script><script>window.hacked=1</script> <b>bold</b> & "quoted"'
@@ -216,7 +217,7 @@ def test_a_whole_participation_in_each_condition(study, visit, before):
         assert len(ratings) == 12 and set(ratings.value.astype(int)) == {min(k + 2, 5)}, (
             'what was clicked is what is stored'
         )
-        walked = plan(small(), int(who[1:]), rows.condition.iloc[0])
+        walked = step_sequence(small(), int(who[1:]), rows.condition.iloc[0])
         assert list(dict.fromkeys(rows.step)) == [s for s in ('enter', *walked) if s in set(rows.step)]
         assert (rows.seconds >= 0).all() and (ratings.seconds < 60).all()
 

@@ -42,7 +42,8 @@ from ..report.canvas import FAINT, plain
 from ..report.seed_means import condition_name
 from ..stats.comparisons import holm_rows
 from ..stats.intervals import wilson
-from ..study.design import Study, as_record, demo_study, read_study, trials
+from ..study.design import Study, as_record, demo_study, read_study
+from ..study.steps import trials
 
 # %% ../../nbs/12_ratings/08_power.ipynb #export-plan
 @record

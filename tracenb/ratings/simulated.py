@@ -20,7 +20,8 @@ from ..core.files import write_text
 from ..core.records import TracenbError
 from .effects import Effects, analyzed_share, random_of, rate, stated_mean
 from ..study.answers import COLUMNS, as_table, csv_lines
-from ..study.design import Study, page_of, plan, read_study, trials
+from ..study.design import Study, read_study
+from ..study.steps import page_of, step_sequence, trials
 
 # %% ../../nbs/12_ratings/02_simulated.ipynb #export-character
 @lru_cache(8192)
@@ -173,7 +174,7 @@ def participant_rows(
     base = dict(participant=f'p{number:04}', layout=study.layout, condition=condition, dimension='', simulated=True)
     enter = dict(position=0, step='enter', kind='enter', id='', value=1, seconds=0.0)
     rows = [base | enter | dict(stored_at=clock.isoformat(timespec='seconds'))]
-    for k, step in enumerate(plan(study, number, condition), 1):
+    for k, step in enumerate(step_sequence(study, number, condition), 1):
         kind, values = step.partition(':')[0], answer(step, page_of(study, number, condition, step), number)
         if values is None:
             status = 'expired'

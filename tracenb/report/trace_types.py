@@ -15,9 +15,10 @@ from IPython.display import HTML
 from matplotlib.figure import Figure
 
 from ..core.files import read_jsonl
+from ..core.html import escaped
 from ..core.records import ChatExample, Example, Generation
 from .canvas import BARS, colors, draw, heading, nothing, panels, plain
-from .page import escaped, section, show_table
+from .page import section, show_table
 from .results import Results, gather
 from .seed_means import RUN_KEYS, arrange, condition_name, over_seeds
 from .statements import Statement
