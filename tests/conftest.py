@@ -58,6 +58,17 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope='session')
+def embedded():
+    """
+    (tokenizer, model) of the embedded SmolLM2-135M in 4 bits, loaded once per process. A test leaves its weights as
+    they were.
+    """
+    from tracenb.models.loading import load_model, load_tokenizer
+
+    return load_tokenizer('smollm2-135m'), load_model('smollm2-135m', device='cpu')
+
+
+@pytest.fixture(scope='session')
 def smoke(tmp_path_factory) -> Path:
     """
     Folder of the smoke grid: 4 finished runs and their report, made once for all processes. To be read, or copied.

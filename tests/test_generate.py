@@ -49,9 +49,8 @@ def test_batched_is_one_by_one_on_the_embedded_model():
             torch.tensor([prompts[1].input_ids]), max_new_tokens=24, do_sample=False, pad_token_id=tok.pad_token_id
         )[0]
     assert tok.decode(alone[len(prompts[1].input_ids) :], skip_special_tokens=True) == batched[1].text
-    assert len({g.n_tokens for g in batched}) > 1 and linear4bit(
-        model
-    )  # rows left the batch at different times; the layers are 4-bit again
+    assert len({g.n_tokens for g in batched}) > 1  # rows left the batch at different times
+    assert linear4bit(model)  # the layers are 4-bit again
 
 
 @pytest.mark.parametrize('cut', [0, 0.2, 0.5, 0.9, 1])
@@ -68,13 +67,8 @@ def test_a_cut_file_is_completed_to_the_same_bytes(tmp_path, tok, model, config,
 
 
 def test_batches_on_file_survive_an_interruption_and_are_not_done_again(tmp_path, tok, model, monkeypatch):
-    prompts, config, path, calls = (
-        toy_prompts(tok, 6),
-        GenerateConfig(max_new_tokens=5, batch_size=2),
-        tmp_path / 'g.jsonl',
-        [],
-    )
-    real = module.generate_batch
+    prompts, config = toy_prompts(tok, 6), GenerateConfig(max_new_tokens=5, batch_size=2)
+    path, calls, real = tmp_path / 'g.jsonl', [], module.generate_batch
 
     def counted(model, tokenizer, prompts, *rest):
         calls.append([p.id for p in prompts])
@@ -93,7 +87,7 @@ def test_batches_on_file_survive_an_interruption_and_are_not_done_again(tmp_path
 
 
 def test_a_stop_between_two_batches_leaves_the_model_as_it_was(tmp_path, tok, model):
-    "Also while the traceback is still at hand, as it is in a notebook after a stopped cell."
+    "Also while the traceback still exists, as it does in a notebook after a stopped cell."
     prompts, packed, place = toy_prompts(tok, 4), len(linear4bit(model)), tmp_path / 'out'
     place.mkdir()
     assert packed > 0

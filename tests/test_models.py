@@ -33,7 +33,7 @@ def evaluate(model):
 
 @pytest.mark.parametrize('name', ['tiny-random', REAL])
 def test_an_evaluation_leaves_gradients_alone(name):
-    model = load_model(name, device='cpu')
+    model = load_model(name, device='cpu')  # a new one: the first evaluation is what matters
     before = first_gradient(model)
     evaluate(model)
     assert before > 0 and first_gradient(model) == before
@@ -51,8 +51,8 @@ def test_without_the_switch_an_evaluation_cuts_gradients():
 
 
 @pytest.mark.parametrize('name,dtype', [('tiny-random', 'auto'), ('tiny-random', 'float32'), (REAL, 'auto')])
-def test_dequantized_weights_compute_the_same_numbers(name, dtype):
-    model = load_model(name, device='cpu', dtype=dtype)
+def test_dequantized_weights_compute_the_same_numbers(name, dtype, embedded):
+    model = embedded[1] if name == REAL else load_model(name, device='cpu', dtype=dtype)
     packed, n = evaluate(model), len(linear4bit(model))
     with dequantized(model):
         assert n and not linear4bit(model)
@@ -68,8 +68,8 @@ def test_dequantized_restores_after_an_error():
     assert len(linear4bit(model)) == 14 and model.config._attn_implementation == 'sdpa'
 
 
-def test_the_embedded_model_is_real():
-    tok, model = load_tokenizer(REAL), load_model(REAL, device='cpu')
+def test_the_embedded_model_is_real(embedded):
+    tok, model = embedded
     ids = tok.apply_chat_template(
         [{'role': 'user', 'content': 'What is the capital of France?'}],
         add_generation_prompt=True,

@@ -665,7 +665,7 @@ def test_exact_power_by_simulation(n, difference, discordant):
 )
 def test_power_over_seeds_by_simulation(n, seeds, seed_sd, stable):
     """
-    Questions whose difference comes back with every seed or is drawn anew, and arms that move from seed to seed; the
+    Questions whose difference comes back with every seed or is drawn anew, and conditions that move from seed to seed; the
     known variance is used by the test.
     """
     rng, difference, discordant, runs = np.random.default_rng(0), 0.08, 0.3, 3000

@@ -57,9 +57,8 @@ def test_the_loss_is_the_models_own_and_padding_is_no_label(tok, rows):
     n = sum(sum(r.loss_mask) for r in rows)
     assert (labels != -100).sum() == n
     ends = [r.loss_mask[-1] and r.input_ids[-1] == tok.eos_token_id == tok.pad_token_id for r in rows]
-    assert all(ends) and (labels == tok.eos_token_id).sum() == len(
-        rows
-    )  # each row's end token is learnt, no padding is
+    # each row's end token is trained on, padding is not
+    assert all(ends) and (labels == tok.eos_token_id).sum() == len(rows)
     with torch.no_grad():
         ours, theirs = completion_loss(model, ids, labels) / n, model(ids, labels=labels).loss
         alone = sum(completion_loss(model, *collate([r], 0, 'completion')) for r in rows) / n
@@ -256,8 +255,8 @@ def test_an_adapter_of_another_model_is_refused(tmp_path, model, tok, rows):
         load_adapter(model, tmp_path / 'adapter')
 
 
-def test_the_embedded_model_learns(tmp_path):
-    tok, model = load_tokenizer('smollm2-135m'), load_model('smollm2-135m', device='cpu')
+def test_the_embedded_model_learns(tmp_path, embedded):
+    tok, model = embedded
     config = TrainConfig(
         num_train_epochs=8,
         batch_size=2,

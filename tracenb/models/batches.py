@@ -139,7 +139,7 @@ def collate(
 def completion_loss(
     model,  # A causal language model, with or without an adapter
     ids: torch.Tensor,  # (rows, tokens)
-    labels: torch.Tensor,  # (rows, tokens), -100 where there is no loss
+    labels: torch.Tensor,  # (rows, tokens), -100 where no loss is taken
 ) -> torch.Tensor:
     "Cross-entropy summed over the labels, projecting to the vocabulary only where there is one."
     base = model.get_base_model() if hasattr(model, 'get_base_model') else model

@@ -50,16 +50,16 @@ def plan_prompts(
     config: GenerateConfig,  # Batch size and budget
     limit: int,  # Tokens the model can take
 ) -> tuple[list[Encoded], list[list[Encoded]]]:
-    "The prompts that do not fit, and the others in batches of like length. Raises `TracenbError` for ids used twice."
+    "The prompts that do not fit, and the others in batches of similar length. Raises `TracenbError` for duplicate ids."
     ids = [p.id for p in prompts]
-    twice = [i for i, n in Counter(ids).items() if n > 1]
-    if twice:
-        raise TracenbError(f'two prompts have the id {twice[0]!r}', 'give each prompt an id of its own')
-    fits = lambda p: 0 < len(p.input_ids) <= limit - config.max_new_tokens
-    order = sorted(filter(fits, prompts), key=lambda p: len(p.input_ids))
-    return [p for p in prompts if not fits(p)], [
-        order[i : i + config.batch_size] for i in range(0, len(order), config.batch_size)
-    ]
+    duplicates = [i for i, n in Counter(ids).items() if n > 1]
+    if duplicates:
+        raise TracenbError(f'two prompts have the id {duplicates[0]!r}', 'give each prompt an id of its own')
+    longest = limit - config.max_new_tokens
+    fits = [p for p in prompts if 0 < len(p.input_ids) <= longest]
+    long = [p for p in prompts if not 0 < len(p.input_ids) <= longest]
+    order = sorted(fits, key=lambda p: len(p.input_ids))
+    return long, [order[i : i + config.batch_size] for i in range(0, len(order), config.batch_size)]
 
 # %% ../../nbs/05_models/06_generation.ipynb #40bcb1b7
 def stop_ids(
@@ -95,7 +95,7 @@ def pick(
     probs[probs.cumsum(-1) - probs >= config.top_p] = 0  # Beyond the likeliest tokens that hold top_p
     return tokens.gather(1, torch.multinomial(probs, 1))[:, 0]
 
-
+# %% ../../nbs/05_models/06_generation.ipynb #export-decode
 @torch.no_grad()
 def decode(
     model,
@@ -108,37 +108,24 @@ def decode(
     "The new tokens of each row, its end token included."
     from transformers import DynamicCache
 
-    rows, live, ends = (
-        [[] for _ in ids],
-        torch.arange(len(ids), device=ids.device),
-        torch.tensor(stops, device=ids.device),
-    )
-    cache, positions = DynamicCache(config=model.config), (mask.cumsum(1) - 1).clamp(min=0)
+    rows, live = [[] for _ in ids], torch.arange(len(ids), device=ids.device)
+    ends, cache = torch.tensor(stops, device=ids.device), DynamicCache(config=model.config)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
     for _ in range(config.max_new_tokens):
-        out = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        place = dict(attention_mask=mask, position_ids=positions, past_key_values=cache)
+        out = model(input_ids=ids, use_cache=True, logits_to_keep=1, **place)
         new = pick(out.logits[:, -1], config)
         for row, token in zip(live.tolist(), new.tolist()):
             rows[row].append(token)
         if watch:
             watch(rows)
-        on = (~torch.isin(new, ends)).nonzero()[:, 0]
+        on = (~torch.isin(new, ends)).nonzero()[:, 0]  # rows that have not ended
         if len(on) == 0:
             break
         if len(on) < len(new):
             cache.batch_select_indices(on)
-        ids, mask, positions, live = (
-            new[on, None],
-            torch.cat([mask[on], mask.new_ones(len(on), 1)], 1),
-            positions[on, -1:] + 1,
-            live[on],
-        )
+        ids, live, positions = new[on, None], live[on], positions[on, -1:] + 1
+        mask = torch.cat([mask[on], mask.new_ones(len(on), 1)], 1)
     return rows
 
 # %% ../../nbs/05_models/06_generation.ipynb #de2beb9f
@@ -150,13 +137,12 @@ def generate_batch(
     seed: int,  # Of the sampling, together with the prompts' ids
     watch: Callable | None = None,  # As in `decode`
 ) -> list[Generation]:
-    "One `Generation` a prompt."
+    "One `Generation` per prompt."
     stops, batch = stop_ids(model, tokenizer), pad_left(prompts, tokenizer.pad_token_id)
     with torch.random.fork_rng():
         torch.manual_seed(seeded(seed, 'generate', *(p.id for p in prompts)).getrandbits(63))
-        rows = decode(
-            model, batch['input_ids'].to(model.device), batch['attention_mask'].to(model.device), stops, config, watch
-        )
+        ids, mask = (batch[k].to(model.device) for k in ('input_ids', 'attention_mask'))
+        rows = decode(model, ids, mask, stops, config, watch)
     return [
         Generation(
             id=p.id,
@@ -203,9 +189,7 @@ def generate(
     prompts: list[Encoded],  # Prompts with the generation prompt added
     config: GenerateConfig,  # How
     seed: int = 0,  # Of sampling
-    path: str
-    | Path
-    | None = None,  # JSON lines, appended batch by batch; an existing file is continued. None = keep in memory
+    path: str | Path | None = None,  # JSON lines, one batch after another; a file that exists is continued
     watch: Callable | None = None,  # As in `decode`
 ) -> list[Generation]:
     """
@@ -227,9 +211,8 @@ def generate(
     if long and n == 0:
         keep([Generation(id=p.id, text='', n_tokens=0, finish_reason='too_long') for p in long])
     with progress(len(prompts), 'generate', len(done)) as bar:
-        with closing(
-            _batches(model, tokenizer, batches[first:], config, seed, watch)
-        ) as made:  # interrupted, it puts the model right at once
+        made = _batches(model, tokenizer, batches[first:], config, seed, watch)
+        with closing(made):  # after an interruption the model is as it was at once
             for new in made:
                 keep(new)
                 bar.update(len(new))

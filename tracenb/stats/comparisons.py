@@ -89,7 +89,7 @@ def permuted(
     draws: int = 9999,  # Random swaps; where all possible swaps are fewer, these are taken and p is exact
     seed: int = 0,  # Of the random numbers
 ) -> float | None:
-    "Two-sided p of the paired permutation test of equal means; None where there are no questions."
+    "Two-sided p of the paired permutation test of equal means; None without questions."
     change = np.asarray(a, float) - np.asarray(b, float)
     change = change[np.abs(change) > 1e-12]  # Swapping equal values changes nothing
     if not len(change):

@@ -40,8 +40,8 @@ def mean_intervals(
     binary: np.ndarray,  # Whether the values are zeros and ones
 ) -> np.ndarray:
     """
-    95 % intervals of means, (groups, 2): Wilson for zeros and ones, else Student's t, cut at 0 and 1. NaN where there
-    is no interval.
+    95 % intervals of means, (groups, 2): Wilson for zeros and ones, else Student's t, cut at 0 and 1. NaN where
+    none exists.
     """
     total, n, sd, binary = map(np.asarray, (total, n, sd, binary))
     ends = np.full((len(n), 2), math.nan)
