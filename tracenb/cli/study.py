@@ -27,11 +27,11 @@ study = typer.Typer(
 
 Folder = Annotated[Path, typer.Argument(metavar='DIR', help='Folder of a built study.')]
 Db = Annotated[Path, typer.Option('--db', help='File of the answers.')]
-Port = Annotated[int, typer.Option(help='0 for any that is free.')]
-Pay = Annotated[float, typer.Option('--pay', help='Of an hour, in the currency of the account.')]
-Seed = Annotated[int, typer.Option(help='Of all that is drawn.')]
+Port = Annotated[int, typer.Option(help='Port of the server; 0 for any free one.')]
+Pay = Annotated[float, typer.Option('--pay', help='Pay per hour, in the currency of the account.')]
+Seed = Annotated[int, typer.Option(help='Random seed.')]
 
-
+# %% ../../nbs/13_cli/02_study.ipynb #cst-build-verb
 @study.command('build')
 def study_build(
     config: Annotated[Path, typer.Argument(metavar='CONFIG', help='YAML: name, contact, sources of the traces, ...')],
@@ -43,13 +43,12 @@ def study_build(
     from tracenb.study.preregister import estimate
 
     made = read_study(build_study(config, out))
-    print(
-        f'{out}: {len(made.items)} questions under {", ".join(made.conditions)}; {made.trials} a participant, {made.layout} subjects, {made.n_per_condition} participants {"a condition" if made.layout == "between" else "in all"}'
-    )
+    per = 'per condition' if made.layout == 'between' else 'in all'
+    print(f'{out}: {len(made.items)} questions under {", ".join(made.conditions)}', end='; ')
+    print(f'{made.trials} per participant, {made.layout} subjects, {made.n_per_condition} participants {per}')
     e = estimate(made)
-    print(
-        f'about {e["minutes_stated"]} minutes a participant; at 9 an hour and a fee of a third, {e["participants"]} participants cost {e["total"]:,.0f} (`preregister --pay --fee` for other rates)'
-    )
+    print(f'about {e["minutes_stated"]} minutes per participant; at 9 per hour and a fee of a third', end=', ')
+    print(f'{e["participants"]} participants cost {e["total"]:,.0f} (`preregister --pay --fee` for other rates)')
     print(f'look at it: tracenb study preview {out}')
 
 
@@ -69,7 +68,7 @@ def study_preregister(
     folder: Folder,
     out: Annotated[Path | None, typer.Option(help='Markdown file; printed if not given.')] = None,
     pay: Pay = 9.0,
-    fee: Annotated[float, typer.Option(help="The panel's, as a share of the pay.")] = 1 / 3,
+    fee: Annotated[float, typer.Option(help="The panel's fee, as a share of the pay.")] = 1 / 3,
     prolific: Annotated[
         Path | None,
         typer.Option(help="Also write a draft of the study for Prolific's API (JSON) here; nothing is sent."),
@@ -115,10 +114,11 @@ def study_simulate(
     "Let simulated participants with the paper's mean ratings take part, over a real server on this machine."
     from tracenb.ratings.simulated import simulate_on_server
 
-    said = simulate_on_server(folder, db, n, seed=seed)
-    print(
-        f'{db}: simulated people, {", ".join(f"{k} {state}" for state, k in sorted(said["states"].items()))}; {said["requests"]} requests, {said["per_second"]} a second, p99 {said["p99"]} ms; {said["lost"]} answers lost, {said["doubled"]} doubled'
-    )
+    result = simulate_on_server(folder, db, n, seed=seed)
+    states = ', '.join(f'{k} {state}' for state, k in sorted(result['states'].items()))
+    print(f'{db}: simulated people, {states}; {result["requests"]} requests', end=', ')
+    print(f'{result["per_second"]} a second, p99 {result["p99"]} ms', end='; ')
+    print(f'{result["lost"]} answers lost, {result["doubled"]} doubled')
 
 # %% ../../nbs/13_cli/02_study.ipynb #cst-analyse
 @study.command('backup')
@@ -136,7 +136,7 @@ def study_restore(copy: Annotated[Path, typer.Argument(metavar='COPY', help='Of 
 
     print(f'{restore(copy, db)}: ready to be served')
 
-
+# %% ../../nbs/13_cli/02_study.ipynb #cst-analyze
 @study.command('analyse')
 def study_analyse(
     source: Annotated[
@@ -178,11 +178,11 @@ def study_power(
         Path | None,
         typer.Option(help="YAML of stated effects (means by condition, spreads); the paper's means if not given."),
     ] = None,
-    sims: Annotated[int, typer.Option(help='Simulated studies a number of participants.')] = 1000,
-    largest: Annotated[int, typer.Option(help='Do not look beyond so many participants a condition.')] = 256,
+    sims: Annotated[int, typer.Option(help='Simulated studies per number of participants.')] = 1000,
+    largest: Annotated[int, typer.Option(help='Maximum participants per condition.')] = 256,
     seed: Seed = 0,
 ):
-    "Power by participants a condition, and how many it takes, by simulated people under the tests that will be used."
+    "Power by participants per condition, and how many are needed, from simulated people and the planned tests."
     from tracenb.ratings.power import participants_needed, power_figure, power_table, read_power_plan
     from tracenb.report.canvas import save_figure
 
@@ -206,10 +206,8 @@ def study_power(
 @study.command('load')
 def study_load(
     n: Annotated[int, typer.Option('--n', help='Simulated participants at once.')] = 200,
-    trials: Annotated[int, typer.Option(help='Of each.')] = 20,
-    pause: Annotated[
-        float, typer.Option(help='Mean seconds that each waits before a step; 0: everybody asks all the time.')
-    ] = 2.0,
+    trials: Annotated[int, typer.Option(help='Trials of each.')] = 20,
+    pause: Annotated[float, typer.Option(help='Mean seconds that each waits before a step; 0: no pauses.')] = 2.0,
     kills: Annotated[
         int, typer.Option(help='How often the server is killed (SIGKILL) and started again meanwhile.')
     ] = 0,
@@ -223,6 +221,6 @@ def study_load(
 
     with TemporaryDirectory() as folder:
         bare_study(demo_study(trials=trials, n_per_condition=-(-n // 4)), Path(folder, 'study'))
-        said = asyncio.run(load_test(Path(folder, 'study'), n, kills, pause))
-    for name, value in said.items():
+        result = asyncio.run(load_test(Path(folder, 'study'), n, kills, pause))
+    for name, value in result.items():
         print(f'{name:14}{value}')

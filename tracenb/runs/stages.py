@@ -99,10 +99,8 @@ def load_run(
     try:
         settings = json.loads(path.read_text(encoding='utf-8'))['settings']
     except (OSError, KeyError, json.JSONDecodeError) as e:
-        raise TracenbError(
-            f'{path}: {type(e).__name__}: {e}',
-            'a finished run has its settings in it: delete the folder and run it again',
-        ) from None
+        remedy = 'a finished run has its settings in it: delete the folder and run it again'
+        raise TracenbError(f'{path}: {type(e).__name__}: {e}', remedy) from None
     return Run.from_json(json.dumps(current_names(settings)), str(path))
 
 # %% ../../nbs/07_runs/02_stages.ipynb #run-inputs
@@ -298,11 +296,8 @@ def scores_of(
 ) -> list[Score]:
     "The generations, parsed, joined to the examples by id, and scored."
     task, condition, made = get_task(run.dataset), get_condition(run.condition), {g.id: g for g in generations}
-    responses = [
-        parse(made[e.id], e, task, trace=condition.has_trace, steps=condition.has_steps)
-        for e in examples
-        if e.id in made
-    ]
+    kind = dict(trace=condition.has_trace, steps=condition.has_steps)
+    responses = [parse(made[e.id], e, task, **kind) for e in examples if e.id in made]
     return score_all(responses, examples, task, trace=condition.has_steps)
 
 # %% ../../nbs/07_runs/02_stages.ipynb #4cea94a6

@@ -61,9 +61,8 @@ class ExampleIndex:
                     'the ids of the file are of other data: remove them',
                 )
             return example
-        unique = [ids for ids in hits if len(ids) == 1]
-        if unique:
-            return self.by_id[next(iter(unique[0]))]
+        if unique := [ids for ids in hits if len(ids) == 1]:
+            return self.by_id[min(unique[0])]
         raise self._not_found(question, hits, texts)
 
     def _not_found(self, question, hits, texts):
