@@ -346,7 +346,7 @@ def test_unknown_and_ambiguous_questions_are_counted_and_named(tmp_path):
 
 BAD = [
     (lambda r: r | dict(prediction=None), 'the prediction is null, not a text'),
-    (lambda r: {k: v for k, v in r.items() if k != 'prediction'}, 'there is no prediction'),
+    (lambda r: {k: v for k, v in r.items() if k != 'prediction'}, 'the row has no prediction'),
     (lambda r: r | dict(category='durin'), 'durin'),
     (lambda r: r | dict(facts=[]), 'facts'),
     (lambda r: {k: v for k, v in r.items() if k != 'facts'}, 'facts'),

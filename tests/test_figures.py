@@ -323,9 +323,10 @@ def logs(seeds=(1,), **loss):
 
 def test_training_curves(tmp_path):
     fig, data = training_figure(logs(correct=[3.0, 2, 1, 0.5], vanilla=[2.0, 1, None, 0.1]))
-    assert data.groupby('condition').size().to_dict() == {'correct': 4, 'vanilla': 3} and 'loss, nats a token' in texts(
-        fig
-    )
+    assert data.groupby('condition').size().to_dict() == {
+        'correct': 4,
+        'vanilla': 3,
+    } and 'loss, nats per token' in texts(fig)
     assert training_figure(logs(correct=list(np.linspace(3, 1, 60))))[1].running_mean.iloc[-1] == pytest.approx(
         np.linspace(3, 1, 60)[-4:].mean()
     )

@@ -1,4 +1,4 @@
-"""The report's tables and sentences, on rows made so that the right sentence is known; and its page, on data that would like to be HTML."""
+"The report's tables and sentences, on rows whose right sentence is known; its page, on data that imitates HTML."
 
 import base64
 import gzip
@@ -55,7 +55,7 @@ from tracenb.traces.parsing import parse
 
 
 def rows(seeds=(1,), n=100, dataset='toy', model='m', **right):
-    "A table of runs: `right` gives, for each condition, how many of n answers are right; traces are right where answers are, but for every tenth."
+    "A table of runs; `right`: condition -> right answers of n. Traces are right where answers are, except every tenth."
     parts = []
     for seed in seeds:
         for condition, k in right.items():

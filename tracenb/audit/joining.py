@@ -48,7 +48,7 @@ def prediction_of(
     "What the model wrote. Raises `TracenbError` if the row has no prediction."
     key = next((k for k in ('prediction', 'text', 'output') if k in row), None)
     if key is None:
-        raise TracenbError('there is no prediction', 'a field `prediction` is expected')
+        raise TracenbError('the row has no prediction', 'a field `prediction` is expected')
     again = 'generate this row again; it counts neither as right nor as wrong'
     if row[key] is None:
         raise TracenbError(f'the {key} is null, not a text', again)

@@ -102,7 +102,7 @@ def judge_answer(
 
 
 def _steps_by_paper(prediction, gold, scoring):
-    "Label and facts as the paper's script reads them; None where there is no trace to score."
+    "Label and facts as the paper's script reads them; None where it finds no trace."
     if prediction.span is None:
         return None
     facts = (gold.example.context[i] for i in gold.steps(scoring.facts).facts)
@@ -241,7 +241,7 @@ def score_variants(
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     "One row per scoring (of `summarize`), and the judged rows of each. Raises `TracenbError` without predictions."
     if not predictions:
-        raise TracenbError('there are no predictions to score', 'give at least one')
+        raise TracenbError('no predictions to score', 'give at least one')
     task = predictions[0].task
     chosen = list(fitting_scorings(task) if scorings is None else scorings)
     if gold is None and any(s.gold == 'lookup' for s in chosen):

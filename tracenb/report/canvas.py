@@ -164,7 +164,10 @@ def sizes(
     return f'{span(n)} test questions; {"one seed" if k.max() == 1 else span(k) + " seeds"} a line.'
 
 
-BARS = 'Bars and [ ] are 95 % intervals: Wilson for one seed; for several, of their mean, bootstrapped over questions and seeds.'
+BARS = (
+    'Bars and [ ] are 95 % intervals: Wilson for one seed; for several, of their mean, bootstrapped over questions '
+    'and seeds.'
+)
 
 # %% ../../nbs/09_report/02_canvas.ipynb #b4a10867
 def percent_text(
@@ -175,7 +178,7 @@ def percent_text(
         return 'unscored'
     return f'{100 * r.mean:.0f} %' + ('' if math.isnan(r.low) else f' [{100 * r.low:.0f}, {100 * r.high:.0f}]')
 
-
+# %% ../../nbs/09_report/02_canvas.ipynb #canvas-forest
 def forest(
     ax,  # Axes
     lines: pd.DataFrame,  # Of `over_seeds`, with columns `row`, `series`, `color`
@@ -190,21 +193,11 @@ def forest(
             ax.plot(100 * r.mean, y, '|', ms=7, color=r.color, alpha=0.45, zorder=2)
             continue
         if not math.isnan(r.low):
-            ax.plot(
-                [100 * r.low, 100 * r.high], [y, y], color=r.color, lw=1.8, alpha=0.75, solid_capstyle='round', zorder=2
-            )
+            bar = dict(lw=1.8, alpha=0.75, solid_capstyle='round', zorder=2)
+            ax.plot([100 * r.low, 100 * r.high], [y, y], color=r.color, **bar)
         marker, full = fill(r)
-        ax.plot(
-            100 * r.mean,
-            y,
-            marker,
-            ms=6.5,
-            color=r.color,
-            mfc=r.color if full else 'white',
-            mew=1.4,
-            zorder=3,
-            clip_on=False,
-        )
+        face = r.color if full else 'white'
+        ax.plot(100 * r.mean, y, marker, ms=6.5, color=r.color, mfc=face, mew=1.4, zorder=3, clip_on=False)
         ax.text(1.03, y, percent_text(r), transform=ax.get_yaxis_transform(), va='center', fontsize=8.5, color=r.color)
     for y in range(1, len(rows)):
         ax.axhline(y - 0.5, color='#EEEEEE', lw=0.8, zorder=0)

@@ -7,6 +7,8 @@ __all__ = ['ANSWERS', 'STEPS', 'BALANCED', 'RIGHT', 'WRONG', 'MOSAICS', 'CELLS',
            'with_trace', 'steps_figure', 'trace_answer_table', 'trace_answer_figure', 'training_figure']
 
 # %% ../../nbs/09_report/03_figures.ipynb #47f18a54
+from itertools import cycle
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -111,7 +113,10 @@ def with_trace(
 def steps_figure(
     rows: pd.DataFrame,  # Long table of all runs
 ) -> tuple[Figure, pd.DataFrame]:
-    "How often each step of the trace is right, by condition, with the majority-label baseline; and the table that is drawn. Runs without a trace are left out and named."
+    """How often each step of the trace is right, by condition, with the majority-label baseline; and the table.
+
+    Runs without a trace are left out and named.
+    """
     title = 'How often is each step of the trace right?'
     rows = arrange(rows, ('id', 'label', *STEPS))
     traced, without = with_trace(rows)
@@ -149,51 +154,70 @@ def trace_answer_table(
     trace: str = 'trace_correct_any',  # Zero-one scorer of the trace
     answer: str = 'answer_exact',  # Zero-one scorer of the answer
 ) -> pd.DataFrame:
-    "One row a condition: the four counts over all seeds, phi and its range over seeds, conditional shares; tests and Wilson intervals where there is one seed."
+    """One row per condition: the four counts over all seeds, phi and its range over seeds, conditional shares.
+
+    With tests and Wilson intervals where a condition has one seed.
+    """
     t, a = rows[trace], rows[answer]
     kinds = dict(zip(CELLS, (t * a, t * (1 - a), (1 - t) * a, (1 - t) * (1 - a))))
-    runs = (
-        rows[RUN_KEYS]
-        .assign(**kinds, unscored=(t.isna() | a.isna()) * 1.0)
-        .groupby(RUN_KEYS, sort=False, dropna=False)
-        .sum()
-        .astype(int)
-        .reset_index()
-    )
+    counts = rows[RUN_KEYS].assign(**kinds, unscored=(t.isna() | a.isna()) * 1.0)
+    runs = counts.groupby(RUN_KEYS, sort=False, dropna=False).sum().astype(int).reset_index()
     square = runs[CELLS].to_numpy().astype(float).T
     margins = (square[0] + square[1]) * (square[2] + square[3]) * (square[0] + square[2]) * (square[1] + square[3])
     runs['phi'] = (square[0] * square[3] - square[1] * square[2]) / np.sqrt(np.where(margins > 0, margins, np.nan))
     lines = runs.groupby(RUN_KEYS[:3], sort=False, dropna=False)
-    data = lines.agg(
-        **{c: (c, 'sum') for c in [*CELLS, 'unscored']},
-        seeds=('seed', 'size'),
-        phi_low=('phi', 'min'),
-        phi_high=('phi', 'max'),
-    ).reset_index()
-    return pd.concat(
-        [data.assign(trace=trace, answer=answer), pd.DataFrame([_tested(r) for r in data.to_dict('records')])], axis=1
-    )
+    columns = {c: (c, 'sum') for c in [*CELLS, 'unscored']}
+    columns |= dict(seeds=('seed', 'size'), phi_low=('phi', 'min'), phi_high=('phi', 'max'))
+    data = lines.agg(**columns).reset_index()
+    tests = pd.DataFrame([_tested(r) for r in data.to_dict('records')])
+    return pd.concat([data.assign(trace=trace, answer=answer), tests], axis=1)
 
-
+# %% ../../nbs/09_report/03_figures.ipynb #figures-tested
 def _tested(r):
-    "What `independence` says of a row of counts; no test where several seeds answer the same questions."
+    "The measures of `independence` for a row of counts; no test where several seeds answer the same questions."
     t = independence([r[c] for c in CELLS], r['unscored']).to_dict()
     found = {k: t[k] for k in ('phi', 'p_answer_given_trace', 'p_answer_given_no_trace')}
     if r['seeds'] > 1:
-        return found | dict(
-            notes='; '.join(n for n in t['notes'] if n.endswith('no test of independence')) or 'several seeds: no test'
-        )
+        notes = '; '.join(n for n in t['notes'] if n.endswith('no test of independence'))
+        return found | dict(notes=notes or 'several seeds: no test')
     for name in ('interval_given_trace', 'interval_given_no_trace'):
         found |= dict(zip((f'{name}_low', f'{name}_high'), t[name] or (None, None)))
     return found | {k: t[k] for k in ('chi2', 'p_chi2', 'p_fisher', 'odds_ratio')} | dict(notes='; '.join(t['notes']))
 
 # %% ../../nbs/09_report/03_figures.ipynb #e18271dc
 _MOSAIC_NOTE = (
-    "Bars are as thick as they have questions. On the right P(answer right), with its Wilson 95 % interval where there is one seed. Fisher's exact test where an expected count "
-    'is below 5.'
+    'Bars are as thick as they have questions. On the right P(answer right), with its Wilson 95 % interval where there '
+    "is one seed. Fisher's exact test where an expected count is below 5."
 )
 
 
+def trace_answer_figure(
+    rows: pd.DataFrame,  # Long table of all runs
+    trace: str = 'trace_correct_any',  # Zero-one scorer of the trace
+    answer: str = 'answer_exact',  # Zero-one scorer of the answer
+) -> tuple[Figure, pd.DataFrame]:
+    """Answers by whether the trace is right, one mosaic per condition with phi; and the table that is drawn.
+
+    Runs without a trace are left out and named.
+    """
+    title = 'Is the answer right when the trace is right?'
+    data = trace_answer_table(arrange(rows, ('id', trace, answer)), trace, answer)
+    scored = data[CELLS].sum(axis=1) > 0
+    drawn, without = data[scored], ', '.join(map(condition_name, dict.fromkeys(data.condition[~scored])))
+    if drawn.empty:
+        return nothing(title, f'No run has a scored trace ({without}).'), data
+    note = (
+        f'Trace right: {STEPS.get(trace, trace)} ({trace}). '
+        f'Answer right: it {ANSWERS.get(answer, answer)} ({answer}). {_MOSAIC_NOTE}'
+    )
+    if without:
+        note += f' No steps to score: {without}.'
+    if len(drawn) > MOSAICS:
+        return _many_tables(title, note, drawn), data
+    handles = [Patch(color=RIGHT, label='answer right'), Patch(color=WRONG, label='answer wrong')]
+    return draw(title, note, list(drawn.itertuples()), lambda _: 1.45, _mosaic, handles), data
+
+# %% ../../nbs/09_report/03_figures.ipynb #f0edd335
 def _p(p):
     return 'p < .001' if p < 0.001 else f'p = {p:.3f}'.replace('0.', '.')
 
@@ -204,81 +228,45 @@ def _verdict(r):
         return r.notes.split('; ')[0]
     if r.seeds > 1:
         return f'phi = {r.phi:.2f} (range over {r.seeds} seeds {r.phi_low:.2f} to {r.phi_high:.2f})'
-    small = 'smallest expected count' in r.notes
-    return f'phi = {r.phi:.2f}, ' + (
-        f"Fisher's exact test {_p(r.p_fisher)}" if small else f'chi-square = {r.chi2:.1f} ({_p(r.p_chi2)})'
-    )
+    if 'smallest expected count' in r.notes:
+        return f"phi = {r.phi:.2f}, Fisher's exact test {_p(r.p_fisher)}"
+    return f'phi = {r.phi:.2f}, chi-square = {r.chi2:.1f} ({_p(r.p_chi2)})'
 
 
-def trace_answer_figure(
-    rows: pd.DataFrame,  # Long table of all runs
-    trace: str = 'trace_correct_any',  # Zero-one scorer of the trace
-    answer: str = 'answer_exact',  # Zero-one scorer of the answer
-) -> tuple[Figure, pd.DataFrame]:
-    "Answers by whether the trace is right, one mosaic a condition with phi; and the table that is drawn. Runs without a trace are left out and named."
-    title = 'Is the answer right when the trace is right?'
-    data = trace_answer_table(arrange(rows, ('id', trace, answer)), trace, answer)
-    drawn = data[data[CELLS].sum(axis=1) > 0]
-    without = ', '.join(map(condition_name, dict.fromkeys(data.condition[data[CELLS].sum(axis=1) == 0])))
-    if drawn.empty:
-        return nothing(title, f'No run has a scored trace ({without}).'), data
-    note = (
-        f'Trace right: {STEPS.get(trace, trace)} ({trace}). Answer right: it {ANSWERS.get(answer, answer)} ({answer}). {_MOSAIC_NOTE}'
-        + (f' No steps to score: {without}.' if without else '')
-    )
-    if len(drawn) > MOSAICS:
-        return _many_tables(title, note, drawn), data
-    return draw(
-        title,
-        note,
-        list(drawn.itertuples()),
-        lambda part: 1.45,
-        _mosaic,
-        [Patch(color=RIGHT, label='answer right'), Patch(color=WRONG, label='answer wrong')],
-    ), data
+def _bar(ax, good, bad, middle, height):
+    "One stacked bar on `ax`: right answers, then wrong ones, in percent."
+    share = 100 * good / (good + bad)
+    style = dict(edgecolor='white', lw=1.5 if height > 0.05 else 0, zorder=2 - height)
+    for left, width, count, color, ink in ((0, share, good, RIGHT, 'white'), (share, 100 - share, bad, WRONG, INK)):
+        ax.barh(middle, width, height, left=left, color=color, **style)
+        if height > 0.17 and width > 7:
+            ax.text(left + width / 2, middle, count, ha='center', va='center', color=ink)
 
-# %% ../../nbs/09_report/03_figures.ipynb #f0edd335
+
+def _bar_text(good, n, seeds):
+    "Share of right answers, with its Wilson interval where there is one seed."
+    if not n:
+        return 'none'
+    low, high = wilson(good, n)
+    return f'{100 * good / n:.0f} %' + (f' [{100 * low:.0f}, {100 * high:.0f}]' if seeds == 1 else '')
+
+# %% ../../nbs/09_report/03_figures.ipynb #figures-mosaic
 def _mosaic(ax, r):
     "Two stacked bars on `ax`: trace right above trace wrong."
-    cells = [r.both_right, r.trace_only, r.answer_only, r.neither]
-    total, top, ticks = sum(cells), 0.0, []
-    for name, good, bad in (('trace right', *cells[:2]), ('trace wrong', *cells[2:])):
+    total, top, ticks = r.both_right + r.trace_only + r.answer_only + r.neither, 0.0, []
+    bars = (('trace right', r.both_right, r.trace_only, 0.04), ('trace wrong', r.answer_only, r.neither, 0.96))
+    for name, good, bad, edge in bars:
         n = good + bad
-        middle = top + n / total / 2
-        ticks.append((middle if n / total > 0.12 else (0.04, 0.96)[name == 'trace wrong'], f'{name} (n = {n})'))
+        height = n / total
+        middle = top + height / 2
+        y = middle if height > 0.12 else edge
+        ticks.append((y, f'{name} (n = {n})'))
         if n:
-            share = 100 * good / n
-            for left, width, count, color, ink in (
-                (0, share, good, RIGHT, 'white'),
-                (share, 100 - share, bad, WRONG, INK),
-            ):
-                ax.barh(
-                    middle,
-                    width,
-                    n / total,
-                    left=left,
-                    color=color,
-                    edgecolor='white',
-                    lw=1.5 if n / total > 0.05 else 0,
-                    zorder=2 - n / total,
-                )
-                if n / total > 0.17 and width > 7:
-                    ax.text(left + width / 2, middle, count, ha='center', va='center', color=ink)
-        low, high = wilson(good, n)
-        text = (
-            f'{100 * good / n:.0f} %' + (f' [{100 * low:.0f}, {100 * high:.0f}]' if r.seeds == 1 else '')
-            if n
-            else 'none'
-        )
-        ax.text(1.03, ticks[-1][0], text, transform=ax.get_yaxis_transform(), va='center', fontsize=9)
-        top += n / total
-    ax.set(
-        xlim=(0, 100),
-        ylim=(1.06, -0.06),
-        yticks=[y for y, _ in ticks],
-        yticklabels=[s for _, s in ticks],
-        xlabel='right answers, % of the bar',
-    )
+            _bar(ax, good, bad, middle, height)
+        ax.text(1.03, y, _bar_text(good, n, r.seeds), transform=ax.get_yaxis_transform(), va='center', fontsize=9)
+        top += height
+    places, names = zip(*ticks)
+    ax.set(xlim=(0, 100), ylim=(1.06, -0.06), yticks=places, yticklabels=names, xlabel='right answers, % of the bar')
     ax.set_title(f'{condition_name(r.condition)}  ({r.dataset}, {r.model})\n', fontweight='bold', fontsize=9.5)
     ax.text(0, 1.03, _verdict(r), transform=ax.transAxes, fontsize=8.5, va='bottom', color='#444444')
     plain(ax, 'x', left=True)
@@ -286,103 +274,78 @@ def _mosaic(ax, r):
 
 # %% ../../nbs/09_report/03_figures.ipynb #af1f3966
 def _many_tables(title, note, drawn):
-    "P(answer right) after a right and after a wrong trace, a line a condition."
+    "P(answer right) after a right and after a wrong trace, one line per condition."
     shade = colors(drawn)
     note = note.replace(_MOSAIC_NOTE, 'Beside each line phi and how many traces are right.')
     handles = [
         Line2D([], [], marker='o', ls='', color=INK, label='after a right trace'),
         Line2D([], [], marker='D', ls='', color=INK, mfc='white', label='after a wrong trace'),
     ]
+    parts = panels(drawn.astype(dict(p_answer_given_trace=float, p_answer_given_no_trace=float)))
+    height = lambda part: 0.26 * len(part) + 0.7
+    return draw(title, note, parts, height, lambda ax, part: _tables_panel(ax, part, shade), handles)
 
-    def panel(ax, part):
-        for y, r in enumerate(part.itertuples()):
-            color, ends = shade[r.condition], [100 * r.p_answer_given_trace, 100 * r.p_answer_given_no_trace]
-            ax.plot(ends, [y, y], color=color, lw=1.8, alpha=0.6)
-            for x, marker, face in zip(ends, 'oD', (color, 'white')):
-                ax.plot(x, y, marker, ms=6.5, color=color, mfc=face, mew=1.4, clip_on=False)
-            right = r.both_right + r.trace_only
-            ax.text(
-                1.03,
-                y,
-                f'{"no phi" if pd.isna(r.phi) else f"phi {r.phi:.2f}"} ({right} of {right + r.answer_only + r.neither})',
-                transform=ax.get_yaxis_transform(),
-                va='center',
-                fontsize=8.5,
-                color=color,
-            )
-        ax.set(
-            xlim=(0, 100),
-            ylim=(len(part) - 0.5, -0.5),
-            yticks=range(len(part)),
-            yticklabels=map(condition_name, part.condition),
-            title=heading(part),
-            xlabel='right answers, %',
-        )
-        plain(ax, 'x', left=True)
 
-    return draw(
-        title,
-        note,
-        panels(drawn.astype(dict(p_answer_given_trace=float, p_answer_given_no_trace=float))),
-        lambda part: 0.26 * len(part) + 0.7,
-        panel,
-        handles,
-    )
+def _tables_panel(ax, part, shade):
+    "One data set and model."
+    for y, r in enumerate(part.itertuples()):
+        color, ends = shade[r.condition], [100 * r.p_answer_given_trace, 100 * r.p_answer_given_no_trace]
+        ax.plot(ends, [y, y], color=color, lw=1.8, alpha=0.6)
+        for x, marker, face in zip(ends, 'oD', (color, 'white')):
+            ax.plot(x, y, marker, ms=6.5, color=color, mfc=face, mew=1.4, clip_on=False)
+        right = r.both_right + r.trace_only
+        phi = 'no phi' if pd.isna(r.phi) else f'phi {r.phi:.2f}'
+        text = f'{phi} ({right} of {right + r.answer_only + r.neither})'
+        ax.text(1.03, y, text, transform=ax.get_yaxis_transform(), va='center', fontsize=8.5, color=color)
+    ax.set(xlim=(0, 100), ylim=(len(part) - 0.5, -0.5), title=heading(part), xlabel='right answers, %')
+    ax.set(yticks=range(len(part)), yticklabels=map(condition_name, part.condition))
+    plain(ax, 'x', left=True)
 
 # %% ../../nbs/09_report/03_figures.ipynb #ed753a03
+_DASHES = ('-', (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
+
+
 def training_figure(
-    logs: pd.DataFrame,  # Columns dataset, model, condition, seed, step, loss; one row a logged step
+    logs: pd.DataFrame,  # Columns dataset, model, condition, seed, step, loss; one row per logged step
 ) -> tuple[Figure, pd.DataFrame]:
-    "Training loss by step, one line a condition with the range over its seeds; and the table that is drawn. Rows without a loss are left out."
+    """Training loss by step, one line per condition with the range over its seeds; and the table that is drawn.
+
+    Rows without a loss are left out.
+    """
     title = 'Does the training loss settle?'
     logs = arrange(logs, ('step', 'loss')).dropna(subset='loss')
     if logs.empty:
         return nothing(title, 'No run has logged a loss.'), logs
     window = max(1, int(logs.groupby(RUN_KEYS, dropna=False).size().max()) // 15)
-    lines = (
-        logs.groupby([*RUN_KEYS[:3], 'step'], sort=False, dropna=False)
-        .loss.agg(seeds='size', loss='mean', low='min', high='max')
-        .reset_index()
-    )
-    lines['running_mean'] = lines.groupby(RUN_KEYS[:3], sort=False, dropna=False).loss.transform(
-        lambda x: x.rolling(window, min_periods=1).mean()
-    )
+    steps = logs.groupby([*RUN_KEYS[:3], 'step'], sort=False, dropna=False).loss
+    lines = steps.agg(seeds='size', loss='mean', low='min', high='max').reset_index()
+    loss = lines.groupby(RUN_KEYS[:3], sort=False, dropna=False).loss
+    lines['running_mean'] = loss.transform(lambda x: x.rolling(window, min_periods=1).mean())
     note = (
-        f'Mean loss of the completion tokens, logarithmic scale; thin: the mean of the seeds as logged, shaded: their range. Strong lines are means of the last {window} logged values. '
-        'Losses of different conditions are of different texts: their levels do not compare.'
+        'Mean loss of the completion tokens, logarithmic scale; thin: the mean of the seeds as logged, shaded: their '
+        f'range. Strong lines are means of the last {window} logged values. Losses of different conditions are of '
+        'different texts: their levels are not comparable.'
     )
     shade = colors(lines)
-    handles = [
-        Line2D([], [], color=c, ls=_dash(k), lw=1.8, label=condition_name(name))
-        for k, (name, c) in enumerate(shade.items())
-    ]
+    dashes = dict(zip(shade, cycle(_DASHES)))
+    handles = [Line2D([], [], color=shade[c], ls=dashes[c], lw=1.8, label=condition_name(c)) for c in shade]
     return draw(
-        title, note, panels(lines), lambda part: 2.6, lambda ax, part: _loss_panel(ax, part, shade), handles
+        title, note, panels(lines), lambda _: 2.6, lambda ax, p: _loss_panel(ax, p, shade, dashes), handles
     ), lines
 
-
-def _dash(k):
-    return ('-', (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))[k % 4]
-
-
-def _loss_panel(ax, part, shade):
+# %% ../../nbs/09_report/03_figures.ipynb #figures-loss-panel
+def _loss_panel(ax, part, shade, dashes):
     "One data set and model."
     for condition, line in part.groupby('condition', sort=False):
-        ax.plot(line.step, line.loss, color=shade[condition], lw=0.7, alpha=0.3)
+        color, marker = shade[condition], 'o' if len(line) == 1 else None
+        ax.plot(line.step, line.loss, color=color, lw=0.7, alpha=0.3)
         if line.seeds.max() > 1:
-            ax.fill_between(line.step, line.low, line.high, color=shade[condition], alpha=0.12, lw=0)
-        ax.plot(
-            line.step,
-            line.running_mean,
-            color=shade[condition],
-            lw=1.8,
-            ls=_dash(list(shade).index(condition)),
-            marker='o' if len(line) == 1 else None,
-        )
+            ax.fill_between(line.step, line.low, line.high, color=color, alpha=0.12, lw=0)
+        ax.plot(line.step, line.running_mean, color=color, lw=1.8, ls=dashes[condition], marker=marker)
     if (part.low > 0).all():
         ax.set_yscale('log')
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter('{x:g}')
         ax.yaxis.set_minor_locator(NullLocator())
-    ax.set(title=heading(part), xlabel='optimiser step', ylabel='loss, nats a token')
+    ax.set(title=heading(part), xlabel='optimizer step', ylabel='loss, nats per token')
     plain(ax)

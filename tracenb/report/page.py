@@ -97,7 +97,7 @@ def show_table(
 def write_runs(
     results: Results,  # Of `gather`
 ) -> Path:
-    "Write `runs.csv`: a row a run with its folder, cost and mean exact answers."
+    "Write `runs.csv`: one row per run with its folder, cost and mean exact answers."
     mean = results.rows.groupby(RUN_KEYS, sort=False).answer_exact.mean().reset_index()
     folders = [str(p.relative_to(results.folder)) for p in results.runs]
     with atomic_path(results.folder / 'runs.csv') as tmp:
@@ -194,7 +194,7 @@ def to_page(
     page: str | Path,  # The HTML file to write
     title: str = 'tracenb',  # Of the page
 ) -> Path:
-    "Write an executed notebook without its code as one HTML file that fetches nothing and runs the viewer's script only."
+    "Write an executed notebook without its code as one HTML file; its only script is the viewer's, and it fetches nothing."
     exporter = HTMLExporter(
         template_name='basic', exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True
     )

@@ -20,7 +20,7 @@ RUN_KEYS = ['dataset', 'model', 'condition', 'seed']
 def share_incorrect(
     condition: str,  # 'mix:0.25'
 ) -> float | None:
-    "The share of incorrect traces among those trained on: 0 for 'correct', 1 for 'incorrect'; None for other conditions."
+    "Share of incorrect traces among those trained on: 0 for 'correct', 1 for 'incorrect'; None for other conditions."
     base, _, share = str(condition).partition(':')
     return {'correct': 0.0, 'incorrect': 1.0}.get(base) if base != 'mix' else float(share)
 

@@ -320,7 +320,7 @@ def summarize_training(
     text = ', '.join(f'{condition_name(c)} {_span(x, "{:.2f}")}' for c, x in last.groupby('condition', sort=False))
     return (
         f'The running mean of the loss at the end (nats per token){_many(data)}: {text}.',
-        'A low loss on long traces is mostly the easy words of the trace: losses of different conditions do not compare.',
+        'A low loss on long traces is mostly easy words of the trace: losses of conditions are not comparable.',
     )
 
 

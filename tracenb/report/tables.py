@@ -47,7 +47,10 @@ def headline(
     rows: pd.DataFrame,  # Of `gather`
     numbers: pd.DataFrame | None = None,  # Of `measured`, where it is known already
 ) -> pd.DataFrame:
-    "One row a data set, model and condition: test questions, seeds, and each scorer's mean over the seeds in percent, with 95 % intervals."
+    """One row per data set, model and condition: test questions, seeds, and the mean of each scorer over the seeds.
+
+    Means are in percent, some with 95 % intervals.
+    """
     numbers = measured(rows) if numbers is None else numbers
     lines = numbers[numbers.seed == 'all']
     text = [
@@ -67,7 +70,10 @@ def headline(
 def baselines(
     rows: pd.DataFrame,  # Of `gather`
 ) -> pd.DataFrame:
-    "A row a data set and label: how many test examples, the commonest answer, its share; last of a data set, the guess that knows the label and not the story."
+    """One row per data set and label: number of test examples, the commonest answer, its share.
+
+    The last row of a data set is the guess that knows the label and not the story.
+    """
     parts = {d: majority_answer(part).set_index('label') for d, part in rows.groupby('dataset', sort=False)}
     return pd.concat(parts, names=['dataset'])
 
@@ -76,7 +82,10 @@ def by_label(
     rows: pd.DataFrame,  # Of `gather`
     value: str = 'answer_exact',  # A scorer
 ) -> pd.DataFrame:
-    "Percent right per label and condition, mean over seeds and, where there are several, the range over them: whole labels can flip between seeds, so one mean may hide a lot."
+    """Percent right per label and condition: mean over seeds and, where there are several, the range over them.
+
+    Whole labels can flip between seeds, so one mean may hide a lot.
+    """
     each = (
         arrange(rows)
         .groupby([*RUN_KEYS, 'label'], sort=False, observed=True)[value]
@@ -101,7 +110,10 @@ def by_label(
 def chosen_pairs(
     conditions: list[str],  # Of one data set and model, in order
 ) -> list[tuple[str, str]]:
-    "The pairs that are compared: among vanilla, correct and incorrect, and every other one with correct (with the first of all, where that is absent)."
+    """The pairs that are compared: among vanilla, correct and incorrect, and every other condition with correct.
+
+    Without correct, the other conditions are compared with the first one.
+    """
     tuned = [c for c in conditions if get_condition(c).trains]
     main = [c for c in ('vanilla', 'correct', 'incorrect') if c in tuned]
     anchor = 'correct' if 'correct' in tuned else next(iter(tuned), None)
@@ -109,12 +121,19 @@ def chosen_pairs(
         (anchor, c) for c in tuned if c not in main and c != anchor
     ]
 
+# %% ../../nbs/09_report/06_tables.ipynb #tables-pairs
+_PAIR_COLUMNS = 'dataset model a b n seeds_a seeds_b difference low high test p p_holm note'.split()
+
 
 def pairs(
     rows: pd.DataFrame,  # Of `gather`
     value: str = 'answer_exact',  # A zero-one scorer
 ) -> pd.DataFrame:
-    "One row a compared pair: `dataset`, `model`, `a`, `b`, `n`, `seeds_a`, `seeds_b`, `difference` (`low`, `high`), `test`, `p`, `p_holm`, `note`."
+    """One row per compared pair, on the questions that both conditions have.
+
+    Columns: `dataset`, `model`, `a`, `b`, `n`, `seeds_a`, `seeds_b`, `difference` (`low`, `high`), `test`, `p`,
+    `p_holm`, `note`.
+    """
     made = []
     for _, part in arrange(rows, ('id', value)).groupby(['dataset', 'model'], sort=False):
         for pair in chosen_pairs(list(part.condition.unique())):
@@ -127,25 +146,7 @@ def pairs(
             if row['seeds_a'] == row['seeds_b'] == 1:
                 row |= dict(p=_mcnemar(both, pair, value), test='McNemar, exact')
             made.append(row)
-    table = pd.DataFrame(
-        made,
-        columns=[
-            'dataset',
-            'model',
-            'a',
-            'b',
-            'n',
-            'seeds_a',
-            'seeds_b',
-            'difference',
-            'low',
-            'high',
-            'test',
-            'p',
-            'p_holm',
-            'note',
-        ],
-    )
+    table = pd.DataFrame(made, columns=_PAIR_COLUMNS)
     return table.assign(p_holm=pd.Series(holm(table.p), dtype=float))
 
 
