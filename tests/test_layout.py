@@ -102,7 +102,7 @@ def imports(code):
         if isinstance(node, ast.Import):
             yield from (a.name.removeprefix('tracenb.') for a in node.names if a.name.startswith('tracenb.'))
         elif isinstance(node, ast.ImportFrom) and node.module == 'tracenb':
-            yield from (a.name for a in node.names)
+            yield from (a.name for a in node.names if not a.name.startswith('__'))
         elif isinstance(node, ast.ImportFrom) and (node.module or '').startswith('tracenb.'):
             name = node.module.removeprefix('tracenb.')
             yield from ([name] if '.' in name else [f'{name}.{a.name}' for a in node.names])

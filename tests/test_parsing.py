@@ -258,7 +258,7 @@ def test_a_free_answer_has_several_readings():
     'file, exact, table', [('vanilla', 97.9, None), ('correct', 96.5, (349, 8, 14, 5)), ('perturbed', 95.5, None)]
 )
 def test_published_babi_generations(shared, file, exact, table):
-    "Accuracy and the 2x2 table of 376 published generations of Qwen3-1.7B, as in the method notes (own gold, any fact)."
+    "Accuracy and 2x2 table of 376 published generations of Qwen3-1.7B, as in the method notes (own gold, any fact)."
     task, rows, made = get_task('babi'), [], []
     for i, line in enumerate(gzip.open(shared / 'published' / f'babi_Qwen3-1.7B_{file}.jsonl.gz')):
         r = json.loads(line)

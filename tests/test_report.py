@@ -20,14 +20,7 @@ from tracenb.report.figures import (
     trace_answer_table,
     training_figure,
 )
-from tracenb.report.page import (
-    make_report,
-    runs_table,
-    samples,
-    section,
-    show_table,
-    to_page,
-)
+from tracenb.report.page import make_report, runs_table, samples, section, show_table, to_page
 from tracenb.report.results import Case, finished, gather, load_costs, load_logs, load_runs, save_rows
 from tracenb.report.statements import (
     findings,

@@ -29,20 +29,15 @@ def cases(draw):
     "A response that shares some wording with its example, the example and its gold steps."
     c, answers = draw(context), draw(st.lists(words, min_size=1, max_size=3).map(tuple))
     example = Example(id='x', dataset='d', split='test', context=c, question='?', answers=answers)
-    steps = Steps(
-        label=draw(st.sampled_from(['one', 'two'])), facts=tuple(draw(st.lists(st.integers(0, len(c) - 1), max_size=4)))
-    )
-    pick = lambda pool: draw(
-        st.one_of(st.lists(st.sampled_from(pool), max_size=4), st.just(list(pool)), st.lists(words, max_size=3))
-    )
-    response = Response(
-        id='x',
-        label=draw(st.sampled_from([None, 'one', 'Two.'])),
-        facts=tuple(pick(c)),
-        answers=tuple(pick(answers)),
-        error=draw(st.sampled_from([None, 'broken'])),
-    )
-    return response, example, steps
+    gold = draw(st.lists(st.integers(0, len(c) - 1), max_size=4))
+    steps = Steps(label=draw(st.sampled_from(['one', 'two'])), facts=tuple(gold))
+
+    def pick(pool):
+        some, others = st.lists(st.sampled_from(pool), max_size=4), st.lists(words, max_size=3)
+        return tuple(draw(st.one_of(some, st.just(list(pool)), others)))
+
+    label, error = draw(st.sampled_from([None, 'one', 'Two.'])), draw(st.sampled_from([None, 'broken']))
+    return Response(id='x', label=label, facts=pick(c), answers=pick(answers), error=error), example, steps
 
 
 def values(case, **kw):
@@ -146,7 +141,7 @@ def test_a_broken_trace_is_wrong_not_unscored():
     )  # Silence is right only where the trace is there
 
 
-def test_a_sentence_that_stands_twice_is_one_fact():
+def test_a_sentence_that_occurs_twice_is_one_fact():
     for gold in ((0,), (2,), (0, 2)):
         assert values((SAID, EX, Steps(label='one', facts=gold)))['retrieval_exact'] == 1
 
@@ -234,7 +229,7 @@ def test_join_names_missing_unknown_and_repeated_ids():
         score_response(responses[0], examples[1], toy.decompose(examples[1]))
 
 
-def test_table_refuses_partial_and_doubled_scores():
+def test_the_table_refuses_missing_and_repeated_scores():
     examples = load_examples(toy, DataConfig(n_test=3), 'test')
     scores = score_all([perfect(e) for e in examples], examples, toy, ['answer_exact', 'classification'])
     assert list(tabulate(scores, examples, toy).columns) == [
@@ -276,46 +271,44 @@ def test_a_scorer_is_one_registered_function(monkeypatch):
         values((SAID, EX, Steps(label='one', facts=(0,))), names=['answer_f2'])
 
 
+def read_answers(span):
+    "A list, a broken list, or one answer."
+    if not span.startswith('['):
+        return (span,)
+    try:
+        return tuple(map(str, ast.literal_eval(span)))
+    except (ValueError, SyntaxError):
+        return tuple(re.split(r"""['"]\s*,\s*['"]""", span))
+
+
+def invented_facts(think, quoted):
+    "Items of the quoted list that contain no quoted item of the context."
+    listed = re.search(r'following facts? to answer the question:(.*)', think, re.S)
+    try:
+        items = ast.literal_eval(listed[1].strip()) if listed else []
+        return [x for x in items if not any(normalize(q) in normalize(x) for q in quoted)]
+    except (ValueError, SyntaxError):
+        return []
+
+
 def parse_published(row, i):
     "A minimal reading of one published CoTempQA row, independent of the package's parser and of its data set."
     text = re.sub(r'^\s*assistant\b', '', row['prediction'])
     think, close, rest = text.rpartition('</think>')
     if not close:
         think, rest = text, text.replace('<think>', '')
-    tag, lines = (
-        re.search(r'<answer>(.*?)(?:</answer>|\Z)', rest, re.S),
-        re.findall(r'(?im)(?:^\s*answer:|answer is:)(.*)$', rest),
-    )
+    tag = re.search(r'<answer>(.*?)(?:</answer>|\Z)', rest, re.S)
+    lines = re.findall(r'(?im)(?:^\s*answer:|answer is:)(.*)$', rest)
     span = (tag[1] if tag else lines[-1] if lines else rest).strip()
-    try:
-        said = tuple(map(str, ast.literal_eval(span))) if span.startswith('[') else (span,)
-    except (ValueError, SyntaxError):
-        said = tuple(re.split(r"""['"]\s*,\s*['"]""", span))
-    label, listed = (
-        re.search(r'in context is:\s*([^\s.,]+)', think),
-        re.search(r'following facts? to answer the question:(.*)', think, re.S),
-    )
+    label = re.search(r'in context is:\s*([^\s.,]+)', think)
     quoted = [c for c in row['facts'] if f' {normalize(c)} ' in f' {normalize(think)} ']
-    try:
-        invented = (
-            [x for x in ast.literal_eval(listed[1].strip()) if not any(normalize(q) in normalize(x) for q in quoted)]
-            if listed
-            else []
-        )
-    except (ValueError, SyntaxError):
-        invented = []
-    example = Example(
-        id=str(i),
-        dataset='cotempqa',
-        split='test',
-        context=tuple(row['facts']),
-        question=row['question'],
-        answers=tuple(row['gold']),
-    )
-    gold = Steps(
-        label=row['category'], facts=tuple(j for j, c in enumerate(row['facts']) if any(a in c for a in row['gold']))
-    )
-    return Response(id=str(i), label=label and label[1], facts=(*quoted, *invented), answers=said), example, gold
+    facts = (*quoted, *invented_facts(think, quoted))
+    context = tuple(row['facts'])
+    asked = dict(context=context, question=row['question'], answers=tuple(row['gold']))
+    example = Example(id=str(i), dataset='cotempqa', split='test', **asked)
+    gold = tuple(j for j, c in enumerate(context) if any(a in c for a in row['gold']))
+    response = Response(id=str(i), label=label and label[1], facts=facts, answers=read_answers(span))
+    return response, example, Steps(label=row['category'], facts=gold)
 
 
 def published(shared, condition):

@@ -109,7 +109,7 @@ def test_power_of_the_built_study(folder):
     ('args', 'message'),
     [
         (('simulate', '{}/survey', '--db', '{}/study.sqlite'), 'study.sqlite exists already'),
-        (('serve', '{}', '--db', '{}/x.sqlite'), 'study.json'),
+        (('serve', '{}', '--db', '{}/x.sqlite'), 'no study.json'),
         (('preregister', '{}/survey', '--prolific', '{}/d.json'), 'add --url'),
         (('backup', '--db', '{}/study.sqlite', '--to', '{}/unmounted/copy.sqlite'), 'No such file or directory'),
         (('analyse', '{}/plan.txt', '--out', '{}/a'), 'no such file'),

@@ -10,12 +10,12 @@ from tracenb.core.records import Trace
 from tracenb.report.results import Results
 from tracenb.report.trace_types import (
     by_type,
-    matched,
     read_training,
-    say_types,
     studied,
+    summarize_types,
     trace_types_section,
     type_figure,
+    unmatched_questions,
 )
 from tracenb.runs.stages import make_run
 from tracenb.tasks.task import get_task
@@ -74,19 +74,24 @@ def test_performance_and_prices(tmp_path):
     assert table.loc['r1', 'low'] < 0.75 < table.loc['r1', 'high']
 
 
-def test_arms_on_other_questions_are_named(tmp_path):
+def test_conditions_with_other_questions_are_named(tmp_path):
     found = results(tmp_path, ids={'r1': 3})
-    said = matched(found, read_training(studied(found))[0])
-    assert said == ['toy, tiny-random: the arms are not trained on the same questions: 3 to 4 each, 3 in all of them.']
-    assert said[0] in say_types(type_figure(by_type(found))[1], said)[1]
+    said = unmatched_questions(found, read_training(studied(found))[0])
+    assert said == [
+        'toy, tiny-random: the conditions are not trained on the same questions: 3 to 4 each, 3 in all of them.'
+    ]
+    assert said[0] in summarize_types(type_figure(by_type(found))[1], said)[1]
     assert said[0] in trace_types_section(found).data
-    assert matched(results(tmp_path / 'same'), read_training(studied(results(tmp_path / 'same')))[0]) == []
+    assert unmatched_questions(results(tmp_path / 'same'), read_training(studied(results(tmp_path / 'same')))[0]) == []
 
 
 def test_other_test_questions_are_named(tmp_path):
     found = results(tmp_path)
     found.rows.drop(index=found.rows.index[-1], inplace=True)
-    assert 'not tested on the same questions: 7 to 8 each' in matched(found, read_training(studied(found))[0])[0]
+    assert (
+        'not tested on the same questions: 7 to 8 each'
+        in unmatched_questions(found, read_training(studied(found))[0])[0]
+    )
 
 
 def test_the_section(tmp_path):
@@ -106,7 +111,7 @@ def test_the_section(tmp_path):
     assert (how.concludes['r1'], how.concludes['post_hoc']) == (1, 0) and how.hedging['r1'] > 0
 
 
-def test_nothing_is_read_without_a_teachers_arm(tmp_path):
+def test_nothing_is_read_without_teacher_traces(tmp_path):
     found = results(tmp_path, conditions=('vanilla', 'correct'))
     for p in tmp_path.rglob('chat.jsonl'):
         p.unlink()

@@ -48,7 +48,7 @@ def attach_adapter(
         ) from None
     return in_model_format(adapted)
 
-
+# %% ../../nbs/05_models/04_adapters.ipynb #ba4b11d8-rest
 def in_model_format(
     adapted,  # A model with an adapter
 ):

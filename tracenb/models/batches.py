@@ -10,6 +10,7 @@ from itertools import accumulate, count
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 
 from ..core.files import seeded
 from ..core.records import Record, TracenbError, lookup, record
@@ -46,29 +47,23 @@ class TrainConfig(Record):
     save_steps: int = 50  # A checkpoint every so many steps, 0 = none
     report_to: str = 'none'  # 'none', 'tensorboard', 'wandb' or 'trackio'
 
-    def check(self):
-        "These settings, or a `TracenbError` that says which value is wrong."
-        known = dict(
-            lr_scheduler_type=('cosine', 'linear', 'constant'),
-            optim=('auto', 'adamw_torch', 'paged_adamw_8bit'),
-            loss=('completion', 'all'),
-            report_to=('none', 'tensorboard', 'wandb', 'trackio'),
-        )
-        for field, values in known.items():
-            lookup(dict.fromkeys(values), getattr(self, field), field)
-        for field in (
-            'r',
-            'lora_alpha',
-            'learning_rate',
-            'num_train_epochs',
-            'budget',
-            'batch_size',
-            'gradient_accumulation_steps',
-            'max_length',
-        ):
-            if getattr(self, field) is not None and getattr(self, field) <= 0:
-                raise TracenbError(f'{field} is {getattr(self, field)}', f'{field} must be positive')
-        return self
+# %% ../../nbs/05_models/03_batches.ipynb #export-train-config-check
+@patch
+def check(self: TrainConfig):
+    "These settings, or a `TracenbError` that says which value is wrong."
+    known = dict(
+        lr_scheduler_type=('cosine', 'linear', 'constant'),
+        optim=('auto', 'adamw_torch', 'paged_adamw_8bit'),
+        loss=('completion', 'all'),
+        report_to=('none', 'tensorboard', 'wandb', 'trackio'),
+    )
+    for field, values in known.items():
+        lookup(dict.fromkeys(values), getattr(self, field), field)
+    sizes = 'r lora_alpha learning_rate num_train_epochs budget batch_size gradient_accumulation_steps max_length'
+    for field in sizes.split():
+        if getattr(self, field) is not None and getattr(self, field) <= 0:
+            raise TracenbError(f'{field} is {getattr(self, field)}', f'{field} must be positive')
+    return self
 
 # %% ../../nbs/05_models/03_batches.ipynb #b4abd915
 def fit_rows(

@@ -55,6 +55,19 @@ def _start(name, folder, port, home):
             command, cwd=home, env=env, **streams, start_new_session=True, preexec_fn=_end_with_parent
         )
 
+# %% ../../nbs/05_models/07_serve.ipynb #export-check-port
+def _check_port(port):
+    "Raises `TracenbError` if a server cannot use this port of this machine."
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(('127.0.0.1', port))
+        except OSError as e:
+            raise TracenbError(
+                f'port {port} of this machine cannot be used: {e.strerror}',
+                'end the program that uses it, or name another port',
+            ) from None
+
 # %% ../../nbs/05_models/07_serve.ipynb #0f7d5464
 @contextmanager
 def serve_embedded(
@@ -66,15 +79,7 @@ def serve_embedded(
     The base URL of an OpenAI-compatible server of that model, up inside the block. Raises `TracenbError` if the port is
     taken or the server does not come up.
     """
-    with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            s.bind(('127.0.0.1', port))
-        except OSError as e:
-            raise TracenbError(
-                f'port {port} of this machine cannot be used: {e.strerror}',
-                'end the program that uses it, or name another port',
-            ) from None
+    _check_port(port)
     with tempfile.TemporaryDirectory(prefix='tracenb-serve-') as home:
         server, end = _start(name, model_source(name), port, Path(home)), time.monotonic() + timeout
         try:

@@ -287,7 +287,7 @@ def _activation_checkpointing(model, active):
             model.activation_checkpointing_disable()
             model.disable_input_require_grads()
 
-
+# %% ../../nbs/05_models/05_training.ipynb #ab071aa6-rest
 def _summary(model, kept, long, began, lines, optim, done):
     "What a training run reports."
     weight = model.get_input_embeddings().weight
@@ -313,7 +313,7 @@ _LESS_MEMORY = (
     'lower batch_size (and raise gradient_accumulation_steps), set gradient_checkpointing, or lower max_length'
 )
 
-
+# %% ../../nbs/05_models/05_training.ipynb #f33d986e-rest
 def train(
     model,  # The base model; left without adapter afterwards
     tokenizer,  # Its tokenizer

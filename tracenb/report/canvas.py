@@ -191,13 +191,7 @@ def forest(
             continue
         if not math.isnan(r.low):
             ax.plot(
-                [100 * r.low, 100 * r.high],
-                [y, y],
-                color=r.color,
-                lw=1.8,
-                alpha=0.75,
-                solid_capstyle='round',
-                zorder=2,
+                [100 * r.low, 100 * r.high], [y, y], color=r.color, lw=1.8, alpha=0.75, solid_capstyle='round', zorder=2
             )
         marker, full = fill(r)
         ax.plot(

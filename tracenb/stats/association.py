@@ -154,7 +154,7 @@ def _pooled(tables):
         notes.append('a stratum expects fewer than 5 in a cell: p_same is rough')
     return found, notes
 
-
+# %% ../../nbs/03_stats/02_association.ipynb #44c75ad2-rest
 def _stratified(tables):
     "The fields of a row of `stratified`, from one 2 x 2 array per stratum."
     useful = {k: t for k, t in tables.items() if t.sum(axis=0).all() and t.sum(axis=1).all()}

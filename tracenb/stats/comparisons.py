@@ -33,7 +33,7 @@ class Paired(Record):
     difference: float | None  # Accuracy of the first minus the second, -1 to 1
     p: float | None  # McNemar, exact, two-sided
 
-
+# %% ../../nbs/03_stats/03_comparisons.ipynb #33f82977-rest
 def paired(
     a: pd.Series,  # Index id; 1 right, 0 wrong, missing where unscored
     b: pd.Series,  # The other run, on the same ids in any order
@@ -132,7 +132,7 @@ def _welch(a, b, value):
         return None
     return float(ttest_ind_from_stats(*[x for m in means for x in (m.mean(), m.std(), len(m))], equal_var=False).pvalue)
 
-
+# %% ../../nbs/03_stats/03_comparisons.ipynb #08ed7082-rest
 def _between(a, b, value, draws, seed):
     "The fields of a row of `compare_seeds`."
     (a, b), unscored = _shared(a, b, value)

@@ -54,7 +54,7 @@ def mean_intervals(
         ends[measured] = np.clip(np.column_stack([mean - half, mean + half]), 0, 1)
     return ends
 
-
+# %% ../../nbs/03_stats/01_intervals.ipynb #cfcb00a3-rest
 def columns_in(
     df: pd.DataFrame,  # A long table
     *names: str | list[str],  # A column or several
@@ -191,7 +191,7 @@ def _clustered(part, name, clusters, draws, seed):
         note='; '.join(notes),
     )
 
-
+# %% ../../nbs/03_stats/01_intervals.ipynb #export-bootstrap-rest
 def bootstrap(
     df: pd.DataFrame,  # A long table
     by: str | list[str],  # Grouping columns, without the clusters
