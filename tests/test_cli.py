@@ -1,6 +1,7 @@
 """The command, run as a user runs it: in a process of its own."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,10 +41,9 @@ def test_dry_run_lists_and_writes_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_smoke_grid_from_run_to_report(tmp_path):
-    out, _ = tracenb('run', 'smoke', '--out', 'o', cwd=tmp_path)
-    assert '4 of 4 runs finished' in out
-    folders = [p.parent for p in (tmp_path / 'o').rglob('metrics.json')]
+def test_the_smoke_grid_from_run_to_report(smoke):
+    assert '4 of 4 runs finished' in (smoke.parent / 'run.txt').read_text()
+    folders = [p.parent for p in smoke.rglob('metrics.json')]
     assert sorted(f.parent.name for f in folders) == ['correct', 'incorrect', 'vanilla', 'zero_shot']
     for f in folders:
         trained = f.parent.name != 'zero_shot'
@@ -59,20 +59,18 @@ def test_the_smoke_grid_from_run_to_report(tmp_path):
         )
         assert (f / 'adapter' / 'adapter_model.safetensors').exists() or not trained
     before = {p: p.read_bytes() for f in folders for p in f.rglob('*') if p.is_file()}
-    tracenb('run', 'smoke', '--out', 'o', cwd=tmp_path)
+    tracenb('run', 'smoke', '--out', smoke.name, cwd=smoke.parent)
     assert {p: p.read_bytes() for p in before} == before, 'a second run finds everything finished'
-    table, _ = tracenb('report', 'o', cwd=tmp_path)
+    table = (smoke.parent / 'report.txt').read_text()
     assert 'answer exact' in table and 'zero_shot' in table
-    page = (tmp_path / 'o' / 'report.html').read_text()
+    page = (smoke / 'report.html').read_text()
     assert page.count('data:image/png') >= 3 and 'What can be said' in page
-    import re
-
     assert not re.findall(r'(?:src|href)="https?://[^"]*"', page) and not re.findall('<script[^>]*src', page), (
         'the page fetches nothing'
     )
     for name in ('accuracy', 'steps', 'training', 'cost'):  # a random model writes no readable trace: no mosaics
         for kind in ('png', 'svg', 'csv'):
-            assert (tmp_path / 'o' / 'figures' / f'{name}.{kind}').stat().st_size > 100
+            assert (smoke / 'figures' / f'{name}.{kind}').stat().st_size > 100
 
 
 # --- data and audit
@@ -129,7 +127,8 @@ def test_data_from_files_in_the_official_format(tmp_path):
         for line in (
             [f'{i} {c}' for i, c in enumerate(e.context, 1)]
             + [
-                f'{len(e.context) + 1} {e.question}\t{",".join(e.answers)}\t{" ".join(str(i + 1) for i in e.meta["facts"])}'
+                f'{len(e.context) + 1} {e.question}\t{",".join(e.answers)}\t'
+                + ' '.join(str(i + 1) for i in e.meta['facts'])
             ]
         )
     ]

@@ -1,4 +1,4 @@
-"""Really killing things: at every file operation of a run, in every stage of a grid, a worker, the report; a full disk; a scheduler elsewhere."""
+"""Real kills: at file operations, in every stage, of a worker, of the report; full disks; a cluster."""
 
 import json
 import shutil
@@ -29,7 +29,8 @@ SMALL = dict(
 )
 RESULTS = ('examples.jsonl', 'chat.jsonl', 'generations.jsonl', 'scores.jsonl', 'metrics.json')
 
-# A process that has imported everything forks one child a try; the child kills itself before its n-th operation on files of the run.
+# A process that has imported everything forks one child per try; the child kills itself before its n-th operation on
+# files of the run. The first try is not killed: it tells at which stage each operation is.
 KILLED = """
 import json, os, signal, sys
 import bitsandbytes, peft
@@ -37,53 +38,56 @@ from pathlib import Path
 from tracenb.runs.folders import state
 from tracenb.runs.stages import answer, build, finish, make_run, open_run, score, tune
 
-run, root = make_run(**json.loads(sys.argv[1])), Path(sys.argv[2])
+run, root, every = make_run(**json.loads(sys.argv[1])), Path(sys.argv[2]), sys.argv[3] == 'every'
 
 def attempt(out, n):
     "0 if the run ended, -9 if it was killed before operation n."
     pid = os.fork()
     if pid: return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    seen = 0
+    stages = []
     def hook(event, args):
-        nonlocal seen
-        if event in ('os.rename', 'os.remove', 'os.mkdir', 'os.rmdir') and isinstance(args[0], (str, Path)) and str(args[0]).startswith(str(out)):
-            seen += 1
-            if seen == n: os.kill(os.getpid(), signal.SIGKILL)
+        if event not in ('os.rename', 'os.remove', 'os.mkdir', 'os.rmdir'): return
+        if isinstance(args[0], (str, Path)) and str(args[0]).startswith(str(out)):
+            stages.append(state(out/run.name).split()[0])
+            if len(stages) == n: os.kill(os.getpid(), signal.SIGKILL)
     sys.addaudithook(hook)
     try:
         opened = open_run(run, out)
         tune(opened, build(opened))
         finish(opened, score(opened, answer(opened)))
     except BaseException as e: print(json.dumps(dict(n=n, error=repr(e))), flush=True); os._exit(1)
+    Path(f'{out}.stages').write_text(' '.join(stages))
     os._exit(0)
 
-for n in range(1, 1000):
+assert attempt(root/'whole', 0) == 0
+stages = (root/'whole.stages').read_text().split()
+chosen = range(1, len(stages) + 1) if every else [stages.index(s) + 1 for s in dict.fromkeys(stages)]
+for n in chosen:
     code = attempt(root/str(n), n)
-    print(json.dumps(dict(n=n, code=code, state=state(root/str(n)/run.name), again=attempt(root/str(n), 0) if code else 0)), flush=True)
-    if not code: break
+    found = state(root/str(n)/run.name)
+    print(json.dumps(dict(n=n, code=code, state=found, again=attempt(root/str(n), 0))), flush=True)
 """
 
 
 @pytest.mark.slow
-def test_killed_before_every_file_operation_a_run_ends_with_the_same_bytes(tmp_path):
+@pytest.mark.parametrize('which', ['first', pytest.param('every', marks=pytest.mark.exhaustive)])
+def test_killed_before_file_operations_a_run_ends_with_the_same_bytes(tmp_path, which):
+    "Before the first operation of each stage, or before every one."
     run = make_run(**SMALL)
-    done = subprocess.run(
-        [sys.executable, '-c', KILLED, json.dumps(SMALL), str(tmp_path)], capture_output=True, text=True, timeout=600
-    )
-    tries = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 0 and not [t for t in tries if 'error' in t], done.stdout[-500:] + done.stderr[-1500:]
-    *killed, last = tries
-    assert (
-        last['code'] == 0 and {t['code'] for t in killed} == {-signal.SIGKILL} and {t['again'] for t in killed} == {0}
-    )
+    command = [sys.executable, '-c', KILLED, json.dumps(SMALL), str(tmp_path), which]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    killed = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0 and not [t for t in killed if 'error' in t], done.stdout[-500:] + done.stderr[-1500:]
+    assert {t['code'] for t in killed} == {-signal.SIGKILL} and {t['again'] for t in killed} == {0}
     stages = Counter(t['state'].split()[0] for t in killed)
     print(f'{len(killed)} kills: {dict(stages)}')
-    assert stages.keys() >= {'building', 'training', 'generating', 'scoring', 'finished'} and len(killed) >= 30
-    whole = {name: (tmp_path / str(last['n']) / run.name / name).read_bytes() for name in RESULTS}
+    assert stages.keys() >= {'building', 'training', 'generating', 'scoring', 'finished'}
+    assert which == 'first' or len(killed) >= 30
+    whole = {name: (tmp_path / 'whole' / run.name / name).read_bytes() for name in RESULTS}
     for t in killed:
-        at = tmp_path / str(t['n']) / run.name
-        assert {name: (at / name).read_bytes() for name in RESULTS} == whole, t
-        assert verify(at) == [] and not (at / 'checkpoints').exists(), t
+        run_dir = tmp_path / str(t['n']) / run.name
+        assert {name: (run_dir / name).read_bytes() for name in RESULTS} == whole, t
+        assert verify(run_dir) == [] and not (run_dir / 'checkpoints').exists(), t
 
 
 def grid_file(folder, name='g', **more):
@@ -130,7 +134,7 @@ def bytes_of(out):
 
 @pytest.mark.slow
 def test_the_command_killed_in_every_stage_and_while_rendering(tmp_path):
-    "SIGKILL of `tracenb run` as soon as a run is seen building, training, generating, and when its metrics are there but its notebook is not."
+    "SIGKILL of `tracenb run` while a run is building, training, generating, and when only its notebook is missing."
     file = grid_file(
         tmp_path,
         settings=dict(
@@ -164,7 +168,7 @@ def test_the_command_killed_in_every_stage_and_while_rendering(tmp_path):
 
 @pytest.mark.slow
 def test_two_workers_one_of_them_killed(tmp_path):
-    "2 data sets x 3 conditions x 2 seeds; the run of the killed worker is taken up by its successor, and every byte is that of an undisturbed grid."
+    "2 data sets x 3 conditions x 2 seeds: another worker resumes the run, and the results have the same bytes."
     file = grid_file(
         tmp_path,
         datasets=['toy', 'babi'],
@@ -185,7 +189,7 @@ def test_two_workers_one_of_them_killed(tmp_path):
     assert until(training, process)
     workers = [
         p for p in psutil.Process(process.pid).children() if len(p.children()) > 0
-    ]  # each has a nursery below it
+    ]  # each has a fork server below it
     assert len(workers) == 2
     workers[0].kill()
     assert process.wait(180) == 0
@@ -194,8 +198,11 @@ def test_two_workers_one_of_them_killed(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_report_that_is_killed_is_made_again(tmp_path):
-    run_grid(get_grid('smoke', only=['condition=zero_shot,correct']), tmp_path / 'o')
+def test_a_report_that_is_killed_is_made_again(tmp_path, smoke):
+    shutil.copytree(smoke, tmp_path / 'o')
+    for made in ('report.html', 'figures'):
+        path = tmp_path / 'o' / made
+        path.unlink() if path.is_file() else shutil.rmtree(path)
     before = bytes_of(tmp_path / 'o')
     process = start('report', 'o', cwd=tmp_path)
     assert until(lambda: list((tmp_path / 'o').glob('figures/*.png')), process) and process.poll() is None
@@ -234,7 +241,7 @@ def test_a_full_disk_stops_the_grid_and_leaves_what_was_finished(small_disk, tmp
     finished = bytes_of(out)
     (small_disk / 'ballast').write_bytes(
         bytes(shutil.disk_usage(small_disk).free - 200_000)
-    )  # room for the first files of a run, not for its adapter
+    )  # space for the first files of a run, not for its adapter
     began = time.monotonic()
     with pytest.raises(Unwritable, match='No space left on device\n.*the same command again'):
         run_grid(grid, out)
@@ -264,7 +271,7 @@ def test_a_folder_that_cannot_be_written_to(small_disk, tmp_path):
 
 @pytest.mark.slow
 def test_a_scheduler_elsewhere_as_in_the_recipes(tmp_path):
-    "The scheduler's and the workers' commands of the Slurm recipe, two workers; one is killed for good, the other ends the grid."
+    "The scheduler and the workers of the Slurm recipe; one of two workers is killed, the other ends the grid."
     recipe = next(
         ''.join(c['source'])
         for c in json.loads((Path(__file__).parents[1] / 'nbs' / '07_runs/08_engine.ipynb').read_text())['cells']

@@ -199,7 +199,7 @@ def test_the_explorer_reacts(lab, tab, tmp_path):
     second.get_by_text('what the model wrote').wait_for()
     second.get_by_label('question').fill('Where is Zoë?')
     second.get_by_role('button', name='Ask the model').press('Enter')  # a click needs a page that does not move
-    second.get_by_text('the answer is read, not scored').wait_for()
+    second.get_by_text('the answer is parsed, not scored').wait_for()
     assert asks_no_other_host(page, lab)
     page.screenshot(path=tmp_path / 'explorer.png')
 

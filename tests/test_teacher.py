@@ -416,7 +416,10 @@ def test_the_small_comparison_asks_about_what_the_demo_collects():
 def test_no_server_outlives_a_killed_demo():
     import psutil
 
-    code = "from tracenb.models.serve import serve_embedded\nwith serve_embedded(port=8655): print('up', flush=True); input()"
+    code = (
+        'from tracenb.models.serve import serve_embedded\n'
+        "with serve_embedded(port=8655): print('up', flush=True); input()"
+    )
     process = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline().strip() == 'up'
     below = psutil.Process(process.pid).children(recursive=True)

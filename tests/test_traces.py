@@ -147,11 +147,11 @@ def test_mix_corrupts_exactly_its_share(share, seed, name):
 @settings(max_examples=10)
 @given(seeds, st.sampled_from(REAL_TASKS))
 def test_mixes_are_nested_between_correct_and_incorrect(seed, name):
-    ladder = [[t.text for *_, t in built(name, c, seed)] for c in ('mix:0', 'mix:0.25', 'mix:0.5', 'mix:1')]
+    mixes = [[t.text for *_, t in built(name, c, seed)] for c in ('mix:0', 'mix:0.25', 'mix:0.5', 'mix:1')]
     right, wrong = ([t.text for *_, t in built(name, c, seed)] for c in ('correct', 'incorrect'))
-    assert ladder[0] == right and ladder[-1] == wrong
+    assert mixes[0] == right and mixes[-1] == wrong
     assert all(
-        b == w for a, b, w, r in zip(*ladder[1:3], wrong, right) if a != r
+        b == w for a, b, w, r in zip(*mixes[1:3], wrong, right) if a != r
     )  # wrong at a quarter is wrong at a half
 
 
