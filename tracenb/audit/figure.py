@@ -40,7 +40,7 @@ def variants_figure(
             fig.legend(*handles, loc='outside upper left', frameon=False, ncols=2, fontsize=8.5)
     return fig, data
 
-
+# %% ../../nbs/10_audit/05_figure.ipynb #figure-axes
 def _label_axes(axes, variants, data):
     "Names of the variants, limits, and the lines of independence and of the last correction."
     left, right = axes

@@ -180,7 +180,7 @@ TRACE_FIGURES = (
     'notes',
 )  # None where the model was not taught steps
 
-
+# %% ../../nbs/10_audit/02_judging.ipynb #judging-link
 def _share(values):
     "Mean and Wilson interval of zero-one values, missing ones left out."
     values = values.dropna()

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from .joining import Index, dataset_of, example_of, prediction_of, text_field
@@ -140,13 +141,20 @@ class Reader:
         self.places[example.id] = place
         return Prediction(example, text, task)
 
-    def example(self, row: dict, parts: dict, task: Task) -> Example:
-        "The example that a row contains; without an id, a repeat gets a number."
-        example = example_of(row, parts['label'], task)
-        if any(row.get(k) is not None for k in OWN_IDS):
-            return example
-        self.seen[example.id] += 1
-        return example if self.seen[example.id] == 1 else replace(example, id=f'{example.id}-{self.seen[example.id]}')
+# %% ../../nbs/10_audit/04_published.ipynb #published-example
+@patch
+def example(
+    self: Reader,
+    row: dict,  # One published row
+    parts: dict,  # Of `name_parts`
+    task: Task,  # Of the row
+) -> Example:
+    "The example that a row contains; without an id, a repeat gets a number."
+    example = example_of(row, parts['label'], task)
+    if any(row.get(k) is not None for k in OWN_IDS):
+        return example
+    self.seen[example.id] += 1
+    return example if self.seen[example.id] == 1 else replace(example, id=f'{example.id}-{self.seen[example.id]}')
 
 # %% ../../nbs/10_audit/04_published.ipynb #published-identified
 def _identified(files, collector, reader):

@@ -194,7 +194,7 @@ def to_page(
     page: str | Path,  # The HTML file to write
     title: str = 'tracenb',  # Of the page
 ) -> Path:
-    "Write an executed notebook without its code as one HTML file; its only script is the viewer's, and it fetches nothing."
+    "Write an executed notebook, without code, as one HTML file that fetches nothing; its only script is the viewer's."
     exporter = HTMLExporter(
         template_name='basic', exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True
     )
