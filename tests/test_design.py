@@ -28,7 +28,7 @@ from tracenb.study.build import JSPSYCH, build_study, compile_study, in_words, p
 from tracenb.study.design import Study, demo_study, read_study, wording
 from tracenb.study.preregister import preregister, prolific_draft
 from tracenb.study.sampling import read_config
-from tracenb.study.steps import page_of, problems, square, step_sequence, trials
+from tracenb.study.steps import page_of, value_problems, williams_square, step_sequence, trials
 
 DEMO, WITHIN = demo_study(), demo_study(layout='within')
 
@@ -65,7 +65,7 @@ def test_attention_checks_lie_between_trials():
 
 @pytest.mark.parametrize('n', range(1, 9))
 def test_the_square_is_latin_and_balances_what_follows_what(n):
-    rows = square(n)
+    rows = williams_square(n)
     assert all(sorted(r) == list(range(n)) for r in rows)
     assert all(sorted(r[p] for r in rows) == sorted(list(range(n)) * (len(rows) // n)) for p in range(n))
     follows = Counter(pair for row in rows for pair in zip(row, row[1:]))
@@ -142,7 +142,7 @@ VALUES = st.recursive(
     | VALUES,
 )
 def test_any_values_get_a_verdict_and_what_passes_can_be_stored(step, values):
-    found = problems(DEMO, step, values)
+    found = value_problems(DEMO, step, values)
     assert all(isinstance(p, str) for p in found)
     if found:
         return

@@ -37,7 +37,7 @@ from tracenb.ratings.scales import check_answers, mean_ratings, participant_tabl
 from tracenb.ratings.simulated import answers_of, participant_rows, simulate_answers
 from tracenb.stats.comparisons import holm_rows
 from tracenb.study.design import demo_study
-from tracenb.study.steps import page_of, problems, step_sequence
+from tracenb.study.steps import page_of, value_problems, step_sequence
 
 FLAT = Effects(means={c: dict(interpretability=3.0, load=3.0) for c in PAPER_MEANS})
 
@@ -107,7 +107,7 @@ def test_participants_answer_what_the_server_accepts():
     answer = answers_of(study, Effects(dropout=0.0), 1)
     for number in (1, 2, 9):
         for step in step_sequence(study, number, 'within'):
-            assert problems(study, step, answer(step, page_of(study, number, 'within', step), number)) == []
+            assert value_problems(study, step, answer(step, page_of(study, number, 'within', step), number)) == []
     rows = participant_rows(study, Effects(dropout=0.0), answer, 1, 'within', 1)
     assert {r['condition'] for r in rows if r['kind'] == 'trial'} == set(study.conditions)
 
