@@ -28,7 +28,7 @@ from tracenb.study.build import JSPSYCH, build_study, compile_study, in_words, p
 from tracenb.study.design import Study, demo_study, read_study, wording
 from tracenb.study.preregister import preregister, prolific_draft
 from tracenb.study.sampling import read_config
-from tracenb.study.steps import page_of, value_problems, williams_square, step_sequence, trials
+from tracenb.study.steps import page_of, step_sequence, trials, value_problems, williams_square
 
 DEMO, WITHIN = demo_study(), demo_study(layout='within')
 

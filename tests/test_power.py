@@ -37,7 +37,7 @@ from tracenb.ratings.scales import check_answers, mean_ratings, participant_tabl
 from tracenb.ratings.simulated import answers_of, participant_rows, simulate_answers
 from tracenb.stats.comparisons import holm_rows
 from tracenb.study.design import demo_study
-from tracenb.study.steps import page_of, value_problems, step_sequence
+from tracenb.study.steps import page_of, step_sequence, value_problems
 
 FLAT = Effects(means={c: dict(interpretability=3.0, load=3.0) for c in PAPER_MEANS})
 

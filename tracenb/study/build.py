@@ -26,7 +26,16 @@ from ..core.records import TracenbError
 from ..runs.provenance import PACKAGE
 from .design import Panel, Study, as_record, fill, read_study, wording
 from .preregister import estimate
-from .sampling import PARTS, Codes, StudyConfig, choose, from_run, from_traces, pool, read_config
+from tracenb.study.sampling import (
+    PARTS,
+    Codes,
+    StudyConfig,
+    choose_questions,
+    from_run,
+    from_traces,
+    question_pool,
+    read_config,
+)
 
 # %% ../../nbs/11_study/05_build.ipynb #export-pinned
 JSPSYCH = (
@@ -228,8 +237,8 @@ def compile_study(
 ) -> tuple[Study, dict]:
     "The study, and what it was made from: counts of the pool, sha256 of the files. Raises `TracenbError`."
     sources = from_traces(config) if config.traces else {c: from_run(p, c) for c, p in config.runs.items()}
-    found = pool(sources, config)
-    items = choose(found, config)
+    found = question_pool(sources, config)
+    items = choose_questions(found, config)
     study = _study(config, tuple(sources), items)
     ids = 'ids_none' if study.panel.name == 'none' else 'ids_kept' if study.panel.keep_ids else 'ids_hashed'
     known = dict(

@@ -37,7 +37,7 @@ from ..core.records import Record, TracenbError, record
 from .answers import open_answers
 from .design import Study, read_study
 from .participants import token_hash
-from .steps import problems
+from .steps import value_problems
 
 # %% ../../nbs/11_study/10_load_test.ipynb #export-attentive
 def attentive(

@@ -29,7 +29,7 @@ from ..core.files import seeded
 from ..core.records import TracenbError
 from .answers import APPLICATION, SCHEMA, read_participants
 from .design import Study
-from .steps import page_of, problems, square, step_sequence
+from .steps import page_of, step_sequence, value_problems, williams_square
 
 # %% ../../nbs/11_study/07_participants.ipynb #export-refused
 class Refused(Exception):
@@ -161,7 +161,7 @@ def next_number(
     "The number for the next participant, from 1."
     if study.layout == 'between':
         return max(taken, default=0) + 1
-    hands, period = len(study.conditions), len(study.conditions) * len(square(len(study.conditions)))
+    hands, period = len(study.conditions), len(study.conditions) * len(williams_square(len(study.conditions)))
     by_hand, by_row = Counter(n % hands for n in holding), Counter(n % period for n in holding)
     free = (n for n in range(1, max(taken, default=0) + period + 1) if n not in taken)
     return min(free, key=lambda n: (by_hand[n % hands], by_row[n % period], n))
@@ -365,7 +365,7 @@ def answer(
     store: Store,
     token: str,  # The participant's
     step: str,  # Of their walk
-    values: dict,  # As `problems` wants them
+    values: dict,  # As `value_problems` wants them
     seconds: float,  # Spent on the step
     attempt: str,  # Made by the page, once a step
     context_opened: bool | None = None,  # In a trial, if the page says so
@@ -386,7 +386,7 @@ def answer(
     if any(old == attempt or passed for old, _, _, passed in earlier):
         raise Refused(409, 'stored', 'another answer to this step is stored already')
     _due(store, number, group, state, step, _done(store, number))
-    wrong = problems(store.study, step, values) + ['context_opened: only a trial has a context'] * (
+    wrong = value_problems(store.study, step, values) + ['context_opened: only a trial has a context'] * (
         context_opened is not None and not step.startswith('trial:')
     )
     if wrong:
