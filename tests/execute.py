@@ -1,4 +1,4 @@
-"""Run notebooks in place and keep their outputs: `python tests/execute.py [NOTEBOOK...]`, all of the library if none is named.
+"""Run notebooks in place and keep their outputs: `python tests/execute.py [NOTEBOOK...]`; none: all of the library.
 
 Show on the site what papermill executed, with a text that replaces the template's first cell:
 `python tests/execute.py --show outputs/.../run.ipynb nbs/site/experiments/NAME.ipynb "# Title"`."""

@@ -1,4 +1,4 @@
-"""The GPU path: NF4 QLoRA with the paged optimizer and bf16 generation, on a tiny model and on one of Llama-3.2-1B's shape. `pytest -m gpu`."""
+"""The GPU path (`pytest -m gpu`): NF4 QLoRA with the paged optimizer, bf16 generation; tiny and Llama-3.2-1B-shaped."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom: three in Jupyter, the others in forks of a process with the libraries loaded."""
+"""Every notebook runs from top to bottom: three in Jupyter, the others in forks of a process with all imports done."""
 
 import pytest
 from conftest import ROOT

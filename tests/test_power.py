@@ -31,6 +31,7 @@ from tracenb.ratings.power import (
     participants_needed,
     power_figure,
     power_table,
+    read_power_plan,
     significant_in_batch,
 )
 from tracenb.ratings.scales import check_answers, mean_ratings, participant_table, rules_of, score_trials
@@ -260,3 +261,11 @@ def test_within_subjects_intervals_without_the_pairing_are_too_wide():
 def test_coverage_requires_a_study_whose_truth_is_known():
     with pytest.raises(TracenbError, match='4 trials of 8 items'):
         coverage(1, study=replace(demo_study(), trials=4), progress=False)
+
+
+def test_effects_files_of_version_0_1_are_read(tmp_path):
+    means = '{r1: {interpretability: 3.4, load: 4.6}, post_hoc: {interpretability: 4, load: 3}}'
+    new, old = tmp_path / 'new.yaml', tmp_path / 'old.yaml'
+    new.write_text(f'means: {means}\ninattentive_rate: 0.1\n')
+    old.write_text(new.read_text().replace('inattentive_rate', ''.join(('care', 'less'))))
+    assert read_power_plan(effects=old) == read_power_plan(effects=new)

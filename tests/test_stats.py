@@ -665,8 +665,9 @@ def test_exact_power_by_simulation(n, difference, discordant):
 )
 def test_power_over_seeds_by_simulation(n, seeds, seed_sd, stable):
     """
-    Questions whose difference comes back with every seed or is drawn anew, and conditions that move from seed to seed; the
-    known variance is used by the test.
+    Questions whose difference comes back with every seed or is drawn anew; conditions that move from seed to seed.
+
+    The test uses the known variance.
     """
     rng, difference, discordant, runs = np.random.default_rng(0), 0.08, 0.3, 3000
     values = lambda *size: rng.choice(

@@ -178,7 +178,8 @@ KILLED = textwrap.dedent("""
     import sys, time
     from test_train import QUICK, load_model, load_tokenizer, toy_rows, train
     tok = load_tokenizer('tiny-random')
-    train(load_model('tiny-random', device='cpu'), tok, toy_rows(tok), QUICK, 1, sys.argv[1], on_step=lambda line: time.sleep(0.3 if line['step'] > 6 else 0))
+    slow = lambda line: time.sleep(0.3 if line['step'] > 6 else 0)
+    train(load_model('tiny-random', device='cpu'), tok, toy_rows(tok), QUICK, 1, sys.argv[1], on_step=slow)
 """)
 
 
