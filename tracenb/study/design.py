@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Name', 'Language', 'TEXTS', 'Stimulus', 'Item', 'Scale', 'Check', 'OpenQuestion', 'Question', 'Panel', 'wording',
-           'word_faults', 'Study', 'read_study', 'demo_study', 'fill', 'as_record']
+           'word_faults', 'Study', 'read_study', 'fill', 'as_record', 'demo_study']
 
 # %% ../../nbs/11_study/01_design.ipynb #imports
 import json
@@ -21,9 +21,8 @@ from ..core.records import Record, TracenbError, lookup, record
 from ..runs.provenance import PACKAGE
 
 # %% ../../nbs/11_study/01_design.ipynb #export-items
-Name = Annotated[
-    str, Field(pattern='^[a-z][a-z0-9_]{0,39}$')
-]  # of a scale, a check, a question: part of a step's id and a column's value
+# Name of a scale, a check or a question: part of a step's id and of a column's value
+Name = Annotated[str, Field(pattern='^[a-z][a-z0-9_]{0,39}$')]
 Language = Annotated[str, Field(pattern='^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$')]  # BCP 47, e.g. 'de', 'ar-EG'
 
 
@@ -33,8 +32,8 @@ class Stimulus(Record):
 
     trace: str  # The reasoning, plain text
     answer: str  # The model's answer
-    right: bool  # Is it right, by the scorer `answer_exact`
-    model: str  # Who wrote it
+    right: bool  # Whether the answer is right, by the scorer `answer_exact`
+    model: str  # Model that wrote the trace
 
 
 @record
@@ -68,7 +67,7 @@ class Check(Record):
     name: Name
     prompt: str
     options: Annotated[tuple[str, ...], Field(min_length=2, max_length=9)]
-    right: Annotated[int, Field(ge=0)]  # Index into `options`; the page never learns it
+    right: Annotated[int, Field(ge=0)]  # Index into `options`; the page is never told it
     kind: Literal['attention', 'comprehension'] = 'attention'  # Between trials, or after the instructions
 
 
@@ -93,7 +92,7 @@ class Question(Record):
 
 @record
 class Panel(Record):
-    "Where participants come from and go back to. Codes are not here: they are the server's secret."
+    "Where participants come from and return to. The completion codes are not here: only the server knows them."
 
     name: Literal['prolific', 'none'] = 'none'
     complete_url: str = ''  # Where the participant returns, the code follows `cc=`; '' = a code to copy, or nothing
@@ -101,62 +100,54 @@ class Panel(Record):
 
 # %% ../../nbs/11_study/01_design.ipynb #export-words
 def wording() -> dict:
-    "Title, texts, scales, checks, free questions and demographics as they ship."
+    "Default title, texts, words, scales, checks, open questions and demographics."
     return yaml.safe_load((PACKAGE / 'study' / 'page' / 'wording.yaml').read_text(encoding='utf-8'))
 
 
 @cache
-def _holes():
+def _placeholders():
     return {key: sorted(re.findall(r'\{(\w+)\}', text)) for key, text in wording()['words'].items()}
 
 
 def word_faults(
     words: dict[str, str],  # Key -> what the page says
 ):
-    "(what, remedy) of each word that is unknown, missing or blank, or has other placeholders than the one that ships."
+    "(what, remedy) of each word that is unknown, missing or blank, or whose placeholders are not those of the default."
     for key in words:
         try:
-            lookup(_holes(), key, 'key')
+            lookup(_placeholders(), key, 'key')
         except TracenbError as e:
             yield f'words: {e.what}', e.remedy
-    for key, holes in _holes().items():
-        text, wanted = words.get(key, ''), ' and '.join(f'{{{h}}}' for h in holes)
+    for key, names in _placeholders().items():
+        text = words.get(key, '')
         if not text.strip():
             yield f'words: {key} is {"blank" if key in words else "missing"}', 'write it'
-        elif sorted(re.findall(r'\{(\w+)\}', text)) != holes:
-            yield (
-                f'words: {key}: {text!r}',
-                f'it needs {wanted} once, and nothing else in braces'
-                if holes
-                else 'nothing is filled in here: leave the braces out',
-            )
+        elif sorted(re.findall(r'\{(\w+)\}', text)) == names:
+            continue
+        elif names:
+            wanted = ' and '.join(f'{{{name}}}' for name in names)
+            yield f'words: {key}: {text!r}', f'it needs {wanted} once, and nothing else in braces'
+        else:
+            yield f'words: {key}: {text!r}', 'nothing is filled in here: leave the braces out'
 
 # %% ../../nbs/11_study/01_design.ipynb #export-study
-TEXTS = (
-    'consent',
-    'instructions',
-    'example',
-    'debrief',
-    'screened_out',
-    'full',
-    'declined',
-    'thanks',
-)  # All texts of the page, limited Markdown
+# All texts of the page, limited Markdown
+TEXTS = ('consent', 'instructions', 'example', 'debrief', 'screened_out', 'full', 'declined', 'thanks')
 
 
 @record
 class Study(Record):
-    "The whole design. What contradicts itself raises a `ValueError`."
+    "The whole design. Raises a `ValueError` for a design that contradicts itself."
 
     name: Annotated[str, Field(pattern='^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$')]  # Short, e.g. 'traces-2026'
     title: str  # What participants see
     conditions: tuple[Name, ...]  # Kinds of traces
-    n_per_condition: Annotated[int, Field(ge=1)]  # Complete participants wanted; within: in all
+    n_per_condition: Annotated[int, Field(ge=1)]  # Complete participants wanted; within: in total
     trials: Annotated[int, Field(ge=1)]  # Items a participant sees
     items: tuple[Item, ...]
     scales: Annotated[tuple[Scale, ...], Field(min_length=1)]
     texts: dict[str, str] = field(hash=False)  # `TEXTS` -> text
-    words: dict[str, str] = field(hash=False)  # Buttons, headings, status: the keys that ship, with their placeholders
+    words: dict[str, str] = field(hash=False)  # Buttons, headings, status lines: keys and placeholders of the defaults
     checks: tuple[Check, ...] = ()
     free: tuple[OpenQuestion, ...] = ()
     demographics: tuple[Question, ...] = ()
@@ -164,16 +155,14 @@ class Study(Record):
     language: Language = 'en'  # Of texts and words
     layout: Literal['between', 'within'] = 'between'
     attempts: Annotated[int, Field(ge=1)] = 2  # At the comprehension check
-    attention_allowed: Annotated[int, Field(ge=0)] = (
-        0  # Attention checks that may be missed before the analysis excludes
-    )
-    min_seconds: Annotated[float, Field(ge=0)] = 5.0  # Least median seconds a trial; faster is excluded in the analysis
-    minutes_timeout: Annotated[int, Field(ge=1)] = 60  # A place returns when nothing was stored for so long
+    attention_allowed: Annotated[int, Field(ge=0)] = 0  # Attention checks an analyzed participant may have missed
+    min_seconds: Annotated[float, Field(ge=0)] = 5.0  # Minimum median seconds per trial; faster ones are not analyzed
+    minutes_timeout: Annotated[int, Field(ge=1)] = 60  # A place is free again after so long without a stored answer
     seed: int = 1
     version: Literal[1] = 1  # Of this format
 
     def __post_init__(self):
-        for wrong, remedy in _faults(self):
+        for wrong, remedy in _contradictions(self):
             raise TracenbError(f'study {self.name}: {wrong}', remedy)
 
     @property
@@ -182,48 +171,49 @@ class Study(Record):
         return self.conditions if self.layout == 'between' else ('within',)
 
 # %% ../../nbs/11_study/01_design.ipynb #export-faults
-def _twice(names):
-    return sorted({n for n in names if list(names).count(n) > 1})
-
-
-def _faults(s):
+def _contradictions(study):
     "(what, remedy) of everything the field types cannot say."
     for kind in ('conditions', 'items', 'scales', 'checks', 'free', 'demographics'):
-        names = [getattr(x, 'id', getattr(x, 'name', x)) for x in getattr(s, kind)]
-        if _twice(names):
-            yield f'{kind}: {_twice(names)[0]!r} stands twice', 'give each its own name'
-    if len(s.conditions) < 1 or 'within' in s.conditions:
-        yield f'conditions: {s.conditions}', "name at least one, and none 'within'"
-    if s.trials > len(s.items):
-        yield f'trials: {s.trials}, but there are {len(s.items)} items', 'lower `trials`, or add items'
-    if s.layout == 'within' and s.trials % len(s.conditions):
-        yield (
-            f'trials: {s.trials} within {len(s.conditions)} conditions',
-            'use a multiple, so that everybody sees each kind equally often',
-        )
-    for i in s.items:
-        if set(i.shown) != set(s.conditions):
-            yield f'items: {i.id} is shown under {", ".join(i.shown)}', f'every item needs {", ".join(s.conditions)}'
-    for c in s.checks:
-        if c.right >= len(c.options):
-            yield f'checks: {c.name}: right is {c.right}', f'count from 0: at most {len(c.options) - 1}'
-    if len({x.points for x in s.scales}) > 1:
-        yield (
-            f'scales: of {sorted({x.points for x in s.scales})} points',
-            'use one number of points: scales are averaged',
-        )
-    attention = sum(c.kind == 'attention' for c in s.checks)
-    if s.attention_allowed > attention:
-        yield f'attention_allowed: {s.attention_allowed} of {attention} checks', 'allow fewer'
-    for key in {*s.texts} ^ {*TEXTS}:
-        yield (
-            (f'texts: {key!r} is unknown', f'known: {", ".join(TEXTS)}')
-            if key in s.texts
-            else (f'texts: {key} is missing', 'write it')
-        )
-    yield from word_faults(s.words)
-    if s.panel.complete_url and not s.panel.complete_url.startswith('https://'):
-        yield f'panel: complete_url: {s.panel.complete_url!r}', 'use an https:// address'
+        names = [getattr(x, 'id', getattr(x, 'name', x)) for x in getattr(study, kind)]
+        if duplicates := sorted({name for name in names if names.count(name) > 1}):
+            yield f'{kind}: {duplicates[0]!r} is a duplicate', 'give each its own name'
+    yield from _item_contradictions(study)
+    yield from _question_contradictions(study)
+    for key in {*study.texts} ^ {*TEXTS}:
+        if key in study.texts:
+            yield f'texts: {key!r} is unknown', f'known: {", ".join(TEXTS)}'
+        else:
+            yield f'texts: {key} is missing', 'write it'
+    yield from word_faults(study.words)
+    if study.panel.complete_url and not study.panel.complete_url.startswith('https://'):
+        yield f'panel: complete_url: {study.panel.complete_url!r}', 'use an https:// address'
+
+
+def _item_contradictions(study):
+    conditions = study.conditions
+    if len(conditions) < 1 or 'within' in conditions:
+        yield f'conditions: {conditions}', "name at least one, and none 'within'"
+    if study.trials > len(study.items):
+        yield f'trials: {study.trials}, but there are {len(study.items)} items', 'lower `trials`, or add items'
+    if study.layout == 'within' and study.trials % len(conditions):
+        remedy = 'use a multiple, so that everybody sees each kind equally often'
+        yield f'trials: {study.trials} within {len(conditions)} conditions', remedy
+    for item in study.items:
+        if set(item.shown) != set(conditions):
+            remedy = f'every item needs {", ".join(conditions)}'
+            yield f'items: {item.id} is shown under {", ".join(item.shown)}', remedy
+
+# %% ../../nbs/11_study/01_design.ipynb #export-question-faults
+def _question_contradictions(study):
+    for check in study.checks:
+        if check.right >= len(check.options):
+            yield f'checks: {check.name}: right is {check.right}', f'count from 0: at most {len(check.options) - 1}'
+    points = sorted({scale.points for scale in study.scales})
+    if len(points) > 1:
+        yield f'scales: of {points} points', 'use one number of points: scales are averaged'
+    attention = sum(check.kind == 'attention' for check in study.checks)
+    if study.attention_allowed > attention:
+        yield f'attention_allowed: {study.attention_allowed} of {attention} checks', 'allow fewer'
 
 
 def read_study(
@@ -235,14 +225,51 @@ def read_study(
         raise TracenbError(f'{folder}: there is no study.json', 'build it first: tracenb study build CONFIG --out DIR')
     return Study.from_json(path.read_bytes(), str(path))
 
+# %% ../../nbs/11_study/01_design.ipynb #export-as-record
+def fill(
+    text: str,  # With {placeholders}
+    **values,  # Placeholder -> value
+) -> str:
+    "`text` with the known placeholders filled in; other braces stay as they are."
+    return re.sub(r'\{(\w+)\}', lambda m: str(values.get(m[1], m[0])), text)
+
+
+def as_record(
+    cls: type[Record],  # What it should be
+    row: dict,  # From YAML: lists where the record has tuples
+    where: str = '',  # Place named in errors
+) -> Record:
+    "The record that a mapping describes. Raises `TracenbError` that names place and value."
+    try:
+        return TypeAdapter(cls).validate_json(json.dumps(row, default=str))
+    except ValidationError as e:
+        bad = e.errors()[0]
+        what = f'{where}: {".".join(map(str, bad["loc"]))}: {bad["msg"]}, this is {str(bad["input"])[:60]!r}'
+        raise TracenbError(what, 'correct this value') from None
+
 # %% ../../nbs/11_study/01_design.ipynb #export-demo-items
-_PEOPLE, _THINGS, _PLACES = (
-    ('Ann', 'Ben', 'Cleo', 'Dan', 'Eva'),
-    ('cup', 'book', 'key', 'lamp'),
-    ('kitchen', 'hall', 'garden', 'attic', 'cellar'),
-)
+_PEOPLE = ('Ann', 'Ben', 'Cleo', 'Dan', 'Eva')
+_THINGS = ('cup', 'book', 'key', 'lamp')
+_PLACES = ('kitchen', 'hall', 'garden', 'attic', 'cellar')
 
 
+def _demo_traces(question, context, thing, asked_for, answer, fact):
+    "Condition -> trace that gets from the sentence `fact` to the answer."
+    long = (
+        f'Okay, so I need to find out: {question.lower()} Let me read the text again. First: {context[0]} '
+        f'Hmm, that may or may not matter. Then {context[1]} Wait, is that the last thing that happens to the {thing}? '
+        f'After that, {context[2]} And {context[3]} Let me double-check. I keep coming back to: {fact} '
+        'Hmm, but could it be otherwise? I do not see how. '
+        f'So the answer should be {answer}. Yes, I am fairly sure that it is {answer}.'
+    )
+    return dict(
+        decomposition=f'The question asks for {asked_for}.\nI need this sentence: "{fact}"',
+        r1=long,
+        r1_summary=f'The text says: {fact} Nothing later changes that, so it is {answer}.',
+        post_hoc=f'The answer is {answer}, because the text says so: {fact}',
+    )
+
+# %% ../../nbs/11_study/01_design.ipynb #export-demo-item
 def _demo_item(k):
     "Where a thing is, or who has it; every second pair is answered wrongly."
     who, other = _PEOPLE[k % 5], _PEOPLE[(k + 2) % 5]
@@ -253,25 +280,18 @@ def _demo_item(k):
         f'{who} went to the {place}.',
         f'{other} sat down.',
     )
-    asks_place, right = k % 2 == 0, k % 4 < 2
-    question = f'Where is the {thing}?' if asks_place else f'Who has the {thing}?'
-    gold, wrong = (place, before) if asks_place else (who, other)
-    answer, fact = (gold, context[2 if asks_place else 1]) if right else (wrong, context[1 if asks_place else 0])
-    long = (
-        f'Okay, so I need to find out: {question.lower()} Let me read the text again. First: {context[0]} Hmm, that may or may not matter. Then {context[1]} '
-        f'Wait, is that the last thing that happens to the {thing}? After that, {context[2]} And {context[3]} Let me double-check. I keep coming back to: {fact} '
-        f'Hmm, but could it be otherwise? I do not see how. So the answer should be {answer}. Yes, I am fairly sure that it is {answer}.'
-    )
-    traces = dict(
-        decomposition=f'The question asks for {"a place" if asks_place else "a person"}.\nI need this sentence: "{fact}"',
-        r1=long,
-        r1_summary=f'The text says: {fact} Nothing later changes that, so it is {answer}.',
-        post_hoc=f'The answer is {answer}, because the text says so: {fact}',
-    )
+    right = k % 4 < 2
+    if k % 2 == 0:
+        label, asked_for, question = 'location', 'a place', f'Where is the {thing}?'
+        answer, fact = (place, context[2]) if right else (before, context[1])
+    else:
+        label, asked_for, question = 'owner', 'a person', f'Who has the {thing}?'
+        answer, fact = (who, context[1]) if right else (other, context[0])
+    traces = _demo_traces(question, context, thing, asked_for, answer, fact)
     return Item(
         id=f'demo-{k}',
         dataset='demo',
-        label='location' if asks_place else 'owner',
+        label=label,
         question=question,
         context=context,
         shown={c: Stimulus(trace=t, answer=answer, right=right, model='rule') for c, t in traces.items()},
@@ -280,64 +300,28 @@ def _demo_item(k):
 # %% ../../nbs/11_study/01_design.ipynb #export-demo
 def demo_study(
     trials: int = 8,  # Items a participant sees; there are as many
-    n_per_condition: int = 25,  # Complete participants a condition; within: in all
+    n_per_condition: int = 25,  # Complete participants per condition; within: in total
     layout: str = 'between',  # Or 'within'
     seed: int = 1,  # Of orders and assignment
     **other,  # Further fields of `Study`
 ) -> Study:
     "A whole study that needs no run and no teacher."
-    words = wording()
-    texts = {
-        k: fill(
-            v,
-            minutes=trials,
-            trials=trials,
-            contact='nobody: this is a demonstration',
-            pay='',
-            ids=words['words']['ids_none'],
-        )
-        for k, v in words['texts'].items()
-    }
-    lists = dict(scales=Scale, checks=Check, free=OpenQuestion, demographics=Question)
-    asked = {key: tuple(as_record(cls, row) for row in words[key]) for key, cls in lists.items()}
-    return Study(
-        **dict(
-            name='demo',
-            title=words['title'],
-            seed=seed,
-            layout=layout,
-            conditions=('decomposition', 'r1', 'r1_summary', 'post_hoc'),
-            n_per_condition=n_per_condition,
-            trials=trials,
-            items=tuple(map(_demo_item, range(trials))),
-            texts=texts,
-            words=words['words'],
-            attention_allowed=1,
-        )
-        | asked
-        | other
+    defaults = wording()
+    known = dict(minutes=trials, trials=trials, contact='nobody: this is a demonstration', pay='')
+    known['ids'] = defaults['words']['ids_none']
+    parts = dict(scales=Scale, checks=Check, free=OpenQuestion, demographics=Question)
+    fields = dict(
+        name='demo',
+        title=defaults['title'],
+        seed=seed,
+        layout=layout,
+        conditions=('decomposition', 'r1', 'r1_summary', 'post_hoc'),
+        n_per_condition=n_per_condition,
+        trials=trials,
+        items=tuple(map(_demo_item, range(trials))),
+        texts={key: fill(text, **known) for key, text in defaults['texts'].items()},
+        words=defaults['words'],
+        attention_allowed=1,
     )
-
-
-def fill(
-    text: str,  # With {placeholders}
-    **values,  # Name -> what stands in its place
-) -> str:
-    "`text` with the known placeholders filled in; other braces stay as they are."
-    return re.sub(r'\{(\w+)\}', lambda m: str(values.get(m[1], m[0])), text)
-
-
-def as_record(
-    cls: type[Record],  # What it should be
-    row: dict,  # As YAML gives it: lists, no tuples
-    where: str = '',  # Place named in errors
-) -> Record:
-    "The record that a mapping describes. Raises `TracenbError` that names place and value."
-    try:
-        return TypeAdapter(cls).validate_json(json.dumps(row, default=str))
-    except ValidationError as e:
-        bad = e.errors()[0]
-        raise TracenbError(
-            f'{where}: {".".join(map(str, bad["loc"]))}: {bad["msg"]}, this is {str(bad["input"])[:60]!r}',
-            'mend this value',
-        ) from None
+    fields |= {key: tuple(as_record(cls, row) for row in defaults[key]) for key, cls in parts.items()}
+    return Study(**fields | other)

@@ -6,13 +6,15 @@
 __all__ = ['LONGEST', 'williams_square', 'trials', 'step_sequence', 'page_of', 'value_problems']
 
 # %% ../../nbs/11_study/02_steps.ipynb #imports
+from functools import partial
+
 from ..core.files import seeded
 from ..core.records import TracenbError
 from .design import Study
 
 # %% ../../nbs/11_study/02_steps.ipynb #export-trials
 def _chosen(study, number):
-    "Indices of the items that a participant sees: all, or as many of each label as can be, in the order of the study."
+    "Indices of the items that a participant sees: all, or a subset balanced over labels, in the order of the study."
     if study.trials == len(study.items):
         return list(range(study.trials))
     rng, by_label = seeded(study.seed, 'items', number), {}
@@ -26,12 +28,15 @@ def _chosen(study, number):
 def williams_square(
     n: int,  # Conditions
 ) -> list[list[int]]:
-    "A Latin square in which, over its rows, each condition follows each other one equally often (Williams): n rows for an even n, 2n for an odd one."
-    first = [0 if p == 0 else (p + 1) // 2 if p % 2 else n - p // 2 for p in range(n)]
+    """A Latin square in which each condition follows each other one equally often over the rows (Williams 1949).
+
+    It has n rows for an even n and 2n for an odd one, except 1 for n = 1.
+    """
+    first = [(p + 1) // 2 if p % 2 else -p // 2 % n for p in range(n)]
     rows = [[(x + r) % n for x in first] for r in range(n)]
     return rows + [row[::-1] for row in rows] if n % 2 and n > 1 else rows
 
-
+# %% ../../nbs/11_study/02_steps.ipynb #export-trial-order
 def trials(
     study: Study,
     number: int,  # The participant's
@@ -41,14 +46,16 @@ def trials(
     chosen, rng = _chosen(study, number), seeded(study.seed, 'order', number)
     if study.layout == 'between':
         return tuple((i, condition) for i in rng.sample(chosen, len(chosen)))
-    n, deal = len(study.conditions), seeded(study.seed, 'deal').sample(range(len(chosen)), len(chosen))
-    hands = [[chosen[d] for k, d in enumerate(deal) if (k + number) % n == c] for c in range(n)]
-    for hand in hands:
-        rng.shuffle(hand)
+    n = len(study.conditions)
+    order = seeded(study.seed, 'deal').sample(range(len(chosen)), len(chosen))
+    item_blocks = [[chosen[i] for k, i in enumerate(order) if (k + number) % n == c] for c in range(n)]
+    for block in item_blocks:
+        rng.shuffle(block)
     rows = williams_square(n)
-    return tuple(
-        (hands[c][k], study.conditions[c]) for k in range(len(chosen) // n) for c in rows[(number // n + k) % len(rows)]
-    )
+    sequence = []
+    for k in range(len(chosen) // n):
+        sequence += [(item_blocks[c][k], study.conditions[c]) for c in rows[(number // n + k) % len(rows)]]
+    return tuple(sequence)
 
 # %% ../../nbs/11_study/02_steps.ipynb #export-plan
 def step_sequence(
@@ -59,15 +66,15 @@ def step_sequence(
     "The ids of all steps, in order; attention checks are spread evenly among the trials."
     kinds = {kind: [c.name for c in study.checks if c.kind == kind] for kind in ('attention', 'comprehension')}
     attention = seeded(study.seed, 'attention', number).sample(kinds['attention'], len(kinds['attention']))
-    after = {}
+    after = {}  # Number of trials done -> attention checks that follow
     for j, name in enumerate(attention, 1):
         after.setdefault(max(1, j * study.trials // (len(attention) + 1)), []).append(f'attention:{name}')
-    walk = [step for k in range(study.trials) for step in (f'trial:{k}', *after.get(k + 1, ()))]
+    trials_and_checks = [step for k in range(study.trials) for step in (f'trial:{k}', *after.get(k + 1, ()))]
     return (
         'consent',
         'instructions',
         *(['comprehension'] if kinds['comprehension'] else []),
-        *walk,
+        *trials_and_checks,
         *(['free'] if study.free else []),
         *(['demographics'] if study.demographics else []),
         'debrief',
@@ -78,6 +85,21 @@ def _options(checks):
     return [dict(name=c.name, prompt=c.prompt, options=list(c.options)) for c in checks]
 
 
+def _trial_page(study, number, condition, k):
+    "What trial `k` shows and asks."
+    index, shown_as = trials(study, number, condition)[k]
+    item = study.items[index]
+    return dict(
+        trial=k + 1,
+        trials=study.trials,
+        question=item.question,
+        context=list(item.context),
+        answer=item.shown[shown_as].answer,
+        trace=item.shown[shown_as].trace,
+        scales=[dict(name=s.name, prompt=s.prompt, low=s.low, high=s.high, points=s.points) for s in study.scales],
+    )
+
+# %% ../../nbs/11_study/02_steps.ipynb #export-step-page
 def page_of(
     study: Study,
     number: int,  # The participant's
@@ -85,23 +107,13 @@ def page_of(
     step: str,  # One of `step_sequence`
 ) -> dict:
     "What the page may know about a step, JSON. Raises `TracenbError` for a step that this participant does not have."
-    walk = step_sequence(study, number, condition)
-    if step not in walk:
-        raise TracenbError(f'no step {step!r}', f'steps are {", ".join(walk)}')
+    steps = step_sequence(study, number, condition)
+    if step not in steps:
+        raise TracenbError(f'no step {step!r}', f'steps are {", ".join(steps)}')
     kind, _, name = step.partition(':')
-    page = dict(step=step, kind=kind, place=walk.index(step) + 1, places=len(walk))
+    page = dict(step=step, kind=kind, place=steps.index(step) + 1, places=len(steps))
     if kind == 'trial':
-        index, shown_as = trials(study, number, condition)[int(name)]
-        item = study.items[index]
-        return page | dict(
-            trial=int(name) + 1,
-            trials=study.trials,
-            question=item.question,
-            context=list(item.context),
-            answer=item.shown[shown_as].answer,
-            trace=item.shown[shown_as].trace,
-            scales=[dict(name=s.name, prompt=s.prompt, low=s.low, high=s.high, points=s.points) for s in study.scales],
-        )
+        return page | _trial_page(study, number, condition, int(name))
     if kind == 'attention':
         return page | dict(questions=_options(c for c in study.checks if c.name == name))
     if kind == 'comprehension':
@@ -110,20 +122,19 @@ def page_of(
         return page | dict(questions=[q.to_dict() for q in study.free])
     if kind == 'demographics':
         return page | dict(questions=[q.to_dict() | dict(options=list(q.options)) for q in study.demographics])
-    return (
-        page | dict(text=study.texts[kind]) | (dict(example=study.texts['example']) if kind == 'instructions' else {})
-    )
+    page['text'] = study.texts[kind]
+    if kind == 'instructions':
+        page['example'] = study.texts['example']
+    return page
 
 # %% ../../nbs/11_study/02_steps.ipynb #export-wanted
 LONGEST = 5000  # Characters of a text answer
 
 
 def _number(value, low, high):
-    return (
-        []
-        if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-        else [f'a whole number from {low} to {high} is expected']
-    )
+    if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+        return []
+    return [f'a whole number from {low} to {high} is expected']
 
 
 def _text(value):
@@ -138,34 +149,44 @@ def _text(value):
     return ['a null character'] if '\0' in value else []
 
 
-def _wanted(study, step):
-    "Name -> (its problems as a function of the value, is it required)."
+def _consent(value):
+    return [] if isinstance(value, bool) else ['true or false is expected']
+
+
+def _option(question):
+    "What checks an answer: the index of an option, or text where there are no options."
+    return partial(_number, low=0, high=len(question.options) - 1) if question.options else _text
+
+# %% ../../nbs/11_study/02_steps.ipynb #export-expected-values
+def _expected_values(study, step):
+    "Name -> (function from a value to its problems, whether the value is required)."
     kind, _, name = step.partition(':')
-    choice = lambda q: (lambda v: _number(v, 0, len(q.options) - 1)) if q.options else _text
     if kind == 'consent':
-        return {'agree': (lambda v: [] if isinstance(v, bool) else ['true or false is expected'], True)}
+        return {'agree': (_consent, True)}
     if kind == 'trial':
-        return {s.name: (lambda v, top=s.points: _number(v, 1, top), True) for s in study.scales}
+        return {s.name: (partial(_number, low=1, high=s.points), True) for s in study.scales}
     if kind == 'attention':
-        return {c.name: (choice(c), True) for c in study.checks if c.kind == kind and c.name == name}
+        return {c.name: (_option(c), True) for c in study.checks if c.kind == kind and c.name == name}
     if kind == 'comprehension':
-        return {c.name: (choice(c), True) for c in study.checks if c.kind == kind}
+        return {c.name: (_option(c), True) for c in study.checks if c.kind == kind}
     if kind == 'free':
         return {q.name: (_text, q.required) for q in study.free}
-    return {q.name: (choice(q), q.required) for q in study.demographics} if kind == 'demographics' else {}
+    if kind == 'demographics':
+        return {q.name: (_option(q), q.required) for q in study.demographics}
+    return {}
 
 # %% ../../nbs/11_study/02_steps.ipynb #export-problems
 def value_problems(
     study: Study,
-    step: str,  # Of a plan
+    step: str,  # One of `step_sequence`
     values: dict,  # What the page sent
 ) -> list[str]:
-    "What is wrong with the values of one step; [] = nothing."
+    "Problems of the values of one step, one sentence each; an empty list if there are none."
     if not isinstance(values, dict):
         return ['an object is expected']
-    wanted = _wanted(study, step)
-    found = [f'{str(k)[:40]}: unknown' for k in values if k not in wanted]
-    for name, (check, required) in wanted.items():
+    expected = _expected_values(study, step)
+    found = [f'{str(k)[:40]}: unknown' for k in values if k not in expected]
+    for name, (check, required) in expected.items():
         if name in values:
             found += [f'{name}: {why}' for why in check(values[name])]
         if required and (name not in values or isinstance(values[name], str) and not values[name].strip()):
