@@ -18,7 +18,7 @@ from tracenb.core.records import Trace, TracenbError
 from tracenb.models.adapters import attach_adapter, load_adapter
 from tracenb.models.batches import TrainConfig, collate, completion_loss, fit_rows, plan_batches
 from tracenb.models.loading import linear4bit, load_model, load_tokenizer
-from tracenb.models.training import train
+from tracenb.models.training import save_checkpoint, train
 from tracenb.tasks.task import DataConfig, load_examples, toy
 from tracenb.traces.chat import Encoded, encode, render
 
@@ -197,6 +197,19 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path, model, tok, rows):
     train(model, tok, rows, QUICK, 1, tmp_path / 'whole')
     assert weights(tmp_path / 'cut') == weights(tmp_path / 'whole')
     assert [x['step'] for x in read_jsonl(log)] == [*range(1, 13)]
+
+
+def test_an_interrupt_at_a_checkpoint_loses_no_line_of_the_log(tmp_path, model, tok, rows, monkeypatch):
+    def save_and_stop(folder, step, settings, state):
+        save_checkpoint(folder, step, settings, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr('tracenb.models.training.save_checkpoint', save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(model, tok, rows, QUICK, 1, tmp_path)
+    assert train(model, tok, rows, QUICK, 1, tmp_path)['resumed_at'] == 3
+    assert [x['step'] for x in read_jsonl(tmp_path / 'train_log.jsonl')] == [*range(1, 13)]
 
 
 def test_checkpointing_and_accumulation_change_how_not_what(tmp_path, tok, rows):

@@ -252,9 +252,9 @@ def _run_steps(adapted, rows, pad, config, seed, out, settings, resume, on_step)
             line = dict(step=step, steps=len(plan), rows=seen, epoch=round(seen / len(rows), 4), loss=round(loss, 5))
             line |= dict(learning_rate=rate, grad_norm=round(norm, 4))
             line |= _tokens([rows[i] for b in batches for i in b], config.loss)
+            log(dict(line, seconds=round(time.monotonic() - began, 2)))  # before the checkpoint, or a kill loses it
             if config.save_steps and step % config.save_steps == 0 and step < len(plan):
                 save_checkpoint(folder, step, settings, state)
-            log(dict(line, seconds=round(time.monotonic() - began, 2)))
             if on_step:
                 on_step(line)
     finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..core.files import read_yaml
 from ..core.html import escaped, folded, table, value, wrapped
 from ..core.records import Record, TracenbError, lookup, record
-from .provenance import current_names
+from .provenance import PACKAGE, current_names
 from .stages import Run, make_run
 
 # %% ../../nbs/07_runs/03_grids.ipynb #60ae3b26
@@ -154,7 +154,7 @@ def read_grid(
     return expand(read_yaml(path), path.stem, str(path))
 
 # %% ../../nbs/07_runs/03_grids.ipynb #0923b084
-SHIPPED = {path.stem: path for path in sorted(Path(__file__).with_name('grids').glob('*.yaml'))}  # Name -> file
+SHIPPED = {path.stem: path for path in sorted((PACKAGE / 'runs' / 'grids').glob('*.yaml'))}  # Name -> file
 
 
 def _restriction(text):

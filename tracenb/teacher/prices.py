@@ -6,6 +6,7 @@
 __all__ = ['read_prices', 'price', 'token_bounds']
 
 # %% ../../nbs/06_teacher/02_prices.ipynb #prices-imports
+from importlib.resources import files
 from pathlib import Path
 
 from ..core.files import read_yaml
@@ -24,7 +25,7 @@ def read_prices(
     path: str | Path | None = None,  # YAML: model -> {input, output}; None = the table that ships with the package
 ) -> dict[str, dict[str, float]]:
     "Dollars per million tokens by model. Raises `TracenbError` for a file that is not a price table."
-    path = path or Path(__file__).with_name('prices.yaml')
+    path = path or files('tracenb.teacher') / 'prices.yaml'
     table = read_yaml(path)
     bad = [m for m, p in table.items() if not _is_price(p)] if isinstance(table, dict) else [str(table)[:40]]
     if bad:
