@@ -28,13 +28,13 @@ from tracenb.study.answers import (
     answer_rows,
     backup,
     csv_lines,
-    guard,
+    guard_cell,
     json_lines,
     open_answers,
     read_answers,
     read_participants,
     restore,
-    unguarded,
+    unguard_cell,
 )
 from tracenb.study.design import Panel, demo_study
 from tracenb.study.load_test import attentive
@@ -42,12 +42,12 @@ from tracenb.study.participants import (
     Refused,
     Store,
     Unavailable,
-    answer,
     enter,
-    finish,
-    me,
+    finish_participation,
     next_group,
-    page,
+    participant_state,
+    step_page,
+    store_answer,
     token_hash,
 )
 from tracenb.study.steps import step_sequence, trials
@@ -88,13 +88,13 @@ def refusal(work, *args):
 
 def walk(store, who, until=None, told=None):
     "Answer every step that is left, up to `until`; adds the (step, values) that were acknowledged to `told`."
-    says, here, told = attentive(store.study), store.do(me, who['token']), [] if told is None else told
+    says, here, told = attentive(store.study), store.do(participant_state, who['token']), [] if told is None else told
     for step in here['steps'][len(here['done']) :]:
         if step == until:
             break
-        values = says(step, store.do(page, who['token'], step), 1)
+        values = says(step, store.do(step_page, who['token'], step), 1)
         store.do(
-            answer,
+            store_answer,
             who['token'],
             step,
             values,
@@ -135,7 +135,7 @@ def test_conditions_stay_balanced_over_drop_outs(tmp_path, seed):
             clock.now += rng.choice([1, 60, 3000])
             if people and rng.random() < 0.5:  # somebody who was here goes on, up to a step or to the end
                 who = rng.choice(people)
-                if store.do(me, who['token'])['state'] == 'active':
+                if store.do(participant_state, who['token'])['state'] == 'active':
                     walk(store, who, rng.choice(['trial:0', 'free', None]))
             elif (who := store.do(enter, {'PROLIFIC_PID': f'p{k}'})).get('token'):
                 people.append(who)
@@ -188,12 +188,15 @@ def test_a_place_comes_back_and_its_owner_too(path):
         late = store.do(enter, {'PROLIFIC_PID': 'late'})
         lost = next(p for p in people if group_of(store, p) == group_of(store, late))
         back = next(p for p in people if p is not lost and p is not people[0])
-        assert store.do(me, lost['token'])['state'] == 'full' and store.do(finish, lost['token']) == 'full'
-        assert refusal(store.do, page, lost['token'], 'consent') == (409, 'full')
-        assert refusal(store.do, answer, lost['token'], 'consent', {'agree': True}, 1.0, 'attempt-1')[0] == 409
-        assert store.do(me, back['token'])['state'] == 'active'
+        assert (
+            store.do(participant_state, lost['token'])['state'] == 'full'
+            and store.do(finish_participation, lost['token']) == 'full'
+        )
+        assert refusal(store.do, step_page, lost['token'], 'consent') == (409, 'full')
+        assert refusal(store.do, store_answer, lost['token'], 'consent', {'agree': True}, 1.0, 'attempt-1')[0] == 409
+        assert store.do(participant_state, back['token'])['state'] == 'active'
         if people[0] is not lost:
-            assert store.do(me, people[0]['token'])['done'] == [s for s, _ in told]
+            assert store.do(participant_state, people[0]['token'])['done'] == [s for s, _ in told]
         assert store.held() == dict.fromkeys(
             [group_of(store, p) for p in [late, back, *([people[0]] if people[0] is not lost else [])]], 1
         )
@@ -206,14 +209,22 @@ def test_a_repeated_request_is_one_answer(path):
     with opened(path) as store, ThreadPoolExecutor(8) as pool:
         who = store.do(enter, {})
         same = list(
-            pool.map(lambda _: store.do(answer, who['token'], 'consent', {'agree': True}, 3.5, 'attempt-1'), range(20))
+            pool.map(
+                lambda _: store.do(store_answer, who['token'], 'consent', {'agree': True}, 3.5, 'attempt-1'), range(20)
+            )
         )
         assert same == [same[0]] * 20
-        assert refusal(store.do, answer, who['token'], 'consent', {'agree': True}, 3.6, 'attempt-1') == (409, 'stored')
-        assert refusal(store.do, answer, who['token'], 'consent', {'agree': True}, 3.5, 'attempt-2') == (409, 'stored')
+        assert refusal(store.do, store_answer, who['token'], 'consent', {'agree': True}, 3.6, 'attempt-1') == (
+            409,
+            'stored',
+        )
+        assert refusal(store.do, store_answer, who['token'], 'consent', {'agree': True}, 3.5, 'attempt-2') == (
+            409,
+            'stored',
+        )
         walk(store, who)
         assert (
-            store.do(answer, who['token'], 'consent', {'agree': True}, 3.5, 'attempt-1') == same[0]
+            store.do(store_answer, who['token'], 'consent', {'agree': True}, 3.5, 'attempt-1') == same[0]
         )  # also when all is over
     assert len(read_answers(path).query("step == 'consent'")) == 1
 
@@ -224,7 +235,7 @@ def test_of_two_tabs_one_is_first(path):
 
         def send(k):
             try:
-                return store.do(answer, who['token'], 'consent', {'agree': True}, float(k), f'attempt-{k}')
+                return store.do(store_answer, who['token'], 'consent', {'agree': True}, float(k), f'attempt-{k}')
             except Refused as e:
                 return e.body['error']
 
@@ -235,13 +246,13 @@ def test_codes_are_earned_step_by_step(path):
     with opened(path) as store:
         who = store.do(enter, {})
         for step in step_sequence(STUDY, 1, STUDY.groups[0])[1:]:
-            assert refusal(store.do, answer, who['token'], step, {}, 1.0, 'attempt-1')[1] in ('early', 'unknown')
-        assert refusal(store.do, page, who['token'], 'trial:99') == (404, 'unknown')
+            assert refusal(store.do, store_answer, who['token'], step, {}, 1.0, 'attempt-1')[1] in ('early', 'unknown')
+        assert refusal(store.do, step_page, who['token'], 'trial:99') == (404, 'unknown')
         for step in who['steps']:
-            assert refusal(store.do, finish, who['token']) == (409, 'unfinished')
+            assert refusal(store.do, finish_participation, who['token']) == (409, 'unfinished')
             walk(store, who, step)
         walk(store, who)
-        assert store.do(finish, who['token']) == 'complete'
+        assert store.do(finish_participation, who['token']) == 'complete'
 
 
 def test_what_was_stored_is_in_the_table(path):
@@ -363,9 +374,9 @@ def test_a_locked_file_is_no_loss(path):
         store.db.execute('PRAGMA busy_timeout = 50')
         other.execute('BEGIN IMMEDIATE')
         with pytest.raises(Unavailable):
-            store.do(answer, who['token'], 'consent', {'agree': True}, 1.0, 'attempt-1')
+            store.do(store_answer, who['token'], 'consent', {'agree': True}, 1.0, 'attempt-1')
         other.execute('COMMIT')
-        assert store.do(answer, who['token'], 'consent', {'agree': True}, 1.0, 'attempt-1')['stored']
+        assert store.do(store_answer, who['token'], 'consent', {'agree': True}, 1.0, 'attempt-1')['stored']
 
 
 def test_a_file_belongs_to_one_study_one_key_one_process(path, tmp_path):
@@ -423,7 +434,7 @@ def test_a_copy_is_made_while_answers_come_and_can_be_served(path, tmp_path):
     path.unlink()
     restore(copy, path)
     with opened(path, demo_study(trials=4, n_per_condition=200)) as store:
-        assert store.do(me, told[0]['token'])['state'] == 'complete'  # tokens hold on
+        assert store.do(participant_state, told[0]['token'])['state'] == 'complete'  # tokens hold on
         walk(store, store.do(enter, {'PROLIFIC_PID': 'after'}))
 
 
@@ -444,7 +455,7 @@ def cells(text, comma):
 
 @given(TEXTS)
 def test_text_goes_through_csv_and_json_and_cannot_run(text):
-    assert unguarded(guard(text)) == text
+    assert unguard_cell(guard_cell(text)) == text
     row = dict.fromkeys(COLUMNS, '') | dict(
         position=1,
         kind='free',
@@ -471,7 +482,7 @@ def test_each_kind_of_file_is_the_same_table(path, tmp_path):
         who = store.do(enter, {'simulated': True})
         walk(store, who, 'free')
         text = '=HYPERLINK("http://x")\r\n"quoted", and; more\n\u2028 \x85 end'
-        store.do(answer, who['token'], 'free', {STUDY.free[0].name: text}, 0.0, 'attempt-1')
+        store.do(store_answer, who['token'], 'free', {STUDY.free[0].name: text}, 0.0, 'attempt-1')
     table = read_answers(path)
     assert text in set(table.value)
     with closing(open_answers(path)) as db:
@@ -494,7 +505,7 @@ def test_each_kind_of_file_counts_the_same_people(path, tmp_path, layout):
         people = [store.do(enter, {}) for _ in range(7)]
         for who in people[:3]:
             walk(store, who)
-        store.do(answer, people[3]['token'], 'consent', {'agree': False}, 1.0, 'attempt-1')
+        store.do(store_answer, people[3]['token'], 'consent', {'agree': False}, 1.0, 'attempt-1')
         walk(store, people[4], 'trial:2')
     with closing(open_answers(path)) as db:
         for name, lines in (('a.csv', csv_lines), ('a.jsonl', json_lines)):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PASSING', 'BATCH', 'WAITING', 'HOLDING', 'Refused', 'Unavailable', 'hashed', 'token_hash', 'Writer', 'next_group',
-           'next_number', 'Store', 'me', 'enter', 'page', 'answer', 'finish']
+           'next_number', 'Store', 'participant_state', 'enter', 'step_page', 'store_answer', 'finish_participation']
 
 # %% ../../nbs/11_study/07_participants.ipynb #imports
 import hashlib
@@ -285,7 +285,7 @@ def _done(store, number):
     return store.db.execute('SELECT count(*) FROM answers WHERE number = ? AND passed', (number,)).fetchone()[0]
 
 
-def me(
+def participant_state(
     store: Store,
     token: str,  # The participant's
 ) -> dict:
@@ -319,10 +319,10 @@ def enter(
         )
     token = secrets.token_urlsafe(32)
     store.db.execute('INSERT INTO tokens VALUES (?, ?)', (token_hash(token), number))
-    return dict(token=token) | me(store, token)
+    return dict(token=token) | participant_state(store, token)
 
 # %% ../../nbs/11_study/07_participants.ipynb #export-page
-def page(
+def step_page(
     store: Store,
     token: str,  # The participant's
     step: str,  # Of their walk
@@ -361,7 +361,7 @@ def _verdict(study, walk, step, values, nth):
     return ('active', after[0], {}) if after else ('complete', None, {})
 
 
-def answer(
+def store_answer(
     store: Store,
     token: str,  # The participant's
     step: str,  # Of their walk
@@ -401,7 +401,7 @@ def answer(
     return reply
 
 # %% ../../nbs/11_study/07_participants.ipynb #export-finish
-def finish(
+def finish_participation(
     store: Store,
     token: str,  # The participant's
 ) -> str:
