@@ -93,7 +93,7 @@ def _trial_rows(study, index, condition, sent):
 
 # %% ../../nbs/11_study/06_answers.ipynb #export-step-rows
 def _step_rows(study, step, sent, assigned):
-    "The rows of one stored step, with the columns in which they differ; `assigned` has (item index, condition) by trial."
+    "The rows of one stored step, where they differ; `assigned` holds (item index, condition) by trial."
     kind, _, name = step.partition(':')
     if kind == 'trial':
         yield from _trial_rows(study, *assigned[int(name)], sent)
