@@ -24,7 +24,7 @@ from tracenb.ratings.qualtrics import read_source
 from tracenb.ratings.scales import check_answers, participant_flow, participant_table, rules_of
 from tracenb.study.answers import (
     COLUMNS,
-    _parsed,
+    _parse_csv_row,
     answer_rows,
     backup,
     csv_lines,
@@ -472,7 +472,7 @@ def test_text_goes_through_csv_and_json_and_cannot_run(text):
         assert not [c for c in cells(lines, comma) if c.lstrip('" ')[:1] in tuple('=+-@＝')], comma
     (cell,) = (r['value'] for r in csv.DictReader(io.StringIO(lines, newline='')))
     assert not cell or cell[0] not in '=+-@\t\r\n＝＋－＠'
-    assert _parsed(next(iter(csv.DictReader(io.StringIO(lines, newline='')))), 'here')['value'] == text
+    assert _parse_csv_row(next(iter(csv.DictReader(io.StringIO(lines, newline='')))), 'here')['value'] == text
     assert json.loads(next(json_lines([row])))['value'] == text
 
 
