@@ -1,4 +1,4 @@
-"""The study's design: who sees what, what may come back, which questions are chosen, and that jsPsych is the one that was pinned."""
+"""The design of a study: who sees what, what may come back, which questions are chosen, and which jsPsych is pinned."""
 
 import base64
 import hashlib
@@ -23,7 +23,7 @@ from tracenb.core.files import write_jsonl, write_text
 from tracenb.core.npm import Pinned, fetch, npm_registry
 from tracenb.core.records import Example, Generation, Score, TracenbError
 from tracenb.runs.stages import make_run
-from tracenb.study import build as questionnaire
+from tracenb.study import build
 from tracenb.study.build import JSPSYCH, build_study, compile_study, in_words, page_files, script
 from tracenb.study.design import Study, demo_study, read_study, wording
 from tracenb.study.preregister import preregister, prolific_draft
@@ -37,14 +37,14 @@ DEMO, WITHIN = demo_study(), demo_study(layout='within')
 
 
 @given(number=st.integers(0, 10**6), within=st.booleans(), n=st.integers(1, 8))
-def test_a_walk_holds_every_step_once_and_is_the_same_each_time(number, within, n):
+def test_a_sequence_holds_every_step_once_and_is_the_same_each_time(number, within, n):
     study = replace(WITHIN, trials=4 * (1 + n % 2)) if within else replace(DEMO, trials=n)
     group = study.groups[number % len(study.groups)]
-    walk = step_sequence(study, number, group)
-    assert walk == step_sequence(study, number, group) and len(set(walk)) == len(walk)
-    assert walk[:3] == ('consent', 'instructions', 'comprehension') and walk[-1] == 'debrief'
-    assert [s for s in walk if s.startswith('trial')] == [f'trial:{k}' for k in range(study.trials)]
-    assert {s for s in walk if s.startswith('attention')} == {'attention:attention_low', 'attention:attention_high'}
+    steps = step_sequence(study, number, group)
+    assert steps == step_sequence(study, number, group) and len(set(steps)) == len(steps)
+    assert steps[:3] == ('consent', 'instructions', 'comprehension') and steps[-1] == 'debrief'
+    assert [s for s in steps if s.startswith('trial')] == [f'trial:{k}' for k in range(study.trials)]
+    assert {s for s in steps if s.startswith('attention')} == {'attention:attention_low', 'attention:attention_high'}
     shown = trials(study, number, group)
     assert len({i for i, _ in shown}) == study.trials
     if within:
@@ -53,14 +53,12 @@ def test_a_walk_holds_every_step_once_and_is_the_same_each_time(number, within, 
         assert {c for _, c in shown} == {group}
 
 
-def test_attention_checks_lie_between_trials():
+def test_attention_checks_come_between_trials():
     for number in range(20):
-        walk = step_sequence(DEMO, number, 'r1')
-        at = [walk.index(s) for s in walk if s.startswith('attention')]
-        assert (
-            all(walk[a - 1].startswith('trial') and walk[a + 1].startswith('trial') for a in at)
-            and abs(at[0] - at[1]) > 1
-        )
+        steps = step_sequence(DEMO, number, 'r1')
+        places = [steps.index(s) for s in steps if s.startswith('attention')]
+        assert all(steps[p - 1].startswith('trial') and steps[p + 1].startswith('trial') for p in places)
+        assert abs(places[0] - places[1]) > 1
 
 
 @pytest.mark.parametrize('n', range(1, 9))
@@ -79,7 +77,7 @@ def test_within_every_item_is_seen_under_every_condition_and_in_every_place():
     assert set(places.values()) == {40}
 
 
-def test_a_part_of_the_items_is_balanced_over_labels():
+def test_a_subset_of_the_items_is_balanced_over_labels():
     study = replace(DEMO, trials=4)
     counts = Counter(i for number in range(400) for i, _ in trials(study, number, 'r1'))
     assert all(
@@ -101,23 +99,16 @@ def leaves(value):
         yield value
 
 
-def test_the_page_learns_nothing_it_may_not_know():
+HIDDEN = {'right', 'shown', 'condition', 'model', 'label', 'id', 'decomposition', 'r1_summary', 'post_hoc'}
+
+
+def test_the_page_is_told_nothing_it_may_not_know():
     for study, group in ((DEMO, 'r1'), (WITHIN, 'within')):
         for step in step_sequence(study, 7, group):
             page = page_of(study, 7, group, step)
             found = list(leaves(page))
             assert json.loads(json.dumps(page)) == page
-            assert not {
-                'right',
-                'shown',
-                'condition',
-                'model',
-                'label',
-                'id',
-                'decomposition',
-                'r1_summary',
-                'post_hoc',
-            } & set(map(str, found)), step
+            assert not HIDDEN & set(map(str, found)), step
             if step.startswith('trial'):
                 index, condition = trials(study, 7, group)[int(step[6:])]
                 others = {s.trace for c, s in study.items[index].shown.items() if c != condition}
@@ -153,7 +144,7 @@ def test_any_values_get_a_verdict_and_what_passes_can_be_stored(step, values):
 
 
 @pytest.mark.parametrize(
-    'change, said',
+    'change, message',
     [
         (dict(trials=9), 'there are 8 items'),
         (dict(conditions=('r1', 'r1')), 'is a duplicate'),
@@ -172,16 +163,23 @@ def test_any_values_get_a_verdict_and_what_passes_can_be_stored(step, values):
         (dict(words={}), 'agree is missing'),
     ],
 )
-def test_a_design_that_contradicts_itself_is_refused(change, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_design_that_contradicts_itself_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
         replace(DEMO, **change)
 
 
 # --- choosing from runs
 
 
+def generated(condition, example, right):
+    "What a model wrote: `right` is None for a text without tags."
+    if right is None:
+        return 'no tags'
+    return f'<think>{condition} on {example}</think> <answer>{"red" if right else "blue"}</answer>'
+
+
 def run_folder(at, condition, rights, context='The cup is red.', **files):
-    "A finished run of the toy task: what it said to q0, q1, ... and whether that was right."
+    "A finished run of the toy task; `rights` says whether its answers to q0, q1, ... are right."
     run = make_run(dataset='toy', condition=condition, model='tiny-random', data=dict(n_train=4, n_test=4))
     examples = [
         Example(
@@ -201,14 +199,7 @@ def run_folder(at, condition, rights, context='The cup is red.', **files):
     write_jsonl(
         folder / 'generations.jsonl',
         [
-            Generation(
-                id=e.id,
-                text=f'<think>{condition} on {e.id}</think> <answer>{"red" if r else "blue"}</answer>'
-                if r is not None
-                else 'no tags',
-                n_tokens=9,
-                finish_reason='stop',
-            )
+            Generation(id=e.id, text=generated(condition, e.id, r), n_tokens=9, finish_reason='stop')
             for e, r in zip(examples, rights)
         ],
     )
@@ -226,7 +217,7 @@ def run_folder(at, condition, rights, context='The cup is red.', **files):
 
 @pytest.fixture
 def toy_labels(monkeypatch):
-    "The toy task says what its labels are in a way of its own; here an example says it."
+    "Labels of the toy task are read from `meta` of its examples."
     from tracenb.core.records import Steps
     from tracenb.tasks.task import TASKS
 
@@ -237,6 +228,11 @@ def toy_labels(monkeypatch):
     )
 
 
+def teacher_files(*conditions):
+    "Condition -> file of its demo traces."
+    return {c: str(ROOT / 'nbs' / 'data' / 'teacher_demo' / f'{c}.jsonl') for c in conditions}
+
+
 def config(at, **more):
     return write_text(at / 'study.yaml', yaml.safe_dump(dict(name='s', contact='a@b.org', **more), sort_keys=False))
 
@@ -244,36 +240,25 @@ def config(at, **more):
 def test_runs_give_questions_that_all_conditions_answer_alike(tmp_path, toy_labels):
     run_folder(tmp_path / 'a', 'correct', [1, 1, 1, 0, 0, 0, 1, None, 1])
     run_folder(tmp_path / 'b', 'incorrect', [1, 1, 1, 0, 0, 0, 0, 1, 1])
-    study, made_from = compile_study(
-        read_config(config(tmp_path, runs=dict(decomposition='a', wrong='b'), questions=6))
-    )
+    runs = dict(decomposition='a', wrong='b')
+    study, made_from = compile_study(read_config(config(tmp_path, runs=runs, questions=6)))
     assert Counter((i.shown['decomposition'].right, i.shown['wrong'].right) for i in study.items) == {
         (True, True): 3,
         (False, False): 3,
     }
     assert {i.id for i in study.items} <= {f'q{k}' for k in (0, 1, 2, 3, 4, 5, 8)}, (
-        'not the one that differs, nor the one without a trace'
+        'without the one that differs and the one without a trace'
     )
     item = next(i for i in study.items if i.id == 'q3')
-    assert (
-        item.shown['wrong'].trace == 'incorrect on q3'
-        and item.shown['wrong'].answer == 'blue'
-        and item.shown['wrong'].model == 'tiny-random'
-    )
+    wrong = item.shown['wrong']
+    assert (wrong.trace, wrong.answer, wrong.model) == ('incorrect on q3', 'blue', 'tiny-random')
     assert made_from['unusable'] == {'decomposition': 1, 'wrong': 0}
     assert study == compile_study(read_config(tmp_path / 'study.yaml'))[0]
-    with pytest.raises(
-        TracenbError, match=r'color, wrong: 3 of 4\. There are: color: 4 right, 3 wrong, 1 mixed; left out: 1 without'
-    ):
-        compile_study(read_config(config(tmp_path, runs=dict(decomposition='a', wrong='b'), questions=8)))
-    assert (
-        len(
-            compile_study(
-                read_config(config(tmp_path, runs=dict(decomposition='a', wrong='b'), questions=8, answers='any'))
-            )[0].items
-        )
-        == 8
-    )
+    counts = r'color, wrong: 3 of 4\. There are: color: 4 right, 3 wrong, 1 mixed; left out: 1 without'
+    with pytest.raises(TracenbError, match=counts):
+        compile_study(read_config(config(tmp_path, runs=runs, questions=8)))
+    study, _ = compile_study(read_config(config(tmp_path, runs=runs, questions=8, answers='any')))
+    assert len(study.items) == 8
 
 
 def test_runs_that_do_not_belong_together_are_refused(tmp_path, toy_labels):
@@ -302,7 +287,7 @@ def tarball(text):
 
 @pytest.fixture
 def registry():
-    "An npm registry on this machine: path -> bytes; what was asked is in `asked`."
+    "An npm registry on this machine: path -> bytes; `asked` holds the paths of all requests."
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -337,7 +322,7 @@ def test_a_package_is_fetched_from_the_users_registry_once_and_refused_if_it_is_
     registry.files[path] = data
     assert script(fetch(pin, cache=tmp_path / 'c')) == 'var it = 1;'
     registry.files.clear()
-    assert fetch(pin, cache=tmp_path / 'c') == data and len(registry.asked) == 2, 'from the cache, with nobody asked'
+    assert fetch(pin, cache=tmp_path / 'c') == data and len(registry.asked) == 2, 'from the cache, without a request'
     (tmp_path / 'c' / '@scope+thing-1.2.3.tgz').write_bytes(b'broken')
     with pytest.raises(TracenbError, match='404|Not Found'):
         fetch(pin, cache=tmp_path / 'c')
@@ -353,7 +338,7 @@ def test_without_node_and_settings_the_registry_is_the_public_one(monkeypatch):
 def test_a_build_that_cannot_have_jspsych_writes_nothing(registry, tmp_path, monkeypatch):
     monkeypatch.setenv('npm_config_registry', registry.url)
     monkeypatch.setenv('TRACENB_CACHE', str(tmp_path / 'cache'))
-    files = {c: str(ROOT / 'nbs' / 'data' / 'teacher_demo' / f'{c}.jsonl') for c in ('r1', 'post_hoc')}
+    files = teacher_files('r1', 'post_hoc')
     with pytest.raises(TracenbError, match='npm_config_registry'):
         build_study(config(tmp_path, traces=files, questions=2), tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
@@ -369,83 +354,63 @@ def test_all_of_jspsych_is_pinned_and_the_page_names_it():
 # --- words
 
 
-def test_every_word_that_ships_is_used_and_the_page_has_none_of_its_own():
+def test_every_default_word_is_used_and_the_page_has_none_of_its_own():
     html, js = ((ROOT / 'tracenb' / 'study' / 'page' / name).read_text() for name in ('index.html', 'survey.js'))
     code = re.sub(r'(?m)(^|\s)//.*', '', js)
-    used = set(re.findall(r'SAY\.(\w+)', code)) | set(re.findall('<<([a-z_]+)>>', html)) - {
-        'language',
-        'direction',
-        'title',
-        'words',
-    }
+    used = set(re.findall('<<([a-z_]+)>>', html)) - {'language', 'direction', 'title', 'words'}
+    used |= set(re.findall(r'SAY\.(\w+)', code))
     used |= {'ids_none', 'ids_kept', 'ids_hashed', 'paid'}  # for the consent text
     assert used == set(wording()['words'])
     own = {a or b for a, b in re.findall(r"'([^'\n]*)'|`([^`\n]*)`", code) if re.match('[A-Z][a-z]', a or b)}
     assert own == {'Content-Type', 'Retry-After', 'Bearer ${shelf.held.token}'}, (
-        'what begins like a sentence is for a header'
+        'any other text that begins like a sentence is a header'
     )
     assert not re.search('[A-Za-z]', re.sub('<[^>]*>', '', re.sub(r'<<\w+>>', '', html)))
 
 
 def test_a_config_replaces_words_one_by_one(tmp_path):
-    files = {c: str(ROOT / 'nbs' / 'data' / 'teacher_demo' / f'{c}.jsonl') for c in ('r1', 'post_hoc')}
-    study, _ = compile_study(
-        read_config(
-            config(
-                tmp_path,
-                traces=files,
-                questions=2,
-                language='en-GB',
-                words=dict(agree='</script><b>Ja', place='{total}/{n}'),
-            )
-        )
-    )
-    assert (
-        study.words == wording()['words'] | dict(agree='</script><b>Ja', place='{total}/{n}')
-        and Study.from_json(study.to_json()) == study
-    )
+    files = teacher_files('r1', 'post_hoc')
+    words = dict(agree='</script><b>Ja', place='{total}/{n}')
+    study, _ = compile_study(read_config(config(tmp_path, traces=files, questions=2, language='en-GB', words=words)))
+    assert study.words == wording()['words'] | words and Study.from_json(study.to_json()) == study
     page = in_words((ROOT / 'tracenb' / 'study' / 'page' / 'index.html').read_text(), replace(study, language='ar-EG'))
     assert '<html lang="ar-EG" dir="rtl">' in page and '<b>' not in page and '<<' not in page
     assert json.loads(re.search('id="words">(.*?)</script>', page)[1]) == study.words
-    for wrong, said in (
+    for wrong, message in (
         (dict(words=dict(agre='Ja')), "did you mean 'agree'"),
         (dict(words=dict(wrong_many='Falsch.')), r'study.yaml: words: wrong_many: \'Falsch.\'\n.*needs \{left\}'),
         (dict(words=dict(send='{n}')), 'leave the braces out'),
         (dict(words=dict(copy=True)), "this is 'True'"),
         (dict(language='Deutsch'), "this is 'Deutsch'"),
     ):
-        with pytest.raises(TracenbError, match=said):
+        with pytest.raises(TracenbError, match=message):
             read_config(config(tmp_path, traces=files, **wrong))
 
 
 def test_a_study_in_another_language_holds_no_english(tmp_path):
-    "A config that leaves a part as it ships is refused; one that replaces all of them is compiled with its own words, those about ids and pay too."
-    ships, files = (
-        wording(),
-        {c: str(ROOT / 'nbs' / 'data' / 'teacher_demo' / f'{c}.jsonl') for c in ('r1', 'post_hoc')},
-    )
+    "A config that leaves a part in English is refused; one that replaces all parts is compiled with its own words."
+    defaults, files = wording(), teacher_files('r1', 'post_hoc')
     german = dict(
         language='de',
         title='Titel',
-        texts=dict.fromkeys(ships['texts'], '{minutes} Minuten. {ids} {pay}'),
+        texts=dict.fromkeys(defaults['texts'], '{minutes} Minuten. {ids} {pay}'),
         words=dict(
-            ships['words'],
+            defaults['words'],
             paid='Bezahlt wird über Prolific.',
             ids_kept='Die ID bleibt.',
             ids_hashed='Die ID wird verschlüsselt.',
             ids_none='Niemand wird gefragt.',
         ),
-        **{part: ships[part] for part in ('scales', 'checks', 'free', 'demographics')},
+        **{part: defaults[part] for part in ('scales', 'checks', 'free', 'demographics')},
     )
-    for panel, said in (
+    for panel, wanted in (
         (dict(name='prolific'), 'Die ID wird verschlüsselt. Bezahlt wird über Prolific.'),
         (dict(name='prolific', keep_ids=True), 'Die ID bleibt. Bezahlt wird über Prolific.'),
         (dict(name='none'), 'Niemand wird gefragt. '),
     ):
         study, _ = compile_study(read_config(config(tmp_path, traces=files, questions=2, panel=panel, **german)))
-        assert {re.sub(r'^\d+ Minuten\. ', '', text) for text in study.texts.values()} == {
-            said
-        } and study.language == 'de'
+        assert {re.sub(r'^\d+ Minuten\. ', '', text) for text in study.texts.values()} == {wanted}
+        assert study.language == 'de'
     for part, left in (
         ('title', '1 parts would be in English: title'),
         ('scales', ': scales'),
@@ -463,9 +428,9 @@ def test_a_study_in_another_language_holds_no_english(tmp_path):
 
 @pytest.fixture(scope='module')
 def built(tmp_path_factory):
-    "A study from a config, its page files stubbed where there is no network."
+    "A study built from a config, with page files that need no network."
     at = tmp_path_factory.mktemp('built')
-    files = {c: str(ROOT / 'nbs' / 'data' / 'teacher_demo' / f'{c}.jsonl') for c in ('r1', 'r1_summary', 'post_hoc')}
+    files = teacher_files('r1', 'r1_summary', 'post_hoc')
     path = config(
         at,
         traces=dict(decomposition='rule', **files),
@@ -473,20 +438,18 @@ def built(tmp_path_factory):
         panel=dict(name='prolific'),
         codes=dict(complete='C0MPLETE', screened_out='SCR33N', full='FU11'),
     )
-    before, questionnaire.page_files = questionnaire.page_files, lambda: {'index.html': '<body>'}
+    before, build.page_files = build.page_files, lambda: {'index.html': '<body>'}
     try:
         return build_study(path, at / 'out')
     finally:
-        questionnaire.page_files = before
+        build.page_files = before
 
 
 def test_a_build_holds_design_codes_page_and_where_it_came_from(built):
     study = read_study(built)
     assert (len(study.items), study.conditions) == (6, ('decomposition', 'r1', 'r1_summary', 'post_hoc'))
-    assert (
-        json.loads((built / 'private.json').read_text())['codes']['complete'] == 'C0MPLETE'
-        and (built / 'private.json').stat().st_mode & 0o077 == 0
-    )
+    private = built / 'private.json'
+    assert json.loads(private.read_text())['codes']['complete'] == 'C0MPLETE' and private.stat().st_mode & 0o077 == 0
     public = ''.join(p.read_text() for p in built.rglob('*') if p.is_file() and p.name != 'private.json')
     assert 'C0MPLETE' not in public and 'SCR33N' not in public and '{minutes}' not in public
     assert 'keyed hash' in study.texts['consent'] and study.panel.complete_url.startswith('https://app.prolific.com/')
@@ -497,27 +460,17 @@ def test_a_build_holds_design_codes_page_and_where_it_came_from(built):
 
 def test_preregistration_and_draft_say_what_the_study_does(built):
     text, study = preregister(built), read_study(built)
-    for said in (
-        *(s.prompt for s in study.scales),
-        *(c.prompt for c in study.checks),
-        'Kruskal-Wallis',
-        'Holm',
-        'H1.',
-        '100 in all',
-        'r1.jsonl',
-        f'Seed of the study: {study.seed}',
-    ):
-        assert said in text, said
+    quoted = [question.prompt for question in (*study.scales, *study.checks)]
+    quoted += ['Kruskal-Wallis', 'Holm', 'H1.', '100 in all', 'r1.jsonl', f'Seed of the study: {study.seed}']
+    for words in quoted:
+        assert words in text, words
     assert 'C0MPLETE' not in text
     draft = prolific_draft(built, 'https://study.example.org/s?lang=en')
     assert draft['external_study_url'].startswith(
         'https://study.example.org/s?lang=en&PROLIFIC_PID={{%PROLIFIC_PID%}}&'
     )
-    assert (
-        [c['code'] for c in draft['completion_codes']] == ['C0MPLETE', 'SCR33N', 'FU11']
-        and draft['reward'] > 0
-        and draft['total_available_places'] == 100
-    )
+    assert [c['code'] for c in draft['completion_codes']] == ['C0MPLETE', 'SCR33N', 'FU11']
+    assert draft['reward'] > 0 and draft['total_available_places'] == 100
 
 
 @pytest.mark.slow
@@ -525,15 +478,14 @@ def test_the_real_jspsych_is_what_was_pinned(tmp_path):
     try:
         files = page_files()
     except TracenbError as e:
-        pytest.skip(f'jsPsych is neither in the cache nor within reach: {e}')
+        pytest.skip(f'jsPsych is neither in the cache nor available: {e}')
     assert 'jsPsychSurveyLikert' in files['plugin-survey-likert.js'] and 'initJsPsych' in files['jspsych.js']
     assert not any('sourceMappingURL' in text for text in files.values())
 
 
 def test_reading_a_design_needs_no_torch():
     "The server reads designs; it must start fast and small."
-    code = "import sys; import tracenb.study.design, tracenb.study.sampling, tracenb.study.build, tracenb.study.preregister; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.split() == [
-        'False',
-        'False',
-    ]
+    modules = ', '.join(f'tracenb.study.{name}' for name in ('design', 'sampling', 'build', 'preregister'))
+    code = f"import sys; import {modules}; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.stdout.split() == ['False', 'False']

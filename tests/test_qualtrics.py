@@ -12,8 +12,8 @@ from tracenb.ratings.effects import Effects
 from tracenb.ratings.qualtrics import join_prolific, read_jspsych, read_mapping, read_qualtrics, read_source
 from tracenb.ratings.scales import rules_of
 from tracenb.ratings.simulated import answers_of, save_answers, seconds_of, simulate_answers
-from tracenb.study import store
 from tracenb.study.design import demo_study
+from tracenb.study.participants import Store, enter, step_page, store_answer
 
 STUDY = demo_study(trials=4, n_per_condition=14)
 RULES = rules_of(STUDY)
@@ -138,17 +138,17 @@ def database(tmp_path_factory):
     "The database of a small study: 12 simulated participants, who all finish."
     path, study = tmp_path_factory.mktemp('study') / 'study.sqlite', demo_study(trials=4, n_per_condition=3)
     effects = Effects(inattentive_rate=0.0, dropout=0.0, declined=0.0, check_failure_rate=0.0)
-    answer, seconds, open_store = answers_of(study, effects, 1), seconds_of(effects, 1), None
-    open_store = store.Store(path, study, b'k' * 32)
+    answer, seconds = answers_of(study, effects, 1), seconds_of(effects, 1)
+    store = Store(path, study, b'k' * 32)
     try:
         for number in range(1, 13):
-            entered = store.enter(open_store, dict(PROLIFIC_PID=f'x{number}', simulated=True))
+            entered = enter(store, dict(PROLIFIC_PID=f'x{number}', simulated=True))
             token = entered['token']
             for step in entered['steps']:
-                values = answer(step, store.page(open_store, token, step), number)
-                store.answer(open_store, token, step, values, seconds(step, number), f'{number}-{step}')
+                values = answer(step, step_page(store, token, step), number)
+                store_answer(store, token, step, values, seconds(step, number), f'{number}-{step}')
     finally:
-        open_store.close()
+        store.close()
     return path, study
 
 

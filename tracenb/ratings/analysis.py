@@ -38,7 +38,7 @@ from .sentences import Analysis, estimate_text, odds_text, rating_sentences, sen
 from ..report.canvas import save_figure
 from ..report.seed_means import RUN_KEYS, condition_name, over_seeds
 from ..stats.intervals import p_text, wilson
-from ..study.answers import guard
+from ..study.answers import guard_cell
 from ..study.design import Study
 from ..traces.free_text import describe_text
 
@@ -278,7 +278,7 @@ def _json_value(value):
 def _guarded(table):
     "The table with no cell that a spreadsheet would run as a formula."
     text = [c for c in table if not pd.api.types.is_numeric_dtype(table[c])]
-    return table.assign(**{c: table[c].map(guard) for c in text}).rename(columns=guard)
+    return table.assign(**{c: table[c].map(guard_cell) for c in text}).rename(columns=guard_cell)
 
 
 def _write_tables(out, tables):

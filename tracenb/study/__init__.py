@@ -5,7 +5,12 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        'build': ['build_study'],
-        'sampling': ['read_config'],
+        'design': ['Study', 'read_study', 'demo_study'],
+        'steps': ['step_sequence', 'trials'],
+        'sampling': ['StudyConfig', 'read_config'],
+        'preregister': ['prolific_draft'],
+        'build': ['build_study', 'write_study'],
+        'answers': ['read_answers'],
+        'participants': ['Store'],
     },
 )

@@ -40,19 +40,27 @@ from .design import Study, read_study
 from tracenb.study.http import (
     LARGEST,
     Answer,
-    Closed,
     Entered,
     Entry,
     Finished,
-    Guard,
-    Here,
+    ParticipantState,
     Rates,
     Stored,
+    StrictModel,
+    StudyMiddleware,
     failures,
     handle_errors,
     log,
 )
-from .participants import Refused, Store, answer, enter, finish, me, page
+from tracenb.study.participants import (
+    Refused,
+    Store,
+    enter,
+    finish_participation,
+    participant_state,
+    step_page,
+    store_answer,
+)
 
 # %% ../../nbs/11_study/09_server.ipynb #export-private
 CODES = ('complete', 'screened_out', 'full')
@@ -183,32 +191,32 @@ def _participants(app, store, codes):
         return _here(study, codes, await ask(enter, panel))
 
     @app.get('/api/me', response_model_exclude_unset=True, responses=failures(401))
-    async def where_am_i(token: Token) -> Here:
+    async def where_am_i(token: Token) -> ParticipantState:
         "After a reload: all steps, and those that are done."
-        return _here(study, codes, await ask(me, token))
+        return _here(study, codes, await ask(participant_state, token))
 
     @app.get('/api/steps/{step}', responses=failures(401, 404, 409))
     async def look_at(step: str, token: Token) -> dict:
         "What the page shows at a step that is done or next."
-        return await ask(page, token, step)
+        return await ask(step_page, token, step)
 
     @app.put(
         '/api/answers/{step}', response_model_exclude_unset=True, responses=failures(400, 401, 404, 408, 409, 413, 422)
     )
-    async def store_answer(step: str, given: Answer, token: Token) -> Stored:
+    async def answer_step(step: str, given: Answer, token: Token) -> Stored:
         "Store the values of one step. It is on disk when this answers; the same request again gets the same answer."
-        return await ask(answer, token, step, given.values, given.seconds, given.attempt, given.context_opened)
+        return await ask(store_answer, token, step, given.values, given.seconds, given.attempt, given.context_opened)
 
     @app.post('/api/finish', responses=failures(401, 409))
     async def finish_study(token: Token) -> Finished:
         "The end, with the code that was earned."
-        return _ended(study, codes, await ask(finish, token))
+        return _ended(study, codes, await ask(finish_participation, token))
 
 # %% ../../nbs/11_study/09_server.ipynb #export-lab
 SHORTEST = 32  # Characters of an export token
 
 
-class Form(Closed):
+class Form(StrictModel):
     form: Literal['csv', 'jsonl'] = 'csv'
 
 
@@ -301,7 +309,7 @@ def survey_app(
     codes: dict[str, str],  # Of `read_private`
     secret: str | None = None,  # For the export; None = no export
     rates: Rates = Rates(),
-) -> Guard:
+) -> StudyMiddleware:
     "The ASGI app of a study."
 
     @asynccontextmanager
@@ -328,7 +336,7 @@ def survey_app(
     for name, content in files.items():
         _file(app, f'/{name}', name, content)
     _file(app, '/', 'index.html', files['index.html'])
-    return Guard(app, rates)
+    return StudyMiddleware(app, rates)
 
 # %% ../../nbs/11_study/09_server.ipynb #export-serve
 def _socket(host, port):
