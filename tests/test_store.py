@@ -1,4 +1,4 @@
-"""The study's store: places are counted right whoever comes when, and what was acknowledged is on disk, once."""
+"""The study's store: places are counted correctly in any order of arrivals; acknowledged answers are stored once."""
 
 import csv
 import io
@@ -57,7 +57,7 @@ STUDY = demo_study(trials=4, n_per_condition=5)
 
 
 class Clock:
-    "Time that passes when it is told to."
+    "A clock that a test sets."
 
     now = 1e6
 
@@ -86,22 +86,15 @@ def refusal(work, *args):
     return e.value.status, e.value.body['error']
 
 
-def walk(store, who, until=None, told=None):
-    "Answer every step that is left, up to `until`; adds the (step, values) that were acknowledged to `told`."
-    says, here, told = attentive(store.study), store.do(participant_state, who['token']), [] if told is None else told
-    for step in here['steps'][len(here['done']) :]:
+def take_steps(store, who, until=None, told=None):
+    "Answer the remaining steps, up to `until`; adds the (step, values) that were acknowledged to `told`."
+    says, now, told = attentive(store.study), store.do(participant_state, who['token']), [] if told is None else told
+    for step in now['steps'][len(now['done']) :]:
         if step == until:
             break
         values = says(step, store.do(step_page, who['token'], step), 1)
-        store.do(
-            store_answer,
-            who['token'],
-            step,
-            values,
-            9.5,
-            'attempt-1',
-            *([step == 'trial:1'] if step.startswith('trial') and step != 'trial:2' else []),
-        )
+        opened_context = [step == 'trial:1'] if step.startswith('trial') and step != 'trial:2' else []
+        store.do(store_answer, who['token'], step, values, 9.5, 'attempt-1', *opened_context)
         told.append((step, values))
     return told
 
@@ -116,7 +109,7 @@ def test_many_at_once_get_balanced_places(path, layout):
     with opened(path, study) as store, ThreadPoolExecutor(16) as pool:
         came = list(
             pool.map(lambda k: store.do(enter, {'PROLIFIC_PID': f'p{k % (places + 8)}'}), range(3 * (places + 8)))
-        )  # everybody knocks three times at once
+        )  # Everybody enters three times at once
         assert store.held() == dict.fromkeys(study.groups, 8)
     people = read_participants(path)
     assert len(people) == places and people.participant.is_unique and people.PROLIFIC_PID.is_unique
@@ -126,30 +119,30 @@ def test_many_at_once_get_balanced_places(path, layout):
 @settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6))
 def test_conditions_stay_balanced_over_drop_outs(tmp_path, seed):
-    "People come, leave, run out of time and come back; in the end every condition is full, and never was more than full."
+    "People enter, leave, expire and return; in the end every condition is full, and none ever had too many people."
     rng, clock, path = random.Random(seed), Clock(), tmp_path / f'{seed}-{time.monotonic_ns()}.sqlite'
     study = demo_study(trials=1, n_per_condition=4)
     with opened(path, study, clock=clock) as store:
         people = []
         for k in range(120):
             clock.now += rng.choice([1, 60, 3000])
-            if people and rng.random() < 0.5:  # somebody who was here goes on, up to a step or to the end
+            if people and rng.random() < 0.5:  # Somebody continues, up to a step or to the end
                 who = rng.choice(people)
                 if store.do(participant_state, who['token'])['state'] == 'active':
-                    walk(store, who, rng.choice(['trial:0', 'free', None]))
+                    take_steps(store, who, rng.choice(['trial:0', 'free', None]))
             elif (who := store.do(enter, {'PROLIFIC_PID': f'p{k}'})).get('token'):
                 people.append(who)
                 held, group = store.held(), group_of(store, who)
                 assert held[group] - 1 == min(
                     held.get(g, 0) - (g == group) for g in study.groups
-                )  # the newcomer was put where fewest were
+                )  # The new person was assigned where fewest people were
             assert max(store.held().values(), default=0) <= 4
         for k in range(60):
             who = store.do(enter, {'PROLIFIC_PID': f'last{k}'})
             if not who.get('token'):
                 clock.now += 3601
                 continue
-            walk(store, who)
+            take_steps(store, who)
         states = Counter(store.db.execute("SELECT condition FROM participants WHERE state = 'complete'").fetchall())
         assert set(states.values()) == {4} and len(states) == 4
 
@@ -166,23 +159,23 @@ def test_within_subjects_stays_counterbalanced_over_drop_outs(path):
         for k in range(80):
             who = store.do(enter, {})
             if who.get('token') and rng.random() < 0.6:
-                walk(store, who)
-            clock.now += 3601  # who has not finished is gone
+                take_steps(store, who)
+            clock.now += 3601  # The place of whoever has not finished expires
     numbers = [int(p[1:]) for p in read_participants(path).query("status == 'complete'").participant]
     assert len(numbers) == 16
     seen = Counter(pair for n in numbers for pair in trials(study, n, 'within'))
-    assert set(seen.values()) == {4} and len(seen) == 16  # every item equally often under every condition
+    assert set(seen.values()) == {4} and len(seen) == 16  # Every item equally often under every condition
 
 
 def test_the_order_of_groups_is_not_the_same_in_each_round():
     assert len({next_group(STUDY, dict.fromkeys(STUDY.groups, k)) for k in range(5)}) > 1
 
 
-def test_a_place_comes_back_and_its_owner_too(path):
+def test_expired_places_are_given_again_and_their_owners_may_return(path):
     clock, study = Clock(), demo_study(trials=2, n_per_condition=1)
     with opened(path, study, clock=clock) as store:
         people = [store.do(enter, {'PROLIFIC_PID': f'p{k}'}) for k in range(4)]
-        told = walk(store, people[0], 'trial:1')
+        told = take_steps(store, people[0], 'trial:1')
         assert store.do(enter, {'PROLIFIC_PID': 'late'}) == {'state': 'full'}
         clock.now += 60 * study.minutes_timeout + 1
         late = store.do(enter, {'PROLIFIC_PID': 'late'})
@@ -222,14 +215,14 @@ def test_a_repeated_request_is_one_answer(path):
             409,
             'stored',
         )
-        walk(store, who)
+        take_steps(store, who)
         assert (
             store.do(store_answer, who['token'], 'consent', {'agree': True}, 3.5, 'attempt-1') == same[0]
-        )  # also when all is over
+        )  # Also after the end
     assert len(read_answers(path).query("step == 'consent'")) == 1
 
 
-def test_of_two_tabs_one_is_first(path):
+def test_of_several_tabs_only_one_is_stored(path):
     with opened(path) as store, ThreadPoolExecutor(8) as pool:
         who = store.do(enter, {})
 
@@ -250,14 +243,14 @@ def test_codes_are_earned_step_by_step(path):
         assert refusal(store.do, step_page, who['token'], 'trial:99') == (404, 'unknown')
         for step in who['steps']:
             assert refusal(store.do, finish_participation, who['token']) == (409, 'unfinished')
-            walk(store, who, step)
-        walk(store, who)
+            take_steps(store, who, step)
+        take_steps(store, who)
         assert store.do(finish_participation, who['token']) == 'complete'
 
 
 def test_what_was_stored_is_in_the_table(path):
     with opened(path) as store:
-        told = walk(store, store.do(enter, {'simulated': True}))
+        told = take_steps(store, store.do(enter, {'simulated': True}))
         group = read_participants(path).condition[0]
     table = read_answers(path)
     assert list(table.columns) == list(COLUMNS) and table.simulated.all() and set(table.status) == {'complete'}
@@ -277,7 +270,7 @@ def test_what_was_stored_is_in_the_table(path):
                 9.5,
             )
             assert str(row.context_opened) == {'trial:1': 'True', 'trial:2': '<NA>'}.get(step, 'False'), (
-                'the page of trial 2 was silent'
+                'the page of trial 2 did not report it'
             )
             assert (row.answer_right, row.trace_words) == (
                 item.shown[group].right,
@@ -317,58 +310,60 @@ def test_every_commit_is_forced_to_disk(path):
 @contextmanager
 def small_disk(tmp_path):
     "A file system of 400 kB, where this process may mount one."
-    at = tmp_path / 'disk'
-    at.mkdir()
+    disk = tmp_path / 'disk'
+    disk.mkdir()
     if (
         sys.platform != 'linux'
-        or subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=400k', 'tmpfs', at], capture_output=True).returncode
+        or subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=400k', 'tmpfs', disk], capture_output=True).returncode
     ):
         pytest.skip('no file system can be mounted here')
     try:
-        yield at
+        yield disk
     finally:
-        subprocess.run(['umount', at], check=True)
+        subprocess.run(['umount', disk], check=True)
 
 
 def fill_until_full(store, told):
-    "Participants talk much until the disk is full; what was acknowledged."
+    "Participants store answers until the disk is full; adds what was acknowledged to `told`, returns the error."
     for k in range(2000):
         said = []
         try:
-            walk(store, store.do(enter, {'PROLIFIC_PID': f'p{k}'}), told=said)
+            take_steps(store, store.do(enter, {'PROLIFIC_PID': f'p{k}'}), told=said)
         except Unavailable as e:
             return str(e)
         finally:
             told += [(k + 1, step) for step, _ in said]
-    raise AssertionError('never full')
+    raise AssertionError('the disk was never full')
 
 
 @pytest.mark.parametrize('kind', ['limit', 'file system'])
 def test_a_full_disk_loses_nothing(tmp_path, kind):
     study, told = demo_study(trials=8, n_per_condition=500), []
 
-    def run(at):
-        with opened(at / 'study.sqlite', study) as store:
+    def run(folder):
+        with opened(folder / 'study.sqlite', study) as store:
             if kind == 'limit':
                 store.submit(lambda: store.db.execute('PRAGMA max_page_count = 60')).result()
             for k in range(3):
-                assert 'full' in fill_until_full(store, told)  # it stays so, and stays up
-            with closing(open_answers(at / 'study.sqlite')) as db:
+                assert 'full' in fill_until_full(store, told)  # The disk stays full, and the store stays open
+            with closing(open_answers(folder / 'study.sqlite')) as db:
                 kept = db.execute('SELECT number, step FROM answers').fetchall()
             assert len(told) > 20 and set(told) <= set(kept)
             if kind == 'limit':
-                store.db.execute('PRAGMA max_page_count = 100000')  # there is space again
-                walk(store, store.do(enter, {'PROLIFIC_PID': 'one more'}))
-                assert Counter(r.status for r in read_participants(at / 'study.sqlite').itertuples())['complete'] > 1
+                store.db.execute('PRAGMA max_page_count = 100000')  # There is free space again
+                take_steps(store, store.do(enter, {'PROLIFIC_PID': 'one more'}))
+                assert (
+                    Counter(r.status for r in read_participants(folder / 'study.sqlite').itertuples())['complete'] > 1
+                )
 
     if kind == 'limit':
         run(tmp_path)
     else:
-        with small_disk(tmp_path) as at:
-            run(at)
+        with small_disk(tmp_path) as disk:
+            run(disk)
 
 
-def test_a_locked_file_is_no_loss(path):
+def test_a_locked_file_loses_nothing(path):
     with opened(path) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
         who = store.do(enter, {})
         store.db.execute('PRAGMA busy_timeout = 50')
@@ -404,38 +399,38 @@ def test_a_file_belongs_to_one_study_one_key_one_process(path, tmp_path):
     with pytest.raises(TracenbError, match='name another file'):
         Store(tmp_path, STUDY, KEY)
     with opened(path):
-        pass  # every refusal gave the lock back
+        pass  # Every refusal released the lock
 
 
 def test_a_copy_is_made_while_answers_come_and_can_be_served(path, tmp_path):
     told, stop = [], threading.Event()
     with opened(path, demo_study(trials=4, n_per_condition=200)) as store:
 
-        def talk():
+        def answer_all():
             for k in range(400):
                 if stop.is_set():
                     return
                 told.append(store.do(enter, {'PROLIFIC_PID': f'p{k}'}))
-                walk(store, told[-1])
+                take_steps(store, told[-1])
 
-        talking = threading.Thread(target=talk)
-        talking.start()
+        thread = threading.Thread(target=answer_all)
+        thread.start()
         while len(told) < 10:
             time.sleep(0.01)
         for k in range(3):
-            before = len(told) - 1  # these have finished
+            before = len(told) - 1  # These have finished
             copy = backup(path, tmp_path / 'copy.sqlite')
             assert (read_participants(copy).status == 'complete').sum() >= before > 0
         stop.set()
-        talking.join()
+        thread.join()
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != '.lock') == ['copy.sqlite', 'study.sqlite']
     with pytest.raises(TracenbError, match='is there'):
         restore(copy, path)
     path.unlink()
     restore(copy, path)
     with opened(path, demo_study(trials=4, n_per_condition=200)) as store:
-        assert store.do(participant_state, told[0]['token'])['state'] == 'complete'  # tokens hold on
-        walk(store, store.do(enter, {'PROLIFIC_PID': 'after'}))
+        assert store.do(participant_state, told[0]['token'])['state'] == 'complete'  # Tokens stay valid
+        take_steps(store, store.do(enter, {'PROLIFIC_PID': 'after'}))
 
 
 # --- files
@@ -448,7 +443,7 @@ TEXTS = (
 
 
 def cells(text, comma):
-    "Every cell that a spreadsheet may make of a file, splitting at `comma` and at line breaks, whether it heeds quotes or not."
+    "Each cell that a spreadsheet may read, splitting at `comma` and line breaks, with and without regard to quotes."
     yield from (cell for line in csv.reader(io.StringIO(text, newline=''), delimiter=comma) for cell in line)
     yield from (cell for line in re.split('[\r\n]', text) for cell in line.split(comma))
 
@@ -472,15 +467,15 @@ def test_text_goes_through_csv_and_json_and_cannot_run(text):
         assert not [c for c in cells(lines, comma) if c.lstrip('" ')[:1] in tuple('=+-@＝')], comma
     (cell,) = (r['value'] for r in csv.DictReader(io.StringIO(lines, newline='')))
     assert not cell or cell[0] not in '=+-@\t\r\n＝＋－＠'
-    assert _parse_csv_row(next(iter(csv.DictReader(io.StringIO(lines, newline='')))), 'here')['value'] == text
+    assert _parse_csv_row(next(iter(csv.DictReader(io.StringIO(lines, newline='')))), 'the test')['value'] == text
     assert json.loads(next(json_lines([row])))['value'] == text
 
 
 def test_each_kind_of_file_is_the_same_table(path, tmp_path):
     with opened(path) as store:
-        walk(store, store.do(enter, {}))
+        take_steps(store, store.do(enter, {}))
         who = store.do(enter, {'simulated': True})
-        walk(store, who, 'free')
+        take_steps(store, who, 'free')
         text = '=HYPERLINK("http://x")\r\n"quoted", and; more\n\u2028 \x85 end'
         store.do(store_answer, who['token'], 'free', {STUDY.free[0].name: text}, 0.0, 'attempt-1')
     table = read_answers(path)
@@ -499,14 +494,14 @@ def test_each_kind_of_file_is_the_same_table(path, tmp_path):
 
 @pytest.mark.parametrize('layout', ['between', 'within'])
 def test_each_kind_of_file_counts_the_same_people(path, tmp_path, layout):
-    "Of seven one declined, one left midway, and two stored nothing at all: they are in the flow of participants whichever file it is made from."
+    "Of seven people one declined, one left midway, and two stored nothing; every file gives the same participant flow."
     study = demo_study(trials=4, n_per_condition=7, layout=layout)
     with opened(path, study) as store:
         people = [store.do(enter, {}) for _ in range(7)]
         for who in people[:3]:
-            walk(store, who)
+            take_steps(store, who)
         store.do(store_answer, people[3]['token'], 'consent', {'agree': False}, 1.0, 'attempt-1')
-        walk(store, people[4], 'trial:2')
+        take_steps(store, people[4], 'trial:2')
     with closing(open_answers(path)) as db:
         for name, lines in (('a.csv', csv_lines), ('a.jsonl', json_lines)):
             with open(tmp_path / name, 'w', encoding='utf-8', newline='') as f:
@@ -524,7 +519,7 @@ def test_each_kind_of_file_counts_the_same_people(path, tmp_path, layout):
     ].tolist() == [7, 1, 3, 3]
 
 
-def test_a_study_nobody_came_to_is_an_empty_table(path):
+def test_a_study_without_participants_is_an_empty_table(path):
     with opened(path):
         pass
     assert read_answers(path).empty and list(read_answers(path).columns) == list(COLUMNS)
