@@ -6,8 +6,9 @@ from transformers import PreTrainedTokenizerFast
 
 from tracenb.core.records import Example, TracenbError
 from tracenb.tasks.task import DataConfig, load_examples, toy
-from tracenb.traces.chat import TEMPLATES, TURN_ENDS, chat_texts, encode, render, show_mask
+from tracenb.traces.chat import TEMPLATES, TURN_ENDS, render
 from tracenb.traces.conditions import build_traces
+from tracenb.traces.loss_mask import chat_texts, encode, show_mask
 
 SPECIAL = ('<|im_start|>', '<|im_end|>', '<|begin_of_text|>', '<|start_header_id|>', '<|end_header_id|>', '<|eot_id|>')
 

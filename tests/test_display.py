@@ -12,9 +12,9 @@ from tracenb.core.html import _INVISIBLE
 from tracenb.core.records import ChatExample, Example, Generation, Response, Score, Span, Steps, Trace
 from tracenb.runs.grids import SHIPPED, get_grid
 from tracenb.tasks.task import SHIPPED_TASKS, get_task, toy
-from tracenb.traces.chat import MaskView
 from tracenb.traces.conditions import build_traces
 from tracenb.traces.display import show_response, show_trace
+from tracenb.traces.loss_mask import MaskView
 from tracenb.traces.parsing import parse
 
 TAGS = set('style div p b ol ul li table thead tbody tr th td small mark span details summary h4'.split())

@@ -11,7 +11,8 @@ from tracenb.models import generation as module
 from tracenb.models.generation import GenerateConfig, generate, plan_prompts, stop_ids
 from tracenb.models.loading import linear4bit, load_model, load_tokenizer
 from tracenb.tasks.task import DataConfig, load_examples, toy
-from tracenb.traces.chat import Encoded, encode, render
+from tracenb.traces.chat import render
+from tracenb.traces.loss_mask import Encoded, encode
 
 SAMPLED = GenerateConfig(max_new_tokens=10, batch_size=2, do_sample=True, temperature=0.8, top_p=0.9)
 

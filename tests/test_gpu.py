@@ -9,8 +9,9 @@ from tracenb.models.generation import GenerateConfig, generate
 from tracenb.models.loading import linear4bit, load_model, load_tokenizer
 from tracenb.models.training import train
 from tracenb.tasks.task import DataConfig, load_examples, toy
-from tracenb.traces.chat import encode, render
+from tracenb.traces.chat import render
 from tracenb.traces.conditions import build_traces
+from tracenb.traces.loss_mask import encode
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device here')]
 

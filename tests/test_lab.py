@@ -144,7 +144,8 @@ r""",
     'from tracenb.runs.grids import get_grid\nget_grid("demo")',
     """
 from tracenb.models.loading import load_tokenizer
-from tracenb.traces.chat import encode, render, show_mask
+from tracenb.traces.loss_mask import encode, show_mask
+from tracenb.traces.chat import render
 tok = load_tokenizer('tiny-random')
 c = render(e, build_traces([e], toy, 'correct')[0], toy)
 c""",

@@ -13,9 +13,10 @@ from tracenb.scoring.overlap import as_set
 from tracenb.scoring.tables import score_all, score_response, tabulate
 from tracenb.stats.association import two_by_two
 from tracenb.tasks.task import DataConfig, get_task, load_examples, toy
-from tracenb.traces.chat import TEMPLATES, encode, render
+from tracenb.traces.chat import TEMPLATES, render
 from tracenb.traces.conditions import build_traces, every_condition, get_condition
 from tracenb.traces.display import MARK_TITLES, claim_marks, quoted_items
+from tracenb.traces.loss_mask import encode
 from tracenb.traces.parsing import answer_readings, parse, parse_trace, read_blocks
 
 CONTEXT = ('Mary went home.', 'John and Mary went home.', 'John left.')

@@ -20,7 +20,8 @@ from tracenb.models.batches import TrainConfig, collate, completion_loss, fit_ro
 from tracenb.models.loading import linear4bit, load_model, load_tokenizer
 from tracenb.models.training import save_checkpoint, train
 from tracenb.tasks.task import DataConfig, load_examples, toy
-from tracenb.traces.chat import Encoded, encode, render
+from tracenb.traces.chat import render
+from tracenb.traces.loss_mask import Encoded, encode
 
 QUICK = TrainConfig(
     num_train_epochs=2, batch_size=4, gradient_accumulation_steps=1, learning_rate=1e-2, warmup_steps=2, save_steps=3

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 
 from ..core.files import seeded
 from ..core.records import Record, TracenbError, lookup, record
-from ..traces.chat import Encoded
+from ..traces.loss_mask import Encoded
 
 # %% ../../nbs/05_models/03_batches.ipynb #31348c69
 PROJECTIONS = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')

@@ -20,7 +20,7 @@ from .batches import TrainConfig, collate, completion_loss
 from .generation import GenerateConfig, generate, stop_ids
 from .loading import fast_cpu
 from .training import train
-from ..traces.chat import Encoded
+from ..traces.loss_mask import Encoded
 
 # %% ../../nbs/05_models/08_bench.ipynb #6c327632
 def held_out_loss(

@@ -18,7 +18,7 @@ from ..core.files import read_jsonl, seeded, write_jsonl
 from ..core.records import Generation, Record, TracenbError, record
 from .loading import dequantized, memory_errors, should_dequantize
 from .training import progress
-from ..traces.chat import Encoded
+from ..traces.loss_mask import Encoded
 
 # %% ../../nbs/05_models/06_generation.ipynb #0abf8901
 @record

@@ -24,7 +24,7 @@ from ..core.records import TracenbError
 from .adapters import attach_adapter, model_card, save_adapter
 from .batches import TrainConfig, collate, completion_loss, fit_rows, n_loss_tokens, plan_batches
 from .loading import fast_cpu, memory_errors
-from ..traces.chat import Encoded
+from ..traces.loss_mask import Encoded
 
 # %% ../../nbs/05_models/05_training.ipynb #59cce53d
 class MasterWeights:

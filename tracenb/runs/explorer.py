@@ -27,9 +27,10 @@ from ..models.loading import load_model, load_tokenizer
 from ..models.presets import MODELS, find_gguf
 from .stages import load_run, token_counter
 from ..tasks.task import SHIPPED_TASKS, TASKS, DataConfig, Task, get_task, load_examples
-from ..traces.chat import encode, render, show_mask
+from ..traces.chat import render
 from ..traces.conditions import build_traces, every_condition, get_condition
 from ..traces.display import View, show_response, show_trace
+from ..traces.loss_mask import encode, show_mask
 from ..traces.parsing import parse
 
 # %% ../../nbs/07_runs/09_explorer.ipynb #explore-panel

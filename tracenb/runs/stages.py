@@ -33,9 +33,10 @@ from ..scoring.tables import score_all, tabulate
 from ..stats.association import two_by_two
 from ..stats.intervals import balanced_accuracy, majority_answer, majority_baseline, proportions
 from ..tasks.task import DataConfig, get_task, load_examples
-from ..traces.chat import encode, render
+from ..traces.chat import render
 from ..traces.conditions import build_traces, get_condition, n_traces_missing_facts
 from ..traces.free_text import describe_traces
+from ..traces.loss_mask import encode
 from ..traces.parsing import parse
 
 # %% ../../nbs/07_runs/02_stages.ipynb #d267f76b

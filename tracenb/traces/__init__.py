@@ -6,7 +6,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         'conditions': ['CONDITIONS', 'build_traces', 'condition', 'get_condition'],
-        'chat': ['encode', 'render', 'show_mask'],
+        'chat': ['render'],
+        'loss_mask': ['encode', 'show_mask'],
         'parsing': ['parse', 'read_blocks'],
         'display': ['show_trace', 'show_response'],
     },
