@@ -1,4 +1,4 @@
-"""The survey's server, as a browser, a researcher, a stranger and a failing machine meet it."""
+"""The survey's server: requests of participants, researchers and strangers, and a machine that fails."""
 
 import asyncio
 import json
@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import httpx
@@ -61,7 +62,8 @@ def enter(client, pid):
     return client.post('/api/enter', json={'panel': {'PROLIFIC_PID': pid, 'simulated': True}}).json()
 
 
-def walks(url, *answers, first=1):
+def take_part(url, *answers, first=1):
+    "A `Participation` for each function of `answers`, all at once."
     return asyncio.run(_all(participate(url, a, first + k) for k, a in enumerate(answers)))
 
 
@@ -79,7 +81,7 @@ def test_codes_come_only_when_earned(server, client):
         {k: int(not v) for k, v in right(step, page, n).items()} if step == 'comprehension' else right(step, page, n)
     )
     leaves = lambda step, page, n: None if step == 'trial:2' else right(step, page, n)
-    done, declined, failed, left = walks(server.url, right, declines, fails, leaves)
+    done, declined, failed, left = take_part(server.url, right, declines, fails, leaves)
     assert [(w.state, w.code) for w in (done, declined, failed, left)] == [
         ('complete', 'CDONE'),
         ('declined', None),
@@ -97,7 +99,7 @@ def test_codes_come_only_when_earned(server, client):
     assert read_participants(server.db).status.tolist()[:4].count('complete') == 1
 
 
-def test_nothing_is_told_before_it_is_due(client):
+def test_no_later_page_text_or_code_is_sent_early(client):
     me = enter(client, 'curious')
     mine = BEARER(me['token'])
     seen = (
@@ -112,7 +114,7 @@ def test_nothing_is_told_before_it_is_due(client):
     assert {c.prompt for c in STUDY.checks if c.prompt in seen} == set()
 
 
-def test_a_reload_and_a_second_device_go_on(client):
+def test_a_reload_and_a_second_device_continue(client):
     first = enter(client, 'mover')
     client.put(
         '/api/answers/consent',
@@ -125,12 +127,12 @@ def test_a_reload_and_a_second_device_go_on(client):
 
 
 def test_no_participant_sees_another(server, client):
-    "Free words of one, and tokens and addresses tried by another: only the export has them."
+    "Another participant tries tokens and addresses: only the export holds the text that the first one wrote."
     words = 'nobody else may read this: 7301'
     says = lambda step, page, n: (
         {q['name']: words for q in page['questions']} if step == 'free' else attentive(STUDY)(step, page, n)
     )
-    (a,) = walks(server.url, says, first=50)
+    (a,) = take_part(server.url, says, first=50)
     b = enter(client, 'other')
     tokens = [
         b['token'],
@@ -170,7 +172,7 @@ def test_a_panel_participant_needs_an_id(client):
         assert client.post('/api/enter', json={'panel': panel}).status_code == 422
 
 
-def test_the_page_can_be_recognized_for_answers_by_condition(server):
+def test_a_page_is_recognized_so_that_answers_can_depend_on_the_condition(server):
     found = []
 
     def says(step, page, n):
@@ -187,7 +189,7 @@ def test_the_page_can_be_recognized_for_answers_by_condition(server):
 # --- strangers
 
 
-def test_headers_are_on_every_answer(client):
+def test_every_reply_has_the_security_headers(client):
     replies = [
         client.get('/'),
         client.get('/index.html'),
@@ -240,19 +242,20 @@ def test_only_the_files_of_the_page_are_served(server):
         assert b' 404 ' in said.split(b'\r\n')[0] and not any(c.encode() in said for c in CODES.values()), path
 
 
-def test_bodies_have_a_size(server, client):
+def test_bodies_have_a_largest_size(server, client):
     big = json.dumps({'panel': {}, 'x': 'y' * LARGEST})
     assert client.post('/api/enter', content=big, headers={'Content-Type': 'application/json'}).status_code == 413
     r = client.post(
         '/api/enter',
         content=(big[i : i + 10000].encode() for i in range(0, len(big), 10000)),
         headers={'Content-Type': 'application/json'},
-    )  # in pieces, no length said
+    )  # in pieces, without Content-Length
     assert (r.status_code, r.json()['error']) == (413, 'large')
     at = httpx.URL(server.url)
-    with socket.create_connection((at.host, at.port), timeout=10) as s:  # a length alone is enough
+    with socket.create_connection((at.host, at.port), timeout=10) as s:  # Content-Length alone is enough
         s.sendall(
-            b'POST /api/enter HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900000000\r\n\r\n'
+            b'POST /api/enter HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n'
+            b'Content-Length: 900000000\r\n\r\n'
         )
         assert b' 413 ' in s.recv(65536).split(b'\r\n')[0]
 
@@ -274,7 +277,7 @@ def test_bodies_have_a_size(server, client):
         '{"panel": {"PROLIFIC_PID": "a\\u0000"}}',
     ],
 )
-def test_odd_bodies_are_refused(client, body):
+def test_invalid_bodies_are_refused(client, body):
     assert client.post('/api/enter', content=body, headers={'Content-Type': 'application/json'}).status_code in (
         400,
         422,
@@ -305,7 +308,7 @@ def test_odd_bodies_are_refused(client, body):
         {'context_opened': 1},
     ],
 )
-def test_odd_answers_are_refused_and_not_repeated(client, change):
+def test_invalid_answers_are_refused_and_not_stored(client, change):
     me = enter(client, 'odd')
     body = json.dumps(dict(values={'agree': True}, seconds=1, attempt='attempt-1') | change)
     r = client.put(
@@ -315,7 +318,7 @@ def test_odd_answers_are_refused_and_not_repeated(client, change):
     assert enter(client, 'odd')['done'] == []
 
 
-def test_a_body_that_never_comes_is_given_up(tmp_path, monkeypatch):
+def test_a_body_that_does_not_arrive_in_time_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tracenb.study.http, 'PATIENCE', 0.1)
 
     async def slowly():
@@ -356,31 +359,33 @@ def test_a_body_that_never_comes_is_given_up(tmp_path, monkeypatch):
     assert (sent[0]['status'], json.loads(sent[1]['body'])['error']) == (408, 'slow')
 
 
-def test_rates_count_clients_and_believe_only_the_named_proxy(tmp_path):
-    ask = lambda url, **headers: httpx.get(f'{url}/healthz', headers=headers, trust_env=False)
-    for proxy, expected in (
-        ('', [200] * 4 + [429] * 2),
-        ('127.0.0.1', [200] * 6),
-        ('192.0.2.7', [200] * 4 + [429] * 2),
-    ):
-        with LocalServer(
-            bare_study(STUDY, tmp_path / f'study{proxy}'),
-            tmp_path / f'{proxy}.sqlite',
-            rates=UNLIMITED | dict(client='5/hour'),
-            proxy=proxy,
-        ) as s:
-            replies = [
-                ask(s.url, **{'X-Forwarded-For': f'198.51.100.{k}'}) for k in range(6)
-            ]  # the first of five was the start's
-            assert [r.status_code for r in replies] == expected, proxy
-            if 429 in expected:
-                assert (
-                    int(replies[-1].headers['retry-after']) > 0
-                    and {k: replies[-1].headers[k] for k in HEADERS} == HEADERS
-                )
+@pytest.fixture
+def limited(tmp_path):
+    "Check the statuses of six requests with made-up X-Forwarded-For, on a server with 5 requests an hour."
+
+    def check(proxy, expected):
+        folder, rates = bare_study(STUDY, tmp_path / f'study{proxy}'), UNLIMITED | dict(client='5/hour')
+        with LocalServer(folder, tmp_path / f'{proxy}.sqlite', rates=rates, proxy=proxy) as s:
+            replies = [  # the first of the five requests was made by `LocalServer.start`
+                httpx.get(f'{s.url}/healthz', headers={'X-Forwarded-For': f'198.51.100.{k}'}, trust_env=False)
+                for k in range(6)
+            ]
+        assert [r.status_code for r in replies] == expected, proxy
+        if 429 in expected:
+            assert int(replies[-1].headers['retry-after']) > 0
+            assert {k: replies[-1].headers[k] for k in HEADERS} == HEADERS
+
+    return check
 
 
-def test_the_log_knows_nobody(server, client):
+def test_rate_limits_count_clients_and_trust_only_the_named_proxy(limited):
+    "Three servers, started at the same time, because importing is most of their work."
+    cases = {'': [200] * 4 + [429] * 2, '127.0.0.1': [200] * 6, '192.0.2.7': [200] * 4 + [429] * 2}
+    with ThreadPoolExecutor(len(cases)) as threads:
+        assert len(list(threads.map(limited, cases.keys(), cases.values()))) == 3
+
+
+def test_the_log_holds_no_personal_data(server, client):
     secrets = ['logged-person', 'words of the person', enter(client, 'logged-person')['token']]
     client.get('/', params={'PROLIFIC_PID': secrets[0]})
     client.get(f'/{secrets[1]}')
@@ -404,7 +409,7 @@ def test_the_export_is_the_table(server, client, tmp_path):
         if step == 'free'
         else attentive(STUDY)(step, page, n)
     )
-    walks(server.url, says, first=70)
+    take_part(server.url, says, first=70)
     for form in ('csv', 'jsonl'):
         r = client.get(f'/api/export?form={form}', headers=BEARER(SECRET))
         (tmp_path / f'a.{form}').write_bytes(r.content)
@@ -444,7 +449,7 @@ def test_the_export_is_off_without_a_token(tmp_path, monkeypatch):
         export_token()
 
 
-def test_serve_looks_before_it_starts(tmp_path, monkeypatch):
+def test_serve_checks_everything_before_it_starts(tmp_path, monkeypatch):
     folder, db = bare_study(STUDY, tmp_path / 'study', CODES), tmp_path / 'study.sqlite'
 
     def refuses(match, **kwargs):
@@ -476,7 +481,7 @@ def test_serve_looks_before_it_starts(tmp_path, monkeypatch):
         serve(folder, db, port=0)
 
 
-def test_the_way_back_is_the_panels():
+def test_the_return_address_is_that_of_the_panel():
     at = lambda url, code: return_url(demo_study(panel=Panel(complete_url=url)), code)
     assert (
         at('https://p.example/c', 'A B') == 'https://p.example/c?cc=A%20B'
@@ -489,7 +494,7 @@ def test_the_way_back_is_the_panels():
 # --- a failing machine
 
 
-def test_busy_and_full_are_told_as_such_and_lose_nothing(tmp_path):
+def test_a_locked_file_and_a_full_disk_are_reported_and_lose_nothing(tmp_path):
     store, app = app_of(tmp_path)
 
     async def work(c):
@@ -537,10 +542,10 @@ def test_kill_9_loses_nothing_and_doubles_nothing(tmp_path):
     assert not table.duplicated(['participant', 'step', 'id', 'dimension']).any()
 
 
-def test_sigterm_finishes_what_is_under_way(tmp_path):
+def test_sigterm_finishes_the_requests_in_progress(tmp_path):
     study = demo_study(trials=4, n_per_condition=10)
     with LocalServer(bare_study(study, tmp_path / 'study'), tmp_path / 'study.sqlite') as s:
-        told, stop = [], threading.Event()
+        told = []
 
         def talk():
             with httpx.Client(base_url=s.url, trust_env=False) as c:
@@ -566,41 +571,39 @@ def test_sigterm_finishes_what_is_under_way(tmp_path):
         assert db.execute('SELECT count(*) FROM tokens').fetchone()[0] >= len(told)
 
 
-# --- whatever the description allows
+# --- everything that the description allows
 
 
-def test_the_description_is_true(tmp_path):
-    "Whatever it allows is sent, and what it forbids, with and (by schemathesis itself) without a token: no 5xx, and every reply is one that is described."
+def test_every_reply_is_one_that_openapi_describes(tmp_path):
+    """
+    Requests that the description allows, and requests that it forbids, with and (by schemathesis itself) without a
+    token: no reply is a 5xx, and every reply is described. 25 examples per route, or 200 in `make test-all`.
+    """
     store, app = app_of(tmp_path, demo_study(trials=1, n_per_condition=500), SECRET)
     checked = Counter()
 
     def check(operation):
-        @settings(
-            max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-        )
+        @settings(derandomize=True, database=None, suppress_health_check=list(HealthCheck))
         @given(
             st.one_of(operation.as_strategy(generation_mode=mode) for mode in schemathesis.GenerationMode),
             st.booleans(),
             st.booleans(),
         )
         def run(case, due, fitting):
-            token = (
-                SECRET
-                if operation.path == '/api/export'
-                else talk(app, lambda c: c.post('/api/enter', json={'panel': {}})).json()['token']
-            )
+            token = SECRET
+            if operation.path != '/api/export':
+                token = talk(app, lambda c: c.post('/api/enter', json={'panel': {}})).json()['token']
             if due and 'step' in case.path_parameters:
                 case.path_parameters['step'] = 'consent'
             if fitting and isinstance(case.body, dict) and 'values' in case.body:
                 case.body['values'] = {'agree': True}
                 if isinstance(case.body.get('context_opened'), bool):
                     case.body['context_opened'] = None  # consent has no context
-            broken = any(
-                str(where) == 'header' and part.mode.is_negative for where, part in case.meta.components.items()
-            )  # a header that is none: it stays
-            own = (
-                [positive_data_acceptance] if operation.method == 'put' else []
-            )  # which values fit a step only the study says
+            # an invalid header, which must be sent as it is
+            parts = case.meta.components.items()
+            broken = any(str(where) == 'header' and part.mode.is_negative for where, part in parts)
+            # the description does not say which values fit a step
+            own = [positive_data_acceptance] if operation.method == 'put' else []
             reply = case.call_and_validate(excluded_checks=own, headers={} if broken else BEARER(token))
             checked[operation.method, operation.path, reply.status_code] += 1
 
