@@ -170,7 +170,7 @@ def fits_a_phone(page):
             'Math.min(...[...document.querySelectorAll("fieldset label, .jspsych-btn")].map(e => Math.min(e.offsetWidth, e.offsetHeight)))'
         )
         >= 40
-    ), 'room for a thumb'
+    ), 'large enough for a thumb'
 
 
 def is_legible(page):
