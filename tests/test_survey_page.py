@@ -1,4 +1,4 @@
-"""The survey's page in a real browser, against the real server: what a participant can meet."""
+"""The survey's page in a real browser, with the real server: what may happen to a participant."""
 
 import json
 import re
@@ -20,7 +20,7 @@ PANEL = Panel(name='prolific', complete_url='https://app.prolific.com/submission
 
 
 def small(conditions=('decomposition', 'r1', 'r1_summary', 'post_hoc'), **other):
-    "Nine steps: two trials, one attention check. Traces, questions, contexts, answers and some wording try to be markup."
+    "Nine steps: two trials, one attention check. Traces, questions, contexts, answers and some wording hold markup."
     demo = demo_study(trials=2, panel=PANEL, minutes_timeout=600)
     shown = lambda i: {
         c: replace(i.shown[c], trace=f'{c} {HOSTILE} {i.shown[c].trace}', answer=f'{HOSTILE} {i.shown[c].answer}')
@@ -67,33 +67,37 @@ def study(files, tmp_path_factory):
 
 @pytest.fixture
 def visit(study, tab):
-    "Open the study as somebody: `visit('ann')`, under a content policy that allows nothing inline. At the end: nothing was asked of another host, the console has no error, nothing of the data ran."
+    """
+    Open the study as somebody: `visit('ann')`, under a content policy that allows nothing inline.
+    Checked at the end: no request to another host, no error in the console, and no markup of the data was run.
+    """
     pages = []
 
     def open_page(name, server=study, **kwargs):
         page = tab(**kwargs)
         page.server = server
         pages.append(page)
-        policy = page.goto(f'{server.url}/?PROLIFIC_PID={name}&STUDY_ID=s1&SESSION_ID=x1').headers[
-            'content-security-policy'
-        ]
+        reply = page.goto(f'{server.url}/?PROLIFIC_PID={name}&STUDY_ID=s1&SESSION_ID=x1')
+        policy = reply.headers['content-security-policy']
         assert "default-src 'none'" in policy and 'unsafe' not in policy
         ready(page)
         return page
 
     yield open_page
     for page in pages:
-        assert {url.split('/')[2] for url in page.asked if url.startswith('http')} == {page.server.url.split('/')[2]}, (
-            'a foreign request'
-        )
+        hosts = {url.split('/')[2] for url in page.asked if url.startswith('http')}
+        assert hosts == {page.server.url.split('/')[2]}, 'a request to another host'
         assert [e for e in page.errors if 'Failed to load resource' not in e] == [], page.errors
         assert page.evaluate('window.hacked') is None
 
 
+READY = """() => document.querySelector(".closing") || (document.querySelector("#heading")
+    && [...document.querySelectorAll("#survey .jspsych-btn")].every(b => !b.disabled))"""
+
+
 def ready(page):
-    page.wait_for_function(
-        '() => document.querySelector(".closing") || (document.querySelector("#heading") && [...document.querySelectorAll("#survey .jspsych-btn")].every(b => !b.disabled))'
-    )
+    "Wait until the page can be used; returns its heading."
+    page.wait_for_function(READY)
     return page.inner_text('h1')
 
 
@@ -101,8 +105,8 @@ def place(page):
     return page.inner_text('#place')
 
 
-def choose(page, k=None):
-    "Answer all that is on the screen: the right options where there are some, else the k-th."
+def answer_all(page, k=None):
+    "Answer everything on the screen: with the right options of a check, else with the k-th option."
     if page.query_selector('.kind-comprehension'):
         picks = [1, 2]
     elif page.query_selector('.kind-attention'):
@@ -123,14 +127,14 @@ def send(page, button=0, how='click'):
     return ready(page)
 
 
-def walk(page, until='.closing', k=None):
-    "Answer and send until something is on the screen."
+def answer_until(page, until='.closing', k=None):
+    "Answer and send until the screen shows the element `until`."
     for _ in range(20):
         if page.query_selector(until):
             return page
-        choose(page, k)
+        answer_all(page, k)
         send(page)
-    raise AssertionError(f'{until} never came')
+    raise AssertionError(f'{until} did not appear')
 
 
 def stored(server, condition=None, kind='trial'):
@@ -139,7 +143,7 @@ def stored(server, condition=None, kind='trial'):
 
 
 def mine(page, before):
-    "Rows of the participant that a test added."
+    "Rows of answers of the one participant whom the test added."
     table = page.server.answers()
     new = sorted(set(table.participant) - before)
     assert len(new) == 1
@@ -153,24 +157,38 @@ def before(study):
 
 # --- from consent to code
 
+# The smallest contrast of a text on its background, with the element
 CONTRAST = """() => {
-  const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(x => { x /= 255; return x <= .04045 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4; }); return .2126 * r + .7152 * g + .0722 * b; };
-  const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (!/, 0\\)$|transparent/.test(c)) return c; } return 'rgb(255, 255, 255)'; };
-  return [...document.querySelectorAll('#place, #survey h1, #survey h2, #survey p, #survey span, #survey legend, #survey summary, #survey .jspsych-btn, #survey .reasoning')].filter(e => e.offsetParent && !e.disabled && !e.matches('.unseen'))
-    .map(e => { const [a, b] = [light(getComputedStyle(e).color), light(ground(e))]; return [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), e.tagName, e.className]; }).sort((a, b) => a[0] - b[0])[0];
+  const linear = x => x <= .04045 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4;
+  const light = c => {
+    const [r, g, b] = c.match(/[\\d.]+/g).map(x => linear(x / 255));
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const ground = e => {
+    for (; e; e = e.parentElement) {
+      const c = getComputedStyle(e).backgroundColor;
+      if (!/, 0\\)$|transparent/.test(c)) return c;
+    }
+    return 'rgb(255, 255, 255)';
+  };
+  const names = ['h1', 'h2', 'p', 'span', 'legend', 'summary', '.jspsych-btn', '.reasoning'];
+  return [...document.querySelectorAll('#place, ' + names.map(n => '#survey ' + n).join(', '))]
+    .filter(e => e.offsetParent && !e.disabled && !e.matches('.unseen'))
+    .map(e => {
+      const [a, b] = [light(getComputedStyle(e).color), light(ground(e))];
+      return [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), e.tagName, e.className];
+    })
+    .sort((a, b) => a[0] - b[0])[0];
 }"""
+SMALLEST = """() => Math.min(...[...document.querySelectorAll("fieldset label, .jspsych-btn")]
+    .map(e => Math.min(e.offsetWidth, e.offsetHeight)))"""
 
 
 def fits_a_phone(page):
     for detail in page.query_selector_all('summary'):
         detail.click()
     assert page.evaluate('document.documentElement.scrollWidth') <= 375, page.inner_text('h1')
-    assert (
-        page.evaluate(
-            'Math.min(...[...document.querySelectorAll("fieldset label, .jspsych-btn")].map(e => Math.min(e.offsetWidth, e.offsetHeight)))'
-        )
-        >= 40
-    ), 'large enough for a thumb'
+    assert page.evaluate(SMALLEST) >= 40, 'large enough for a thumb'
 
 
 def is_legible(page):
@@ -187,24 +205,20 @@ WAYS = {
 
 
 def test_a_whole_participation_in_each_condition(study, visit, before):
-    "Five people, at least one a condition: by day, by night, on a phone, double-clicking, and with two clicks in the same instant."
+    "Five participants, at least one per condition, who differ in colors, screen and way of clicking (see WAYS)."
     for k, (way, (kwargs, check, click)) in enumerate(WAYS.items()):
         page, seen = visit(way, **kwargs), []
-        assert (page.evaluate('getComputedStyle(document.body).backgroundColor') == 'rgb(255, 255, 255)') == (
-            way != 'dark'
-        )
+        background = page.evaluate('getComputedStyle(document.body).backgroundColor')
+        assert (background == 'rgb(255, 255, 255)') == (way != 'dark')
         while not page.query_selector('.closing'):
             seen.append(page.inner_text('h1'))
             if check:
                 check(page)
-            choose(page, min(k + 1, 4))
+            answer_all(page, min(k + 1, 4))
             send(page, how=click)
         assert len(set(seen)) == 9, 'no step is skipped or shown twice'
         assert page.inner_text('h1') == 'Done' and page.inner_text('#code') == study.codes['complete']
-        assert (
-            page.get_attribute('#return', 'href')
-            == f'https://app.prolific.com/submissions/complete?cc={study.codes["complete"]}'
-        )
+        assert page.get_attribute('#return', 'href') == PANEL.complete_url + study.codes['complete']
     page.reload()
     ready(page)
     assert page.inner_text('#code') == study.codes['complete'], 'the code is still there after a reload'
@@ -214,15 +228,14 @@ def test_a_whole_participation_in_each_condition(study, visit, before):
     assert not table.duplicated(['participant', 'step', 'id', 'dimension']).any()
     for k, (who, rows) in enumerate(table.groupby('participant', sort=True)):
         ratings = rows[rows.kind == 'trial']
-        assert len(ratings) == 12 and set(ratings.value.astype(int)) == {min(k + 2, 5)}, (
-            'what was clicked is what is stored'
-        )
-        walked = step_sequence(small(), int(who[1:]), rows.condition.iloc[0])
-        assert list(dict.fromkeys(rows.step)) == [s for s in ('enter', *walked) if s in set(rows.step)]
+        assert len(ratings) == 12
+        assert set(ratings.value.astype(int)) == {min(k + 2, 5)}, 'what was clicked is what is stored'
+        expected = step_sequence(small(), int(who[1:]), rows.condition.iloc[0])
+        assert list(dict.fromkeys(rows.step)) == [s for s in ('enter', *expected) if s in set(rows.step)]
         assert (rows.seconds >= 0).all() and (ratings.seconds < 60).all()
 
 
-def test_everybody_sees_every_kind_within_and_a_full_study_says_so(files, tmp_path, visit):
+def test_within_participants_each_condition_is_shown_and_a_full_study_says_so(files, tmp_path, visit):
     write_study(small(('decomposition', 'r1'), layout='within', n_per_condition=1), tmp_path / 'built', files=files)
     codes = json.loads((tmp_path / 'built' / 'private.json').read_text())['codes']
     with LocalServer(tmp_path / 'built', tmp_path / 'answers.sqlite') as server:
@@ -231,31 +244,28 @@ def test_everybody_sees_every_kind_within_and_a_full_study_says_so(files, tmp_pa
         for _ in range(9):
             if trace := page.query_selector('.reasoning'):
                 seen.append(trace.inner_text().split()[0])
-            choose(page)
+            answer_all(page)
             send(page)
         assert sorted(seen) == ['decomposition', 'r1'] and page.inner_text('#code') == codes['complete']
         late = visit('bob', server)
-        assert (
-            late.inner_text('h1') == 'The study is full'
-            and late.inner_text('#code') == codes['full']
-            and codes['complete'] not in late.content()
-        )
+        assert late.inner_text('h1') == 'The study is full' and late.inner_text('#code') == codes['full']
+        assert codes['complete'] not in late.content()
 
 
-def test_refusing_gives_no_code_and_failing_twice_the_other_one(study, visit):
+def test_no_consent_gives_no_code_and_failing_twice_gives_the_code_of_screened_out(study, visit):
     page = visit('refuses')
     assert send(page, button=1) == 'You chose not to take part'
     assert not page.query_selector('#code') and not page.query_selector('#return')
     page.goto(study.url)  # without the panel's ids
     assert 'your id is missing' in (ready(page) and page.inner_text('#survey'))
-    page = walk(visit('hasty'), until='.kind-comprehension')
-    for said in ('You have one more try', None):
+    page = answer_until(visit('hasty'), until='.kind-comprehension')
+    for note in ('You have one more try', None):
         for group in page.query_selector_all('fieldset'):
             group.query_selector_all('input')[0].check()
         page.click('#survey .jspsych-btn')
-        if said:
+        if note:
             page.wait_for_selector('.note')
-            assert said in page.inner_text('.note') and ready(page) == 'About the instructions'
+            assert note in page.inner_text('.note') and ready(page) == 'About the instructions'
     page.wait_for_selector('.closing')
     assert page.inner_text('h1') == 'You cannot go on' and page.inner_text('#code') == study.codes['screened_out']
 
@@ -264,7 +274,7 @@ def test_refusing_gives_no_code_and_failing_twice_the_other_one(study, visit):
 
 
 def test_a_reload_in_the_middle_keeps_what_was_chosen(visit, before):
-    page = walk(visit('reloads'), until='.kind-trial')
+    page = answer_until(visit('reloads'), until='.kind-trial')
     for group in page.query_selector_all('fieldset')[:4]:
         group.query_selector_all('input')[2].check()
     here = place(page)
@@ -275,21 +285,20 @@ def test_a_reload_in_the_middle_keeps_what_was_chosen(visit, before):
     other.goto(page.url)
     ready(other)
     assert place(other) == here and other.locator('input:checked').count() == 4
-    choose(other, 3)
+    answer_all(other, 3)
     send(other)
-    choose(other)
+    answer_all(other)
     assert send(other) == 'Question 2 of 2'
     page.bring_to_front()
-    choose(page, 0)  # the first tab is behind now: its answer is not taken, and it goes on from where the other one is
+    answer_all(page, 0)  # too late: the other tab's answer is stored, and this tab goes on from there
     assert send(page) == 'Question 2 of 2'
-    assert set(mine(page, before).query("step == 'trial:0'").value.astype(int)) == {4}, (
-        'as sent by the tab that was first'
-    )
+    values = set(mine(page, before).query("step == 'trial:0'").value.astype(int))
+    assert values == {4}, 'as sent by the tab that was first'
 
 
 def test_whether_the_context_was_opened_is_stored(visit, before):
     "Opened and closed again, before a reload, in the first of two trials."
-    page = walk(visit('opens'), until='.kind-trial')
+    page = answer_until(visit('opens'), until='.kind-trial')
     for _ in range(2):
         page.click('.context summary')
     page.wait_for_function(
@@ -297,15 +306,14 @@ def test_whether_the_context_was_opened_is_stored(visit, before):
     )
     page.reload()
     ready(page)
-    walk(page)
+    answer_until(page)
     rows = mine(page, before)
-    assert dict(zip(rows.step, rows.context_opened)) == {
-        s: {'trial:0': True, 'trial:1': False}.get(s, pd.NA) for s in rows.step
-    }
+    opened = {s: {'trial:0': True, 'trial:1': False}.get(s, pd.NA) for s in rows.step}
+    assert dict(zip(rows.step, rows.context_opened)) == opened
 
 
-def test_text_that_was_typed_is_there_after_a_reload(visit):
-    page = walk(visit('writes'), until='.kind-free')
+def test_typed_text_is_kept_after_a_reload(visit):
+    page = answer_until(visit('writes'), until='.kind-free')
     page.fill('textarea', 'Half a sentence')
     page.reload()
     ready(page)
@@ -313,21 +321,21 @@ def test_text_that_was_typed_is_there_after_a_reload(visit):
 
 
 def test_the_back_button_changes_nothing(visit, before):
-    page = walk(visit('back'), until='.kind-trial')
-    choose(page, 1)
+    page = answer_until(visit('back'), until='.kind-trial')
+    answer_all(page, 1)
     here = place(page)
     for _ in range(3):
         page.evaluate('history.back()')
         page.wait_for_timeout(60)
     assert place(page) == here and page.locator('input:checked').count() == 6
     assert 'nothing is lost' in page.inner_text('#status')
-    walk(page, k=1)
+    answer_until(page, k=1)
     assert len(mine(page, before).query("kind == 'trial'")) == 12
 
 
 def test_offline_and_back(visit, before):
-    page = walk(visit('offline'), until='.kind-trial')
-    choose(page, 3)
+    page = answer_until(visit('offline'), until='.kind-trial')
+    answer_all(page, 3)
     page.context.set_offline(True)
     page.click('#survey .jspsych-btn')
     page.wait_for_function('() => document.querySelector("#said").textContent.startsWith("Not saved yet")')
@@ -340,9 +348,9 @@ def test_offline_and_back(visit, before):
     assert len(rows) == 6 and set(rows.value.astype(int)) == {4}
 
 
-def test_an_answer_that_was_never_sent_survives_the_closing_of_the_tab(visit, before):
-    page = walk(visit('closes'), until='.kind-trial')
-    choose(page, 4)
+def test_an_answer_that_was_not_sent_survives_closing_the_tab(visit, before):
+    page = answer_until(visit('closes'), until='.kind-trial')
+    answer_all(page, 4)
     page.context.set_offline(True)
     page.click('#survey .jspsych-btn')
     page.wait_for_function('() => document.querySelector("#said").textContent.startsWith("Not saved yet")')
@@ -353,51 +361,50 @@ def test_an_answer_that_was_never_sent_survives_the_closing_of_the_tab(visit, be
     assert ready(again) == 'A question in between'
     rows = mine(page, before).query("kind == 'trial'")
     assert len(rows) == 6 and set(rows.value.astype(int)) == {5}
-    page.evaluate = again.evaluate  # for the check at the end
+    page.evaluate = again.evaluate  # for the check at the end of `visit`
 
 
-def test_a_lost_acknowledgement_stores_nothing_twice(visit, before):
-    page = walk(visit('lost'), until='.kind-trial')
+def test_a_lost_reply_stores_nothing_twice(visit, before):
+    page = answer_until(visit('lost'), until='.kind-trial')
     lost = []
 
     def lose(route):
         if lost:
             return route.continue_()
-        lost.append(route.fetch().status)  # the server has it, the page does not hear of it
+        lost.append(route.fetch().status)  # the server has it, but the page gets no reply
         route.abort()
 
     page.route('**/api/answers/**', lose)
-    choose(page, 2)
+    answer_all(page, 2)
     assert send(page) == 'A question in between' and lost == [200]
     assert len(mine(page, before).query("kind == 'trial'")) == 6
 
 
-def test_a_busy_server_is_asked_again(visit):
-    page = walk(visit('busy'), until='.kind-trial')
+def test_a_request_to_a_busy_server_is_repeated(visit):
+    page = answer_until(visit('busy'), until='.kind-trial')
     asked = []
 
     def busy(route):
         asked.append(route.request.method)
-        route.fulfill(status=503, headers={'Retry-After': '1'}, json=dict(error='busy', message='')) if len(
-            asked
-        ) < 3 else route.continue_()
+        if len(asked) < 3:
+            route.fulfill(status=503, headers={'Retry-After': '1'}, json=dict(error='busy', message=''))
+        else:
+            route.continue_()
 
     page.route('**/api/answers/**', busy)
-    choose(page)
+    answer_all(page)
     assert send(page) == 'A question in between' and len(asked) == 3
 
 
 def test_a_missing_rating_is_named_and_nothing_is_sent(visit, before):
-    page = walk(visit('misses'), until='.kind-trial')
+    page = answer_until(visit('misses'), until='.kind-trial')
     groups = page.query_selector_all('fieldset')
     for group in [*groups[:2], *groups[3:]]:
         group.query_selector_all('input')[0].check()
     page.click('#survey .jspsych-btn')
     assert page.inner_text('#said') == 'One answer is missing.'
-    assert (
-        page.evaluate('document.activeElement.closest("fieldset").querySelector("legend").textContent')
-        == small().scales[2].prompt
-    )
+    legend = page.evaluate('document.activeElement.closest("fieldset").querySelector("legend").textContent')
+    assert legend == small().scales[2].prompt
     assert groups[2].query_selector('.wrong').inner_text() == 'Please choose an option.'
     assert not len(mine(page, before).query("kind == 'trial'"))
     groups[2].query_selector_all('input')[1].check()
@@ -405,7 +412,16 @@ def test_a_missing_rating_is_named_and_nothing_is_sent(visit, before):
     assert send(page) == 'A question in between'
 
 
-# --- for everybody
+# --- accessibility
+
+FOCUS = """() => ({
+  radio: document.activeElement.type === "radio",
+  legend: document.activeElement.closest("fieldset")?.querySelector("legend").textContent,
+  send: document.activeElement.matches("#survey .jspsych-btn"),
+  kind: document.querySelector(".jspsych-content").className,
+})"""
+UNNAMED = """() => [...document.querySelectorAll("input, textarea, button, progress")]
+    .filter(e => e.offsetParent && !(e.labels?.length || e.textContent.trim() || e.value)).length"""
 
 
 def test_keyboard_only(visit, study):
@@ -415,9 +431,7 @@ def test_keyboard_only(visit, study):
     while not page.query_selector('.closing') and len(tabs) < 200:
         press('Tab')
         tabs.append(page.evaluate('document.activeElement.tagName + (document.activeElement.type || "")'))
-        at = page.evaluate(
-            '({radio: document.activeElement.type === "radio", legend: document.activeElement.closest("fieldset")?.querySelector("legend").textContent, send: document.activeElement.matches("#survey .jspsych-btn"), kind: document.querySelector(".jspsych-content").className})'
-        )
+        at = page.evaluate(FOCUS)
         if at['radio']:
             press('Space')
             for _ in range(4 if 'attention' in at['kind'] else 2 if 'wrong' in at['legend'] else 1):
@@ -432,92 +446,100 @@ def test_keyboard_only(visit, study):
     assert len(tabs) < 60, 'each group of options is one stop'
 
 
-def test_screen_readers_hear_what_is_asked(visit):
+def test_screen_readers_get_names_and_roles(visit):
     page = visit('hears')
     assert page.evaluate('document.activeElement.id') == 'heading', 'each page begins at its heading'
     assert page.get_by_role('progressbar', name='Page 1 of 9').count() == 1
-    page = walk(page, until='.kind-trial')
+    page = answer_until(page, until='.kind-trial')
     assert page.evaluate('document.activeElement.id') == 'heading'
     scale = small().scales[3]
     group = page.get_by_role('group', name=scale.prompt)
     assert group.get_by_role('radio').count() == 5
-    assert (
-        group.get_by_role('radio', name=f'1 {scale.low}').count() == 1
-        and group.get_by_role('radio', name=f'5 {scale.high}').count() == 1
-    )
+    for name in (f'1 {scale.low}', f'5 {scale.high}'):
+        assert group.get_by_role('radio', name=name).count() == 1
     assert page.get_by_role('region', name='Its reasoning').count() == 1
-    unnamed = page.evaluate(
-        '[...document.querySelectorAll("input, textarea, button, progress")].filter(e => e.offsetParent && !(e.labels?.length || e.textContent.trim() || e.value)).length'
-    )
-    assert unnamed == 0
-    page = walk(page, until='.kind-free')
+    assert page.evaluate(UNNAMED) == 0
+    page = answer_until(page, until='.kind-free')
     assert page.get_by_role('textbox', name='What made a reasoning easy or hard to follow?').count() == 1
 
 
-def test_no_step_breaks_the_rules_of_accessibility(visit, axe):
-    "By axe-core, with what can be opened open: every step, answers missing and wrong, no connection, every kind of ending."
+def assert_accessible(page, axe):
+    "axe-core finds nothing on this page, in light and dark colors and at two widths, with all details open."
+    for detail in page.query_selector_all('details:not([open]) > summary'):
+        detail.click()
+    assert (found := axe(page)) == [], '\n'.join(found)
 
-    def heeds(page):
-        for detail in page.query_selector_all('details:not([open]) > summary'):
-            detail.click()
-        assert (found := axe(page)) == [], '\n'.join(found)
 
+def assert_axe_finds_low_contrast(page, axe):
+    "A violation made on purpose is found."
+    page.evaluate('document.querySelector("h1").style.color = "#999"')
+    assert {f.split(': ')[1] for f in axe(page)} == {'color-contrast'}
+
+
+def test_a_trial_is_accessible(visit, axe):
+    "One page of the survey that stands for the others; the next test checks all of them."
+    page = answer_until(visit('adam'), until='.kind-trial')
+    assert_accessible(page, axe)
+    assert_axe_finds_low_contrast(page, axe)
+
+
+@pytest.mark.exhaustive
+def test_every_page_is_accessible(visit, axe):
+    "Every step, answers missing and wrong, no connection, and the ending."
     page = visit('eve')
     seen = set()
     while not page.query_selector('.closing'):
         kind = page.evaluate('document.querySelector(".jspsych-content").className')
         if kind not in seen:
             seen.add(kind)
-            heeds(page)
+            assert_accessible(page, axe)
             if page.query_selector('form [required]'):
                 page.click('#survey .jspsych-btn')  # nothing is chosen
-                heeds(page)
+                assert_accessible(page, axe)
             if 'comprehension' in kind:
                 for group in page.query_selector_all('fieldset'):
                     group.query_selector_all('input')[0].check()
                 page.click('#survey .jspsych-btn')
                 page.wait_for_selector('.note')
                 ready(page)
-                heeds(page)
-        choose(page)
+                assert_accessible(page, axe)
+        answer_all(page)
         if 'attention' in kind:
             page.context.set_offline(True)
             page.click('#survey .jspsych-btn')
             page.wait_for_selector('#retry:visible')
-            heeds(page)
+            assert_accessible(page, axe)
             page.context.set_offline(False)
             page.wait_for_selector('.kind-trial', timeout=15000)
             ready(page)
         else:
             send(page)
-    heeds(page)
+    assert_accessible(page, axe)
     assert len(seen) == 8, seen
     page.goto(page.server.url)  # the id is missing
     ready(page)
-    heeds(page)
-    page.evaluate('document.querySelector("h1").style.color = "#999"')  # it would have been found
-    assert {f.split(': ')[1] for f in axe(page)} == {'color-contrast'}
+    assert_accessible(page, axe)
+    assert_axe_finds_low_contrast(page, axe)
 
 
-# --- in other words
+# --- a study in another language
 
 RINGED = str.maketrans({chr(ord(a) + k): chr(o + k) for a, o in (('A', 0x24B6), ('a', 0x24D0)) for k in range(26)})
 
 
 def ringed(text):
-    "The text in letters that no alphabet has, placeholders apart, with markup that must stay text."
+    "The text in circled letters, which no language uses; placeholders stay as they are."
     return ''.join(part if part[:1] == '{' else part.translate(RINGED) for part in re.split(r'(\{\w+\})', text))
 
 
 def translated(**other):
-    "A study of which no word is left as it ships: titles, texts, words, questions, items."
+    "A study in which every text that this package ships is replaced: titles, texts, words, questions, items."
     demo, marked = small(('r1',)), lambda text: f'{HOSTILE}{ringed(text)}'
-    said = lambda rows, *keys: tuple(
-        replace(
-            row, **{k: tuple(map(ringed, v)) if isinstance(v := getattr(row, k), tuple) else ringed(v) for k in keys}
-        )
-        for row in rows
-    )
+
+    def ringed_rows(rows, *keys):
+        ring = lambda v: tuple(map(ringed, v)) if isinstance(v, tuple) else ringed(v)
+        return tuple(replace(row, **{k: ring(getattr(row, k)) for k in keys}) for row in rows)
+
     items = tuple(
         replace(
             i,
@@ -535,43 +557,52 @@ def translated(**other):
         texts={k: ringed(t) for k, t in demo_study().texts.items()},
         words={k: marked(t) for k, t in demo.words.items()},
         items=items,
-        scales=said(demo_study().scales, 'prompt', 'low', 'high'),
-        checks=said(tuple(c for c in demo_study().checks if c.name != 'attention_low'), 'prompt', 'options'),
+        scales=ringed_rows(demo_study().scales, 'prompt', 'low', 'high'),
+        checks=ringed_rows([c for c in demo_study().checks if c.name != 'attention_low'], 'prompt', 'options'),
         free=(replace(demo.free[0], prompt=ringed(demo.free[0].prompt)),),
-        demographics=said(demo.demographics, 'prompt', 'options'),
+        demographics=ringed_rows(demo.demographics, 'prompt', 'options'),
         **other,
     )
 
 
-SAID = """() => [document.title, document.body.innerText, ...[...document.querySelectorAll('*')].flatMap(e => [...['aria-label', 'title', 'placeholder', 'alt'].map(a => e.getAttribute(a)), e.matches('input[type=submit]') ? e.value : null]),
-          ...[...document.querySelectorAll('noscript')].map(e => new DOMParser().parseFromString(e.textContent, 'text/html').body.textContent)].filter(Boolean).join('\\n')"""
+# Every text of the page: visible, in attributes, and for browsers without scripts
+ALL_TEXT = """() => {
+  const attributes = ['aria-label', 'title', 'placeholder', 'alt'];
+  const inAttributes = e =>
+    [...attributes.map(a => e.getAttribute(a)), e.matches('input[type=submit]') ? e.value : null];
+  const parsed = e => new DOMParser().parseFromString(e.textContent, 'text/html').body.textContent;
+  return [
+    document.title,
+    document.body.innerText,
+    ...[...document.querySelectorAll('*')].flatMap(inAttributes),
+    ...[...document.querySelectorAll('noscript')].map(parsed),
+  ].filter(Boolean).join('\\n');
+}"""
 
 
-def foreign(page, heard, *known):
-    "Nothing on the page is in the words that ship; what is said is added to `heard`."
-    assert (
-        page.locator('html').get_attribute('lang') == 'he'
-        and page.evaluate('getComputedStyle(document.body).direction') == 'rtl'
-    )
+def assert_translated(page, texts, *known):
+    "No text on the page is one that this package ships; the text of the page is added to `texts`."
+    assert page.locator('html').get_attribute('lang') == 'he'
+    assert page.evaluate('getComputedStyle(document.body).direction') == 'rtl'
     for detail in page.query_selector_all('details:not([open]) > summary'):
         detail.click()
-    said = page.evaluate(SAID)
-    heard.append(said)
-    for text in (HOSTILE, re.sub('<[^>]*>', '', HOSTILE), *known):
-        said = said.replace(text, '')
-    assert not re.search('[A-Za-z]', said), re.findall('.*[A-Za-z].*', said)
+    text = page.evaluate(ALL_TEXT)
+    texts.append(text)
+    for part in (HOSTILE, re.sub('<[^>]*>', '', HOSTILE), *known):
+        text = text.replace(part, '')
+    assert not re.search('[A-Za-z]', text), re.findall('.*[A-Za-z].*', text)
     assert page.locator('#survey img, #survey script, #survey b, #preview img, #status img').count() == 0
 
 
-def test_no_word_is_left_of_a_study_in_other_words(files, tmp_path, visit):
-    "Every ending, and what is said on the way when answers are missing or wrong, the line is cut or the id is lost."
+def test_a_study_in_another_language_shows_no_text_of_the_package(files, tmp_path, visit):
+    "Every ending, and the messages when answers are missing or wrong, the connection is cut or the id is missing."
     write_study(translated(n_per_condition=1), tmp_path / 'built', files=files)
-    codes, heard = json.loads((tmp_path / 'built' / 'private.json').read_text())['codes'], []
+    codes, texts = json.loads((tmp_path / 'built' / 'private.json').read_text())['codes'], []
     with LocalServer(tmp_path / 'built', tmp_path / 'answers.sqlite') as server:
         page = visit('refuses', server)
-        foreign(page, heard)
+        assert_translated(page, texts)
         send(page, button=1)
-        foreign(page, heard)
+        assert_translated(page, texts)
         page = visit('hasty', server)
         for _ in range(2):
             send(page)
@@ -580,43 +611,43 @@ def test_no_word_is_left_of_a_study_in_other_words(files, tmp_path, visit):
                 group.query_selector_all('input')[0].check()
             page.click('#survey .jspsych-btn')
             page.wait_for_selector('.note, .closing')
-            foreign(page, heard, *codes.values())
+            assert_translated(page, texts, *codes.values())
             ready(page)
         page.wait_for_selector('.closing')
-        foreign(page, heard, *codes.values())
+        assert_translated(page, texts, *codes.values())
         page = visit('ann', server)
         while not page.query_selector('.closing'):
-            foreign(page, heard)
+            assert_translated(page, texts)
             if page.query_selector('.kind-trial'):
                 page.click('#survey .jspsych-btn')  # nothing is chosen
-                foreign(page, heard)
+                assert_translated(page, texts)
                 page.evaluate('history.back()')
                 page.wait_for_function(
                     'n => document.querySelector("#said").textContent.includes(n)', arg=translated().words['no_back']
                 )
-                foreign(page, heard)
-            choose(page)
+                assert_translated(page, texts)
+            answer_all(page)
             if page.query_selector('.kind-attention'):
                 page.context.set_offline(True)
                 page.click('#survey .jspsych-btn')
                 page.wait_for_selector('#retry:visible')
-                foreign(page, heard)
+                assert_translated(page, texts)
                 page.context.set_offline(False)
                 page.wait_for_selector('.kind-trial', timeout=15000)
                 ready(page)
             else:
                 send(page)
-        foreign(page, heard, *codes.values())
-        foreign(visit('late', server), heard, *codes.values())  # full
+        assert_translated(page, texts, *codes.values())
+        assert_translated(visit('late', server), texts, *codes.values())  # full
         page.goto(server.url)
         ready(page)
-        foreign(page, heard)
-    heard = ' '.join(' '.join(heard).split())
+        assert_translated(page, texts)
+    texts = ' '.join(' '.join(texts).split())
     plain = lambda text: re.compile(
         r'\d+'.join(re.escape(re.sub(r'\s+', ' ', part)) for part in re.split(r'\{\w+\}', text))
     )
-    unheard = {k for k, text in translated().words.items() if not plain(text).search(heard)}
-    assert unheard == {
+    unseen = {k for k, text in translated().words.items() if not plain(text).search(texts)}
+    assert unseen == {
         'preview',
         'start_again',
         'copied',
@@ -633,16 +664,16 @@ def test_no_word_is_left_of_a_study_in_other_words(files, tmp_path, visit):
         'ids_kept',
         'ids_hashed',
         'paid',
-    }, unheard  # these need a preview or a moment, the last four stand in a consent text
+    }, unseen  # shown only in a preview or for a moment; the last four are in a consent text
 
 
-# --- nothing of the data runs
+# --- markup in the data is not run
 
 
 def test_markup_in_the_data_is_text(visit):
     page = visit('markup')
     assert HOSTILE in page.inner_text('#survey')
-    page = walk(page, until='.kind-trial')
+    page = answer_until(page, until='.kind-trial')
     page.click('summary')
     for selector in ('.reasoning', '.question > p', '.answer > p', '.context .sheet', 'legend'):
         assert HOSTILE in page.inner_text(selector), selector
