@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('study')
     built = output_of('build', DATA / 'study_demo.yaml', '--out', folder / 'survey')
     assert 'decomposition, r1, r1_summary, post_hoc' in built
-    assert re.search(r'about \d+ minutes a participant; .* 100 participants cost', built)
+    assert re.search(r'about \d+ minutes per participant; .* 100 participants cost', built)
     answered = output_of('simulate', folder / 'survey', '--db', folder / 'study.sqlite', '--n', 24, '--seed', 3)
     assert '0 answers lost, 0 doubled' in answered
     return folder
