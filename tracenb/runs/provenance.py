@@ -19,6 +19,7 @@ import psutil
 import tracenb
 from ..core.files import digest
 from ..core.records import TracenbError
+from ..tasks.task import SHIPPED_TASKS
 
 # %% ../../nbs/07_runs/01_provenance.ipynb #401c673a
 PACKAGE = Path(tracenb.__file__).parent  # where this package is installed
@@ -93,6 +94,8 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def code_version() -> str:
     "Fingerprint of the code that a run uses: changes when what it does might change."
     trees = _needed('runs.stages', {})
+    for name in SHIPPED_TASKS:  # imported by name, when a run asks for them
+        _needed(f'tasks.{name}', trees)
     for node in (n for tree in trees.values() for n in ast.walk(tree)):
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
