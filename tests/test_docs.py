@@ -54,7 +54,7 @@ def test_reference_has_anchors_tables_sources_and_outputs(site):
         repeated |= {p.name: i for i in ids if ids.count(i) > 1 and i != 'pst-page-navigation-heading-2'}
     assert repeated == {}
     assert '#|' not in re.sub(r'<[^>]+>', '', text) and 'show_doc(' not in text
-    assert 'output text_html' in (site / 'reference' / 'traces' / 'chat.html').read_text()  # the loss mask in color
+    assert 'output text_html' in (site / 'reference' / 'traces' / 'loss_mask.html').read_text()  # colored
     assert 'hide below-input' in ''.join(p.read_text() for p in (site / 'reference').rglob('*.html'))
 
 
