@@ -1,108 +1,190 @@
 'use strict';
-// The survey's page. jsPsych walks through the steps; the server says which there are, and has stored every answer before the page goes on.
+// The survey's page. jsPsych walks through the steps; the server says which there are,
+// and has stored every answer before the page goes on.
 // Whatever comes from the study or a model is set as text, never as HTML.
 
 // --- small things
 
 const $ = id => document.getElementById(id);
 
-const SAY = JSON.parse($('words').textContent);  // the study's words for buttons, headings and what is said in passing
+const SAY = JSON.parse($('words').textContent); // the study's words for buttons, headings and what is said in passing
 
-function filled(text, values) { return text.replace(/\{(\w+)\}/g, (hole, name) => values[name] ?? hole); }
+function filled(text, values) {
+  return text.replace(/\{(\w+)\}/g, (hole, name) => values[name] ?? hole);
+}
 
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);  // strings become text nodes
+  element.append(...children); // strings become text nodes
   return element;
 }
 
-function bold(line) { return line.split(/\*\*(.+?)\*\*/).map((part, i) => i % 2 ? make('strong', {}, part) : part); }
+function bold(line) {
+  return line.split(/\*\*(.+?)\*\*/).map((part, i) => (i % 2 ? make('strong', {}, part) : part));
+}
 
-function prose(text) {  // "## heading", "- item", **bold** and paragraphs; all else is text
+function prose(text) {
+  // "## heading", "- item", **bold** and paragraphs; all else is text
   const out = document.createDocumentFragment();
-  let open = null;  // the paragraph or list that the next line may go on
+  let open = null; // the paragraph or list that the next line may go on
   for (const line of text.split('\n').map(l => l.trim())) {
     const kind = !line ? '' : line.startsWith('## ') ? 'H2' : line.startsWith('- ') ? 'UL' : 'P';
     if (kind === 'H2') out.append(make('h2', {}, ...bold(line.slice(3))));
     if (kind === 'UL') {
-      if (open?.tagName !== kind) out.append(open = make('ul'));
+      if (open?.tagName !== kind) out.append((open = make('ul')));
       open.append(make('li', {}, ...bold(line.slice(2))));
     } else if (kind === 'P' && open?.tagName === kind) open.append(' ', ...bold(line));
-    else if (kind === 'P') out.append(open = make('p', {}, ...bold(line)));
+    else if (kind === 'P') out.append((open = make('p', {}, ...bold(line))));
     else open = null;
   }
   return out;
 }
 
-function uuid() {  // version 4; crypto.randomUUID is missing where the page came without TLS
+function uuid() {
+  // version 4; crypto.randomUUID is missing where the page came without TLS
   const b = crypto.getRandomValues(new Uint8Array(16));
-  b[6] = b[6] & 15 | 64; b[8] = b[8] & 63 | 128;
+  b[6] = (b[6] & 15) | 64;
+  b[8] = (b[8] & 63) | 128;
   return [...b].map((x, i) => ([4, 6, 8, 10].includes(i) ? '-' : '') + x.toString(16).padStart(2, '0')).join('');
 }
 
 // --- what this browser remembers: the token, and of each step that is not stored yet what was chosen so far
 
 const shelf = {
-  name: 'tracenb-survey', held: {},
-  load() { try { this.held = JSON.parse(localStorage.getItem(this.name)) || {}; } catch { /* no storage: memory has to do */ } },
-  save() { try { localStorage.setItem(this.name, JSON.stringify(this.held)); } catch { /* as above */ } },
-  draft(step) { return (this.held.drafts ??= {})[step] ??= {attempt: uuid(), seconds: 0, fields: {}}; },
-  drop(step) { delete this.held.drafts?.[step]; this.save(); },
-  forget() { this.held = {}; this.save(); },
+  name: 'tracenb-survey',
+  held: {},
+  load() {
+    try {
+      this.held = JSON.parse(localStorage.getItem(this.name)) || {};
+    } catch {
+      /* no storage: memory has to do */
+    }
+  },
+  save() {
+    try {
+      localStorage.setItem(this.name, JSON.stringify(this.held));
+    } catch {
+      /* as above */
+    }
+  },
+  draft(step) {
+    return ((this.held.drafts ??= {})[step] ??= {attempt: uuid(), seconds: 0, fields: {}});
+  },
+  drop(step) {
+    delete this.held.drafts?.[step];
+    this.save();
+  },
+  forget() {
+    this.held = {};
+    this.save();
+  },
 };
 
-const clock = {  // seconds that a step was on the screen, in the foreground, over reloads
-  since: null, sum: 0,
-  start(sum) { this.sum = sum; this.since = document.hidden ? null : performance.now(); },
-  read() { return Math.round(10 * (this.sum + (this.since === null ? 0 : (performance.now() - this.since) / 1000))) / 10; },
-  turn() { this.sum = this.read(); this.since = document.hidden ? null : performance.now(); },
+const clock = {
+  // seconds that a step was on the screen, in the foreground, over reloads
+  since: null,
+  sum: 0,
+  start(sum) {
+    this.sum = sum;
+    this.since = document.hidden ? null : performance.now();
+  },
+  read() {
+    return Math.round(10 * (this.sum + (this.since === null ? 0 : (performance.now() - this.since) / 1000))) / 10;
+  },
+  turn() {
+    this.sum = this.read();
+    this.since = document.hidden ? null : performance.now();
+  },
 };
 
 // --- talking to the server
 
-class Refused extends Error { constructor(status, body) { super(body?.message || `status ${status}`); Object.assign(this, {status, body}); } }
+class Refused extends Error {
+  constructor(status, body) {
+    super(body?.message || `status ${status}`);
+    Object.assign(this, {status, body});
+  }
+}
 
-let wake = () => {};  // ends a wait early
-const pause = seconds => new Promise(done => { const timer = setTimeout(done, 1000 * seconds); wake = () => { clearTimeout(timer); done(); }; });
+let wake = () => {}; // ends a wait early
+const pause = seconds =>
+  new Promise(done => {
+    const timer = setTimeout(done, 1000 * seconds);
+    wake = () => {
+      clearTimeout(timer);
+      done();
+    };
+  });
 
-function say(text, retry = false) { if ($('said').textContent !== text) $('said').textContent = text; $('status').hidden = !text; $('retry').hidden = !retry; }
+function say(text, retry = false) {
+  if ($('said').textContent !== text) $('said').textContent = text;
+  $('status').hidden = !text;
+  $('retry').hidden = !retry;
+}
 
-function idle() {  // No blank page while waiting
+function idle() {
+  // No blank page while waiting
   const content = $('jspsych-content');
   if (content && !content.hasChildNodes()) content.append(make('p', {class: 'idle'}, SAY.idle));
 }
 
-async function ask(method, path, body) {  // Until the server has answered; `Refused` where it says no
+async function ask(method, path, body) {
+  // Until the server has answered; `Refused` where it says no
   const busy = setTimeout(() => say(body ? SAY.saving : SAY.loading), 700);
   try {
     for (let tries = 0; ; tries++) {
-      let response = null, said = null;
+      let response = null,
+        said = null;
       try {
-        response = await fetch(path, {method, cache: 'no-store', credentials: 'omit', signal: AbortSignal.timeout(20000), body: body && JSON.stringify(body),
-                                      headers: {...(body && {'Content-Type': 'application/json'}), ...(shelf.held.token && {Authorization: `Bearer ${shelf.held.token}`})}});
+        response = await fetch(path, {
+          method,
+          cache: 'no-store',
+          credentials: 'omit',
+          signal: AbortSignal.timeout(20000),
+          body: body && JSON.stringify(body),
+          headers: {
+            ...(body && {'Content-Type': 'application/json'}),
+            ...(shelf.held.token && {Authorization: `Bearer ${shelf.held.token}`}),
+          },
+        });
         said = await response.json();
-      } catch { /* no network, or it broke off: once more */ }
+      } catch {
+        /* no network, or it broke off: once more */
+      }
       clearTimeout(busy);
-      if (response?.ok && said) { say(''); return said; }
-      if (response && response.status < 500 && response.status !== 429 && !response.ok) { say(''); throw new Refused(response.status, said); }
+      if (response?.ok && said) {
+        say('');
+        return said;
+      }
+      if (response && response.status < 500 && response.status !== 429 && !response.ok) {
+        say('');
+        throw new Refused(response.status, said);
+      }
       say(method === 'PUT' ? SAY.unsaved : SAY.offline, true);
       idle();
-      await pause(Number(response?.headers.get('Retry-After')) || Math.min(30, 2 ** tries) * (.5 + Math.random()));
+      await pause(Number(response?.headers.get('Retry-After')) || Math.min(30, 2 ** tries) * (0.5 + Math.random()));
     }
-  } finally { clearTimeout(busy); }
+  } finally {
+    clearTimeout(busy);
+  }
 }
 
 const query = new URLSearchParams(location.search);
-const panel = Object.fromEntries(['PROLIFIC_PID', 'STUDY_ID', 'SESSION_ID'].filter(k => query.get(k)).map(k => [k, query.get(k)]));
+const panel = Object.fromEntries(
+  ['PROLIFIC_PID', 'STUDY_ID', 'SESSION_ID'].filter(k => query.get(k)).map(k => [k, query.get(k)]),
+);
 
-async function enter() {  // The participant's state; one who was here before goes on
+async function enter() {
+  // The participant's state; one who was here before goes on
   shelf.load();
   if (shelf.held.token && shelf.held.panel === JSON.stringify(panel)) {
     try {
       const me = await ask('GET', 'api/me');
       if (me.state !== 'expired') return me;
-    } catch (e) { if (!(e instanceof Refused)) throw e; }
+    } catch (e) {
+      if (!(e instanceof Refused)) throw e;
+    }
   }
   const old = shelf.held.panel === JSON.stringify(panel) ? shelf.held : {};
   delete shelf.held.token;
@@ -114,34 +196,60 @@ async function enter() {  // The participant's state; one who was here before go
 
 // --- one step on the screen
 
-let page = null;    // what the server told about the step
-let texts = {};     // of the study
-let note = '';      // shown above the step: why it is asked again
+let page = null; // what the server told about the step
+let texts = {}; // of the study
+let note = ''; // shown above the step: why it is asked again
 let state = 'active';
-const done = new Set();  // steps that are stored
+const done = new Set(); // steps that are stored
 
 function head(title) {
   const h = make('h1', {tabindex: '-1', id: 'heading'}, title);
   return note ? [h, make('p', {class: 'note', role: 'alert'}, note)] : [h];
 }
 
-function card(kind, title, ...children) { return make('section', {class: `card ${kind}`, 'aria-label': title}, make('h2', {}, title), ...children); }
+function card(kind, title, ...children) {
+  return make('section', {class: `card ${kind}`, 'aria-label': title}, make('h2', {}, title), ...children);
+}
 
-function context(sentences) { return make('details', {class: 'context'}, make('summary', {}, SAY.context), make('div', {class: 'sheet', dir: 'auto'}, ...sentences.map(s => make('p', {}, s)))); }
+function context(sentences) {
+  return make(
+    'details',
+    {class: 'context'},
+    make('summary', {}, SAY.context),
+    make('div', {class: 'sheet', dir: 'auto'}, ...sentences.map(s => make('p', {}, s))),
+  );
+}
 
 const SHEETS = {
   consent: () => [...head(document.title), prose(page.text)],
-  instructions: () => [...head(SAY.heading_instructions), prose(page.text), ...(page.example ? [card('example', SAY.example, prose(page.example))] : [])],
-  comprehension: () => [...head(SAY.heading_comprehension), make('details', {}, make('summary', {}, SAY.instructions_again), make('div', {class: 'sheet'}, prose(texts.instructions || '')))],
-  trial: () => [...head(filled(SAY.heading_trial, {n: page.trial, total: page.trials})), card('question', SAY.question, make('p', {dir: 'auto'}, page.question), context(page.context)),
-                card('answer', SAY.answer, make('p', {dir: 'auto'}, page.answer)), card('trace', SAY.trace, make('div', {class: 'reasoning', dir: 'auto'}, page.trace))],
+  instructions: () => [
+    ...head(SAY.heading_instructions),
+    prose(page.text),
+    ...(page.example ? [card('example', SAY.example, prose(page.example))] : []),
+  ],
+  comprehension: () => [
+    ...head(SAY.heading_comprehension),
+    make(
+      'details',
+      {},
+      make('summary', {}, SAY.instructions_again),
+      make('div', {class: 'sheet'}, prose(texts.instructions || '')),
+    ),
+  ],
+  trial: () => [
+    ...head(filled(SAY.heading_trial, {n: page.trial, total: page.trials})),
+    card('question', SAY.question, make('p', {dir: 'auto'}, page.question), context(page.context)),
+    card('answer', SAY.answer, make('p', {dir: 'auto'}, page.answer)),
+    card('trace', SAY.trace, make('div', {class: 'reasoning', dir: 'auto'}, page.trace)),
+  ],
   attention: () => head(SAY.heading_attention),
   free: () => head(SAY.heading_free),
   demographics: () => head(SAY.heading_demographics),
   debrief: () => [...head(SAY.heading_debrief), prose(page.text)],
 };
 
-function group(prompt, box, extra = {}) {  // A plug-in's question becomes a group that a screen reader names
+function group(prompt, box, extra = {}) {
+  // A plug-in's question becomes a group that a screen reader names
   const set = make('fieldset', extra, make('legend', {}, prompt));
   box.replaceWith(set);
   set.append(box);
@@ -151,13 +259,19 @@ function group(prompt, box, extra = {}) {  // A plug-in's question becomes a gro
 function dressLikert(content) {
   for (const statement of content.querySelectorAll('.jspsych-survey-likert-statement')) statement.remove();
   [...content.querySelectorAll('.jspsych-survey-likert-opts')].forEach((list, i) => {
-    const scale = page.scales[i], set = group(scale.prompt, list, {class: 'likert'});
+    const scale = page.scales[i],
+      set = group(scale.prompt, list, {class: 'likert'});
     list.setAttribute('role', 'presentation');
-    list.before(make('div', {class: 'anchors', 'aria-hidden': 'true'}, make('span', {}, scale.low), make('span', {}, scale.high)));
+    list.before(
+      make('div', {class: 'anchors', 'aria-hidden': 'true'}, make('span', {}, scale.low), make('span', {}, scale.high)),
+    );
     [...list.children].forEach((item, j) => {
       item.setAttribute('role', 'presentation');
       const anchor = {0: scale.low, [scale.points - 1]: scale.high}[j];
-      item.firstElementChild.append(make('span', {}, String(j + 1)), ...(anchor ? [make('span', {class: 'unseen'}, ` ${anchor}`)] : []));
+      item.firstElementChild.append(
+        make('span', {}, String(j + 1)),
+        ...(anchor ? [make('span', {class: 'unseen'}, ` ${anchor}`)] : []),
+      );
     });
     set.append(make('p', {class: 'wrong', id: `wrong-${i}`}));
   });
@@ -167,15 +281,29 @@ function dressChoices(content, questions) {
   [...content.querySelectorAll('.jspsych-survey-multi-choice-question')].forEach((box, i) => {
     box.querySelector('p').remove();
     const set = group(questions[i].prompt, box, {class: 'choices'});
-    box.querySelectorAll('label').forEach((label, j) => label.replaceChildren(label.querySelector('input'), make('span', {}, questions[i].options[j])));
+    box
+      .querySelectorAll('label')
+      .forEach((label, j) =>
+        label.replaceChildren(label.querySelector('input'), make('span', {}, questions[i].options[j])),
+      );
     set.append(make('p', {class: 'wrong', id: `wrong-${i}`}));
   });
 }
 
 function dressWords(content, questions) {
   [...content.querySelectorAll('.jspsych-survey-text-question')].forEach((box, i) => {
-    const field = box.querySelector('input, textarea'), q = questions[i];
-    box.querySelector('p').replaceWith(make('label', {for: field.id}, q.prompt, ...(q.required ? [] : [make('span', {class: 'optional'}, ` ${SAY.optional}`)])));
+    const field = box.querySelector('input, textarea'),
+      q = questions[i];
+    box
+      .querySelector('p')
+      .replaceWith(
+        make(
+          'label',
+          {for: field.id},
+          q.prompt,
+          ...(q.required ? [] : [make('span', {class: 'optional'}, ` ${SAY.optional}`)]),
+        ),
+      );
     field.placeholder = '';
     field.maxLength = 5000;
     field.dir = 'auto';
@@ -183,7 +311,9 @@ function dressWords(content, questions) {
   });
 }
 
-function fieldsOf(form) { return Object.fromEntries(new FormData(form)); }
+function fieldsOf(form) {
+  return Object.fromEntries(new FormData(form));
+}
 
 function restore(form, fields) {
   for (const element of form.elements) {
@@ -192,19 +322,28 @@ function restore(form, fields) {
   }
 }
 
-function missing(form) {  // Groups and fields that still need an answer
+function missing(form) {
+  // Groups and fields that still need an answer
   const needs = [...form.elements].filter(e => e.required);
-  return [...new Set(needs.filter(e => e.type === 'radio' ? !form.querySelector(`input[name="${e.name}"]:checked`) : !e.value.trim()).map(e => e.closest('fieldset') || e))];
+  return [
+    ...new Set(
+      needs
+        .filter(e => (e.type === 'radio' ? !form.querySelector(`input[name="${e.name}"]:checked`) : !e.value.trim()))
+        .map(e => e.closest('fieldset') || e),
+    ),
+  ];
 }
 
 function mark(form) {
   const left = missing(form);
   for (const box of form.querySelectorAll('fieldset, input[type=text], textarea')) {
-    const wrong = (box.tagName === 'FIELDSET' ? box : box.parentElement).querySelector('.wrong'), bad = left.includes(box);
+    const wrong = (box.tagName === 'FIELDSET' ? box : box.parentElement).querySelector('.wrong'),
+      bad = left.includes(box);
     if (!wrong) continue;
     wrong.textContent = bad ? (box.tagName === 'FIELDSET' ? SAY.missing_option : SAY.missing_text) : '';
     box.toggleAttribute('data-missing', bad);
-    if (bad) box.setAttribute('aria-describedby', wrong.id); else box.removeAttribute('aria-describedby');
+    if (bad) box.setAttribute('aria-describedby', wrong.id);
+    else box.removeAttribute('aria-describedby');
   }
   return left;
 }
@@ -214,29 +353,46 @@ function watchForm(form, step, part) {
   form.noValidate = true;
   restore(form, draft.fields[part] || {});
   let tried = false;
-  const keep = () => { draft.fields[part] = fieldsOf(form); draft.seconds = clock.read(); shelf.save(); if (tried && !mark(form).length) say(''); };
+  const keep = () => {
+    draft.fields[part] = fieldsOf(form);
+    draft.seconds = clock.read();
+    shelf.save();
+    if (tried && !mark(form).length) say('');
+  };
   form.addEventListener('input', keep);
   form.addEventListener('change', keep);
-  form.addEventListener('submit', event => {  // before the plug-in hears of it
-    tried = true;
-    const left = mark(form);
-    if (!left.length) return;
-    event.preventDefault();
-    event.stopImmediatePropagation();
-    say(left.length === 1 ? SAY.missing_one : filled(SAY.missing_many, {n: left.length}));
-    (left[0].tagName === 'FIELDSET' ? left[0].querySelector('input') : left[0]).focus();
-    left[0].scrollIntoView({block: 'center'});
-  }, true);
+  form.addEventListener(
+    'submit',
+    event => {
+      // before the plug-in hears of it
+      tried = true;
+      const left = mark(form);
+      if (!left.length) return;
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      say(left.length === 1 ? SAY.missing_one : filled(SAY.missing_many, {n: left.length}));
+      (left[0].tagName === 'FIELDSET' ? left[0].querySelector('input') : left[0]).focus();
+      left[0].scrollIntoView({block: 'center'});
+    },
+    true,
+  );
 }
 
-function show(step, part, words, dress) {  // What every step does once its plug-in has drawn it
-  const content = jsPsych.getDisplayElement(), kind = page.kind;
+function show(step, part, words, dress) {
+  // What every step does once its plug-in has drawn it
+  const content = jsPsych.getDisplayElement(),
+    kind = page.kind;
   content.className = `jspsych-content kind-${kind}`;
   const sheet = SHEETS[kind] ? SHEETS[kind]() : head('');
   $('sheet').replaceChildren(...sheet);
   dress?.(content);
   const more = $('sheet').querySelector('.context');
-  more?.addEventListener('toggle', () => { if (more.open) { shelf.draft(step).opened = true; shelf.save(); } });  // stored with the trial's answer
+  more?.addEventListener('toggle', () => {
+    if (more.open) {
+      shelf.draft(step).opened = true;
+      shelf.save();
+    }
+  }); // stored with the trial's answer
   $('top').hidden = false;
   $('progress').max = page.places;
   $('progress').value = page.place - 1;
@@ -245,9 +401,14 @@ function show(step, part, words, dress) {  // What every step does once its plug
   clock.start(shelf.draft(step).seconds);
   if (form) watchForm(form, step, part);
   const buttons = content.querySelectorAll('.jspsych-btn');
-  buttons.forEach((b, i) => { if (b.tagName === 'INPUT') b.value = words[i]; else b.textContent = words[i]; });
-  for (const b of buttons) b.disabled = true;  // a second tap may be meant for the page before
-  setTimeout(() => { for (const b of buttons) b.disabled = false; }, 200);
+  buttons.forEach((b, i) => {
+    if (b.tagName === 'INPUT') b.value = words[i];
+    else b.textContent = words[i];
+  });
+  for (const b of buttons) b.disabled = true; // a second tap may be meant for the page before
+  setTimeout(() => {
+    for (const b of buttons) b.disabled = false;
+  }, 200);
   $('survey').removeAttribute('tabindex');
   scrollTo(0, 0);
   $('heading').focus({preventScroll: true});
@@ -255,41 +416,115 @@ function show(step, part, words, dress) {  // What every step does once its plug
 
 // --- the timeline
 
-const jsPsych = initJsPsych({display_element: 'survey', on_trial_start: () => withoutInlineStyles(jsPsych.getDisplayElement())});
+const jsPsych = initJsPsych({
+  display_element: 'survey',
+  on_trial_start: () => withoutInlineStyles(jsPsych.getDisplayElement()),
+});
 
-function withoutInlineStyles(element) {  // The plug-ins' own styles fit neither a dark screen nor a phone, and the content policy forbids them. No data passes here.
+function withoutInlineStyles(element) {
+  // The plug-ins' own styles fit neither a dark screen nor a phone, and the content policy forbids them.
+  // No data passes here.
   const native = Object.getOwnPropertyDescriptor(Element.prototype, 'innerHTML');
-  Object.defineProperty(element, 'innerHTML', {...native, set(html) {
-    native.set.call(this, html.replace(/<style[\s>][^]*?<\/style>/g, '').replace(/ style="[^"]*"/g, '').replaceAll(' autofocus', ''));
-  }});
+  Object.defineProperty(element, 'innerHTML', {
+    ...native,
+    set(html) {
+      native.set.call(
+        this,
+        html
+          .replace(/<style[\s>][^]*?<\/style>/g, '')
+          .replace(/ style="[^"]*"/g, '')
+          .replaceAll(' autofocus', ''),
+      );
+    },
+  });
 }
 
 const SHEET = '<div id="sheet"></div>';
 const questions = words => (page?.questions || []).filter(q => !q.options?.length === words);
 
-function wait(work) { return {type: jsPsychCallFunction, async: true, func: done => { work().then(done, trouble); }}; }
+function wait(work) {
+  return {
+    type: jsPsychCallFunction,
+    async: true,
+    func: done => {
+      work().then(done, trouble);
+    },
+  };
+}
 
 function buttons(step, words, collect) {
-  return {type: jsPsychHtmlButtonResponse, stimulus: SHEET, choices: words.map(() => ''), button_html: () => '<button type="button" class="jspsych-btn"></button>',
-          on_load: () => show(step, 'buttons', words), on_finish: data => collect(data.response)};
+  return {
+    type: jsPsychHtmlButtonResponse,
+    stimulus: SHEET,
+    choices: words.map(() => ''),
+    button_html: () => '<button type="button" class="jspsych-btn"></button>',
+    on_load: () => show(step, 'buttons', words),
+    on_finish: data => collect(data.response),
+  };
 }
 
-function asked(step, kind, collect) {  // The trials of jsPsych that show a step
+function asked(step, kind, collect) {
+  // The trials of jsPsych that show a step
   if (kind === 'consent') return [buttons(step, [SAY.agree, SAY.decline], choice => collect({agree: choice === 0}))];
-  if (kind === 'instructions' || kind === 'debrief') return [buttons(step, [kind === 'debrief' ? SAY.finish : SAY.continue], () => collect({}))];
-  if (kind === 'trial') return [{type: jsPsychSurveyLikert, preamble: SHEET, button_label: '', on_load: () => show(step, 'likert', [SAY.send], dressLikert),
-    questions: () => page.scales.map(s => ({prompt: '', name: s.name, labels: Array(s.points).fill(''), required: true})),
-    on_finish: data => collect(Object.fromEntries(Object.entries(data.response).map(([name, index]) => [name, index + 1])))}];
-  const choices = {type: jsPsychSurveyMultiChoice, preamble: SHEET, button_label: '', on_load: () => show(step, 'choices', [SAY.continue], c => dressChoices(c, questions(false))),
-    questions: () => questions(false).map(q => ({prompt: '', name: q.name, options: q.options.map((_, i) => String(i)), required: q.required ?? true})),
-    on_finish: data => collect(Object.fromEntries(questions(false).map((q, i) => [q.name, data.response_index[i]]).filter(([, index]) => index >= 0)))};
-  const words = {type: jsPsychSurveyText, preamble: SHEET, button_label: '', on_load: () => show(step, 'words', [SAY.continue], c => dressWords(c, questions(true))),
-    questions: () => questions(true).map(q => ({prompt: '', name: q.name, rows: q.options ? 1 : 4, columns: 40, required: q.required})),
-    on_finish: data => collect(Object.fromEntries(Object.entries(data.response).filter(([, text]) => text.trim())))};
-  return [{timeline: [choices], conditional_function: () => questions(false).length > 0}, {timeline: [words], conditional_function: () => questions(true).length > 0}];
+  if (kind === 'instructions' || kind === 'debrief')
+    return [buttons(step, [kind === 'debrief' ? SAY.finish : SAY.continue], () => collect({}))];
+  if (kind === 'trial')
+    return [
+      {
+        type: jsPsychSurveyLikert,
+        preamble: SHEET,
+        button_label: '',
+        on_load: () => show(step, 'likert', [SAY.send], dressLikert),
+        questions: () =>
+          page.scales.map(s => ({prompt: '', name: s.name, labels: Array(s.points).fill(''), required: true})),
+        on_finish: data =>
+          collect(Object.fromEntries(Object.entries(data.response).map(([name, index]) => [name, index + 1]))),
+      },
+    ];
+  const choices = {
+    type: jsPsychSurveyMultiChoice,
+    preamble: SHEET,
+    button_label: '',
+    on_load: () => show(step, 'choices', [SAY.continue], c => dressChoices(c, questions(false))),
+    questions: () =>
+      questions(false).map(q => ({
+        prompt: '',
+        name: q.name,
+        options: q.options.map((_, i) => String(i)),
+        required: q.required ?? true,
+      })),
+    on_finish: data =>
+      collect(
+        Object.fromEntries(
+          questions(false)
+            .map((q, i) => [q.name, data.response_index[i]])
+            .filter(([, index]) => index >= 0),
+        ),
+      ),
+  };
+  const words = {
+    type: jsPsychSurveyText,
+    preamble: SHEET,
+    button_label: '',
+    on_load: () => show(step, 'words', [SAY.continue], c => dressWords(c, questions(true))),
+    questions: () =>
+      questions(true).map(q => ({
+        prompt: '',
+        name: q.name,
+        rows: q.options ? 1 : 4,
+        columns: 40,
+        required: q.required,
+      })),
+    on_finish: data => collect(Object.fromEntries(Object.entries(data.response).filter(([, text]) => text.trim()))),
+  };
+  return [
+    {timeline: [choices], conditional_function: () => questions(false).length > 0},
+    {timeline: [words], conditional_function: () => questions(true).length > 0},
+  ];
 }
 
-function node(step) {  // Load, show, save; once more where the server asks for it
+function node(step) {
+  // Load, show, save; once more where the server asks for it
   const kind = step.split(':')[0];
   let again = false;
   const collect = values => {
@@ -312,25 +547,53 @@ function node(step) {  // Load, show, save; once more where the server asks for 
     shelf.save();
     note = '';
     let said;
-    try { said = await ask('PUT', `api/answers/${encodeURIComponent(step)}`, {values: draft.values, seconds: draft.seconds, attempt: draft.attempt, ...(kind === 'trial' && {context_opened: Boolean(draft.opened)})}); }
-    catch (e) {
+    try {
+      said = await ask('PUT', `api/answers/${encodeURIComponent(step)}`, {
+        values: draft.values,
+        seconds: draft.seconds,
+        attempt: draft.attempt,
+        ...(kind === 'trial' && {context_opened: Boolean(draft.opened)}),
+      });
+    } catch (e) {
       if (!(e instanceof Refused)) throw e;
-      if (e.status === 409 && e.body?.error === 'stored') (said = await ask('GET', 'api/me')).done.forEach(s => done.add(s));  // another tab was first
-      else if (e.status === 422) { console.warn(e.body?.problems || e.message); note = SAY.not_taken; again = true; Object.assign(draft, {sent: false, attempt: uuid()}); shelf.save(); return; }
-      else throw e;
+      if (e.status === 409 && e.body?.error === 'stored')
+        (said = await ask('GET', 'api/me')).done.forEach(s => done.add(s)); // another tab was first
+      else if (e.status === 422) {
+        console.warn(e.body?.problems || e.message);
+        note = SAY.not_taken;
+        again = true;
+        Object.assign(draft, {sent: false, attempt: uuid()});
+        shelf.save();
+        return;
+      } else throw e;
     }
     state = said.state;
     shelf.drop(step);
-    if (said.right === false && state === 'active') { note = said.left === 1 ? SAY.wrong_one : filled(SAY.wrong_many, {left: said.left}); again = true; }
+    if (said.right === false && state === 'active') {
+      note = said.left === 1 ? SAY.wrong_one : filled(SAY.wrong_many, {left: said.left});
+      again = true;
+    }
   };
-  return {timeline: [wait(load), {timeline: asked(step, kind, collect), conditional_function: () => !shelf.draft(step).sent}, wait(save)],
-          conditional_function: () => state === 'active' && !done.has(step), loop_function: () => again};
+  return {
+    timeline: [
+      wait(load),
+      {timeline: asked(step, kind, collect), conditional_function: () => !shelf.draft(step).sent},
+      wait(save),
+    ],
+    conditional_function: () => state === 'active' && !done.has(step),
+    loop_function: () => again,
+  };
 }
 
 // --- the end
 
 function closing(title, ...children) {
-  const content = make('div', {class: 'jspsych-content closing'}, make('h1', {tabindex: '-1', id: 'heading'}, title), ...children);
+  const content = make(
+    'div',
+    {class: 'jspsych-content closing'},
+    make('h1', {tabindex: '-1', id: 'heading'}, title),
+    ...children,
+  );
   $('survey').replaceChildren(content);
   scrollTo(0, 0);
   $('heading').focus({preventScroll: true});
@@ -340,44 +603,99 @@ function wayBack(said) {
   const parts = [];
   if (said.code) {
     const copy = make('button', {type: 'button', class: 'jspsych-btn'}, SAY.copy);
-    copy.addEventListener('click', () => navigator.clipboard?.writeText(said.code).then(() => say(SAY.copied), () => {}));
-    parts.push(make('p', {class: 'code'}, `${SAY.code} `, make('code', {id: 'code', dir: 'ltr'}, said.code), ' ', ...(navigator.clipboard ? [copy] : [])));
+    copy.addEventListener('click', () =>
+      navigator.clipboard?.writeText(said.code).then(
+        () => say(SAY.copied),
+        () => {},
+      ),
+    );
+    parts.push(
+      make(
+        'p',
+        {class: 'code'},
+        `${SAY.code} `,
+        make('code', {id: 'code', dir: 'ltr'}, said.code),
+        ' ',
+        ...(navigator.clipboard ? [copy] : []),
+      ),
+    );
   }
-  if (/^https?:\/\//.test(said.url || '')) parts.push(make('p', {}, make('a', {class: 'jspsych-btn', href: said.url, rel: 'noreferrer', id: 'return'}, SAY.back_to_panel)));
+  if (/^https?:\/\//.test(said.url || ''))
+    parts.push(
+      make(
+        'p',
+        {},
+        make('a', {class: 'jspsych-btn', href: said.url, rel: 'noreferrer', id: 'return'}, SAY.back_to_panel),
+      ),
+    );
   return parts;
 }
 
 function ending(said) {
-  const text = said.text || texts[{complete: 'thanks', screened_out: 'screened_out', declined: 'declined', full: 'full'}[said.state]] || SAY.trouble;
-  const [first, ...rest] = text.trim().split('\n'), titled = first.startsWith('## ');
-  if (said.state === 'complete') { $('progress').value = $('progress').max; $('place').textContent = ''; }
+  const text =
+    said.text ||
+    texts[{complete: 'thanks', screened_out: 'screened_out', declined: 'declined', full: 'full'}[said.state]] ||
+    SAY.trouble;
+  const [first, ...rest] = text.trim().split('\n'),
+    titled = first.startsWith('## ');
+  if (said.state === 'complete') {
+    $('progress').value = $('progress').max;
+    $('place').textContent = '';
+  }
   $('top').hidden = said.state !== 'complete';
-  closing(titled ? first.slice(3) : document.title, prose((titled ? rest : [first, ...rest]).join('\n')), ...wayBack(said));
+  closing(
+    titled ? first.slice(3) : document.title,
+    prose((titled ? rest : [first, ...rest]).join('\n')),
+    ...wayBack(said),
+  );
 }
 
 function trouble(error) {
   console.warn(error);
   const reload = make('button', {type: 'button', class: 'jspsych-btn'}, SAY.reload);
   reload.addEventListener('click', () => location.reload());
-  closing(document.title, make('p', {}, error?.status === 409 ? SAY.stale : error?.body?.error === 'panel' ? SAY.no_id : SAY.trouble), make('p', {}, reload));
+  closing(
+    document.title,
+    make('p', {}, error?.status === 409 ? SAY.stale : error?.body?.error === 'panel' ? SAY.no_id : SAY.trouble),
+    make('p', {}, reload),
+  );
 }
 
 // --- reload, back, tabs, network
 
 history.pushState({survey: true}, '');
-addEventListener('popstate', () => { history.pushState({survey: true}, ''); say(SAY.no_back); });
+addEventListener('popstate', () => {
+  history.pushState({survey: true}, '');
+  say(SAY.no_back);
+});
 addEventListener('online', () => wake());
-addEventListener('click', event => {  // the second half of a double click
-  if (event.detail > 1 && event.target.closest?.('.jspsych-btn')) { event.preventDefault(); event.stopImmediatePropagation(); }
-}, true);
+addEventListener(
+  'click',
+  event => {
+    // the second half of a double click
+    if (event.detail > 1 && event.target.closest?.('.jspsych-btn')) {
+      event.preventDefault();
+      event.stopImmediatePropagation();
+    }
+  },
+  true,
+);
 $('retry').addEventListener('click', () => wake());
-$('again').addEventListener('click', () => { shelf.forget(); location.reload(); });
+$('again').addEventListener('click', () => {
+  shelf.forget();
+  location.reload();
+});
 document.addEventListener('visibilitychange', () => clock.turn());
 addEventListener('pagehide', () => {
   const draft = shelf.held.drafts?.[page?.step];
-  if (draft && !draft.sent) { draft.seconds = clock.read(); shelf.save(); }
+  if (draft && !draft.sent) {
+    draft.seconds = clock.read();
+    shelf.save();
+  }
 });
-addEventListener('beforeunload', event => { if (Object.values(shelf.held.drafts || {}).some(d => d.sent)) event.preventDefault(); });  // an answer that is not stored yet
+addEventListener('beforeunload', event => {
+  if (Object.values(shelf.held.drafts || {}).some(d => d.sent)) event.preventDefault();
+}); // an answer that is not stored yet
 
 async function main() {
   const me = await enter();
