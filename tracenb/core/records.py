@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['record', 'GOLD_RULES', 'TracenbError', 'lookup', 'Displayed', 'Record', 'Steps', 'gold_steps', 'Example', 'Trace',
-           'ChatExample', 'Generation', 'Span', 'Response', 'Score', 'normalize']
+           'ChatExample', 'Generation', 'Span', 'Response', 'Score', 'normalize_paper', 'normalize']
 
 # %% ../../nbs/00_core/02_records.ipynb #79ba6a9a
 import difflib
 import json
+import re
 import string
+import unicodedata
 from collections.abc import Callable
 from dataclasses import asdict, field
 from functools import lru_cache, partial
@@ -269,11 +271,38 @@ class Score(Record):
 
 # %% ../../nbs/00_core/02_records.ipynb #59c18afa
 _NO_PUNCTUATION = str.maketrans('', '', string.punctuation)
+_FOLDED = str.maketrans(
+    dict.fromkeys('‐‑‒–—―−', '-') | dict.fromkeys('‘’‚‛′', "'") | dict.fromkeys('“”„‟″«»', '"') | {'⁄': '/'}
+)
+_FRACTION = re.compile('(?<=[0-9])(?=[¼-¾⅐-⅞↉])')  # 1½ is 1 1/2, not 11/2
+_EXPONENT = re.compile('(?<=[0-9])(?=[⁰¹²³⁴-⁹⁻])')  # 10² is 10^2, not 102
+_NUMBER = re.compile(r'-?(?:(?<!\.)\.)?\d(?:\d|\^-?(?=\d)|[-.,:/](?=\d))*')
+_THOUSANDS = re.compile(r'(?<!\d)([1-9]\d{0,2}(?:,\d{3})+)(?!\d)')
+
+
+def normalize_paper(
+    text: str,  # Any text
+) -> str:
+    "Lower case, ASCII punctuation deleted, spaces collapsed, articles kept: the comparison of arXiv 2505.13792."
+    return ' '.join(text.lower().translate(_NO_PUNCTUATION).split())
+
+
+def _normal_word(word):
+    "A word without punctuation, its numbers whole. A sign or point before a number counts where the word begins."
+    kept, done = '', 0
+    for m in _NUMBER.finditer(word):
+        kept += word[done : m.start()].translate(_NO_PUNCTUATION)
+        number = _THOUSANDS.sub(lambda n: n[1].replace(',', ''), m[0])
+        kept += number.lstrip('-.') if kept else number
+        done = m.end()
+    return kept + word[done:].translate(_NO_PUNCTUATION)
 
 
 @lru_cache(2**14)
 def normalize(
     text: str,  # Any text
 ) -> str:
-    "Lower case, ASCII punctuation deleted, spaces collapsed, articles kept (the comparison of arXiv 2505.13792)."
-    return ' '.join(text.lower().translate(_NO_PUNCTUATION).split())
+    "NFKC, lower case, quotes and dashes folded, punctuation deleted outside numbers, spaces collapsed, articles kept."
+    text = _EXPONENT.sub('^', _FRACTION.sub(' ', text))
+    words = unicodedata.normalize('NFKC', text).lower().translate(_FOLDED).split()
+    return ' '.join(filter(None, map(_normal_word, words)))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import digest, seeded
-from ..core.records import Example, Steps, TracenbError, lookup, normalize
+from ..core.records import Example, Steps, TracenbError, lookup, normalize_paper
 from ..core.rows import SUFFIXES, RowCollector, local_folder, read_rows
 from .babi_sim import simulate_babi
 from .paper import PAPER_SCORERS, Lookup, PaperRules, paper_answer_span
@@ -339,7 +339,7 @@ def _paper_quote(items):
 def _paper_right_answer(prediction, example):
     "Gold occurs in the span, and nothing else."
     gold, span = ','.join(example.answers).lower(), paper_answer_span(prediction)
-    return gold in span and normalize(gold) == normalize(span)
+    return gold in span and normalize_paper(gold) == normalize_paper(span)
 
 
 def _paper_lookup(example):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import digest
-from ..core.records import Example, Steps, TracenbError, lookup, normalize
+from ..core.records import Example, Steps, TracenbError, lookup, normalize_paper
 from ..core.rows import SUFFIXES, RowCollector, local_folder, read_rows
 from .cotempqa_sim import QUESTION_KINDS, simulate_cotempqa
 from .dates import READINGS, answer_facts, co_temporal, read_fact, squeeze
@@ -278,7 +278,7 @@ def right_answer(
             dropped = True
         else:
             found.add(candidate)
-    return sorted(map(normalize, found or {text})) == sorted(map(normalize, gold))
+    return sorted(map(normalize_paper, found or {text})) == sorted(map(normalize_paper, gold))
 
 # %% ../../nbs/01_tasks/05_cotempqa.ipynb #cotempqa-paper
 def _paper_wrong_facts(example, rng):

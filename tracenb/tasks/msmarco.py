@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from ..core.files import digest
-from ..core.records import Example, Steps, TracenbError, normalize
+from ..core.records import Example, Steps, TracenbError, normalize_paper
 from ..core.rows import SUFFIXES, RowCollector, local_folder, read_rows
 from .msmarco_sim import MSMARCO_LABELS, NO_ANSWER, simulate_msmarco
 from .paper import PaperRules
@@ -100,7 +100,7 @@ def overlap(
     answer: str,  # Any text
 ) -> int:
     "Number of different normalized words that both contain."
-    return len(set(normalize(passage).split()) & set(normalize(answer).split()))
+    return len(set(normalize_paper(passage).split()) & set(normalize_paper(answer).split()))
 
 
 def closest_passage(
