@@ -9,7 +9,7 @@ ELSEWHERE = ('experiments', 'tutorials')  # run by papermill in test_runs.py, by
 NOTEBOOKS = sorted(
     p for p in (ROOT / 'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts and p.parent.name not in ELSEWHERE
 )
-IN_JUPYTER = [p for p in NOTEBOOKS if p.stem in ('01_task', '02_association', '05_display')]
+IN_JUPYTER = [p for p in NOTEBOOKS if p.stem in ('02_task', '02_association', '06_display')]
 
 
 @pytest.mark.slow

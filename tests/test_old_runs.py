@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from conftest import ROOT
+from tracenb.runs.verify import verify
 
 from tracenb.core.records import TracenbError
 from tracenb.models.batches import TrainConfig
@@ -13,7 +14,7 @@ from tracenb.runs.engine import run_grid
 from tracenb.runs.folders import list_runs, show_run
 from tracenb.runs.grids import Grid, expand
 from tracenb.runs.provenance import OLD_NAMES, current_names
-from tracenb.runs.stages import Run, load_run, verify
+from tracenb.runs.stages import Run, load_run
 
 # Two runs of the smoke grid of revision fcd2576, without adapter, chats and notebook.
 STORED = ROOT / 'tests' / 'data' / 'version_0.1'

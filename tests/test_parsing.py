@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
@@ -13,11 +14,25 @@ from tracenb.scoring.overlap import as_set
 from tracenb.scoring.tables import score_all, score_response, tabulate
 from tracenb.stats.association import two_by_two
 from tracenb.tasks.task import DataConfig, get_task, load_examples, toy
+from tracenb.teacher.judging import judge_reply
+from tracenb.traces.blocks import (
+    ANSWER_FIRST,
+    ANSWER_INSIDE,
+    ANSWER_NOT_CLOSED,
+    END_TOKEN,
+    NEXT_TURN,
+    NO_TAG,
+    NOT_CLOSED,
+    OTHER_TAGS,
+    STRAY_CLOSE,
+    TEXT_AFTER,
+    read_blocks,
+)
 from tracenb.traces.chat import TEMPLATES, render
 from tracenb.traces.conditions import build_traces, every_condition, get_condition
 from tracenb.traces.display import MARK_TITLES, claim_marks, quoted_items
 from tracenb.traces.loss_mask import encode
-from tracenb.traces.parsing import answer_readings, parse, parse_trace, read_blocks
+from tracenb.traces.parsing import answer_readings, parse, parse_trace
 
 CONTEXT = ('Mary went home.', 'John and Mary went home.', 'John left.')
 E1 = Example(
@@ -42,8 +57,8 @@ def facts_in(trace, context=CONTEXT):
     return parse_trace(trace, e, toy).facts
 
 
-def answer_in(text, trace=True):
-    return read_blocks(text, trace).answer.value
+def answer_in(text, **more):
+    return read_blocks(text, **more).answer.value
 
 
 # --- what is rendered is parsed back
@@ -130,7 +145,7 @@ def test_what_is_scored_has_a_span(text, form):
     assert [f for f in r.facts if f not in CONTEXT] == of['invented']
     block = [s for s in r.spans if s.kind == 'answer_block']
     assert of['answer'] == (list(r.answers) if block else [])
-    assert read_blocks(text, form.get('trace', True)).answer.value == (block[0].value if block else '')
+    assert read_blocks(text).answer.value == (block[0].value if block else '')
 
 
 @given(any_text, forms)
@@ -214,16 +229,155 @@ def test_assistant_is_dropped_only_as_a_word():
     ],
 )
 def test_a_role_name_is_dropped_and_an_occupation_is_kept(text, answer):
-    assert answer_in(text, trace='</think>' in text) == answer
+    assert answer_in(text) == answer
 
 
 def test_many_blank_lines_are_read_in_linear_time():
-    assert answer_in('\n' * 300_000 + 'Answer: Rome', trace=False) == 'Rome'  # would take hours if it were quadratic
+    assert answer_in('\n' * 300_000 + 'Answer: Rome') == 'Rome'  # would take hours if it were quadratic
 
 
-def test_without_a_trace_an_open_think_tag_hides_nothing():
-    assert answer_in("assistant\n<think>\n\n['Rome']", trace=False) == "['Rome']"
-    assert answer_in("<think>\n\n['Rome']") == ''
+def test_an_empty_think_block_that_is_left_open_hides_nothing():
+    assert answer_in("assistant\n<think>\n\n['Rome']") == "['Rome']"  # as 567 of the published rows
+    assert answer_in('<think>\n\nRome, or', ended=False) == ''
+    assert answer_in('<think>It may be Rome') == ''
+
+
+# --- what models write instead of the form
+
+T = f'{LABEL}{FACTS}{list(CONTEXT[:1])}'
+
+
+@pytest.mark.parametrize(
+    'text, error',
+    [
+        (f'<think>{T}</think> <answer>home</answer>', None),
+        (f'{T}</think> <answer>home</answer>', None),  # the template opened the thought
+        (f'<THINK>{T}</THINK> <ANSWER>home</ANSWER>', OTHER_TAGS),
+        (f'<thinking>{T}</thinking><answer>home</answer>', OTHER_TAGS),
+        (f'<reasoning>{T}</reasoning>\n<final_answer>home</final_answer>', OTHER_TAGS),
+        (f'[THINK]{T}[/THINK]<answer>home</answer>', OTHER_TAGS),
+        (f'◁think▷{T}◁/think▷<answer>home</answer>', OTHER_TAGS),
+        (
+            f'<|begin_of_thought|>{T}<|end_of_thought|> <|begin_of_solution|>home<|end_of_solution|>',
+            OTHER_TAGS,
+        ),
+        (f'<|START_THINKING|>{T}<|END_THINKING|><|START_RESPONSE|>home<|END_RESPONSE|>', OTHER_TAGS),
+        (f'<think>{T}</think> <answer>home</answer><|im_end|>', END_TOKEN),
+        (f'<|im_start|>assistant\n<think>{T}</think> <answer>home</answer></s>', END_TOKEN),
+        (f'<｜end▁of▁sentence｜><think>{T}</think> <answer>home</answer>', END_TOKEN),
+        (f'<think>{T}</think> <answer>home</answer><|eot_id|><answer>red</answer>', END_TOKEN),
+        (
+            f'<think>{T}</think> <answer>home</answer>\nHuman: x\nassistant\n<think>y</think> <answer>red</answer>',
+            NEXT_TURN,
+        ),
+        (f'<think>{T}</think> <answer>home</answer>\nuser\nAnd red?', NEXT_TURN),
+        (f'<think>{T}</think> <answer>home</answer>\nQuestion: what is red?\nAnswer: red', NEXT_TURN),
+        (f'<think>{T}</think> <answer>home</answer></think>', STRAY_CLOSE),
+        (f'<think>{T}</think></think> <answer>home</answer>', STRAY_CLOSE),
+        (f'<think>{T}</think> <answer>home</answer> <think>red</think> <answer>red</answer>', TEXT_AFTER),
+        (f'<think>{T}</think> <answer>home</answer> I am sure.', TEXT_AFTER),
+        (f'<answer>home</answer> <think>{T}</think>', ANSWER_FIRST),
+        (f'home\n<think>{T}</think>', ANSWER_FIRST),
+        (f'<think>{T} <answer>home</answer></think>', ANSWER_INSIDE),
+        (f'<think>{T} <answer>home</answer>', NOT_CLOSED),
+        (f'<think>{T}</think> <answer>home', ANSWER_NOT_CLOSED),
+        (f'<think>{T}</think> home</answer>', ANSWER_NOT_CLOSED),
+        (f'<think>{T}</think> home', NO_TAG),
+        (f'<think>\n\n</think>\n<think>{T}</think> <answer>home</answer>', None),
+        (f'<think>I put it in <answer></answer>. {T}</think> <answer>home</answer>', None),
+    ],
+)
+def test_an_irregular_form_is_heard_and_named(text, error):
+    for form in ({}, dict(trace=False, steps=False)):
+        r = parse(said(text), E1, toy, **form)
+        assert r.answers == ('home',) and (r.label, r.facts) == ('place', CONTEXT[:1])
+        assert error in (r.error, NO_TAG)
+
+
+def test_a_text_that_was_cut_off_says_nothing_unless_a_block_ended():
+    for text in ('Okay, home or red. Mary', '<think>Okay, home', 'Okay, the answer is: home. But', 'home'):
+        for form in ({}, dict(steps=False), dict(trace=False, steps=False)):
+            r = parse(said(text, reason='length'), E1, toy, **form)
+            assert r.answers == () and r.error.startswith('cut off after 1 tokens')
+            score = {s.scorer: s for s in score_response(r, E1, toy.decompose(E1)) if s.scorer.startswith('answer')}
+            assert {s.value for s in score.values()} == {0.0}
+            assert all('cut off after 1 tokens' in s.explanation for s in score.values())
+    for text in (f'<think>{T}</think> <answer>home</answer> and', f'<think>{T}</think> home', 'home\nHuman: red'):
+        assert parse(said(text, reason='length'), E1, toy).answers == ('home',)
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        *('home', 'Home.', '"home"', '`home`', '*home*', '_home_', '**home**', '“home”'),
+        *('\\boxed{home}', '\\boxed{\\text{home}}', '$\\boxed{\\text{home}}$', 'The answer is \\boxed{home}.'),
+        *('**Final Answer:** home', '**Final Answer**\nhome', 'Final answer: home.', '### Final Answer\n\nhome'),
+        *(
+            'Answer: **home**',
+            '**Answer: home**',
+            'Answer:\nhome',
+            '### Answer\nhome',
+            '## Answer: home',
+            'Answer - home',
+        ),
+        *(
+            'The answer is **home**.',
+            'The answer is home',
+            'So the answer is: home',
+            'She left. The final answer is home.',
+        ),
+        *('answer: home\nExplanation: because', 'Answer：home', '答案：home', 'Therefore, Mary is in the **home**.'),
+        *('home\nAnswer:', 'Answer: home\nAnswer:', 'Answer: red\nAnswer: home', 'home\n\n**Final answer:**\n'),
+    ],
+)
+def test_an_answer_is_heard_however_it_is_phrased(text):
+    for written in (text, f'<think>{T}</think> {text}', f'<think>{T}</think> <answer>{text}</answer>'):
+        heard = parse(said(written), E1, toy)
+        assert as_set(heard.answers) == {'home'}
+        assert judge_reply(written, E1, toy)[1]
+
+
+def test_free_answers_may_contain_the_words_that_announce_an_answer():
+    task = get_task('msmarco')
+    for text in ('The answer is in the **second** book.', 'It is so. Thus the answer is 5 m.'):
+        e = Example(id='e', dataset='msmarco', split='test', context=CONTEXT, question='?', answers=(text,), meta={})
+        assert parse(said(text), e, task, trace=False).answers == (text,)
+        assert judge_reply(f'**Final answer:** {text}', e, task)[1]
+
+
+@given(any_text, st.sampled_from(['stop', 'length']))
+def test_the_same_text_says_the_same_in_every_condition(text, reason):
+    read = [
+        parse(said(text, reason=reason), E1, toy, **form)
+        for form in (dict(trace=False, steps=False), dict(steps=False), {})
+    ]
+    assert len({(r.label, r.facts, r.answers, r.spans) for r in read}) == 1
+
+
+@pytest.mark.parametrize(
+    'text, answers',
+    [
+        ("['a b' 'c']", ('a b', 'c')),
+        ('["a", null, "b"]', ('a', 'b')),
+        ("['a', 'b'] because the text says so", ('a', 'b')),
+        ("['a', 'b", ('a', 'b')),
+        ("['it's', 'b']", ("it's", 'b')),
+        ('a [b]', ('a [b]',)),
+        ('[]', ()),
+    ],
+)
+def test_no_answers_of_a_list_are_glued(text, answers):
+    assert get_task('cotempqa').read_answers(text) == answers
+
+
+@pytest.mark.parametrize(
+    'labels', [('single hop', 'multi hop'), ('who/what', 'when'), ('U.S. politics', 'sport'), ('1.1', '1.2')]
+)
+def test_labels_of_several_words_are_read_back(labels):
+    task = replace(toy, name='mine', labels=labels)
+    for label in labels:
+        r = parse_trace(task.trace_text(E1, Steps(label=label, facts=(0,))), E1, task)
+        assert (r.label, r.facts) == (label, CONTEXT[:1])
 
 
 # --- facts

@@ -18,7 +18,7 @@ from ..core.files import read_jsonl, seeded, write_jsonl
 from ..core.records import Generation, Record, TracenbError, record
 from .loading import dequantized, memory_errors, should_dequantize
 from .training import progress
-from ..traces.loss_mask import Encoded
+from ..traces.loss_mask import Encoded, decode_text
 
 # %% ../../nbs/05_models/06_generation.ipynb #0abf8901
 @record
@@ -146,7 +146,7 @@ def generate_batch(
     return [
         Generation(
             id=p.id,
-            text=tokenizer.decode(row, skip_special_tokens=True),
+            text=decode_text(tokenizer, row),
             n_tokens=len(row),
             finish_reason='stop' if row[-1] in stops else 'length',
         )

@@ -30,7 +30,7 @@ from ..tasks.task import SHIPPED_TASKS, TASKS, DataConfig, Task, get_task, load_
 from ..traces.chat import render
 from ..traces.conditions import build_traces, every_condition, get_condition
 from ..traces.display import View, show_response, show_trace
-from ..traces.loss_mask import encode, show_mask
+from ..traces.loss_mask import decode_text, encode, show_mask
 from ..traces.parsing import parse
 
 # %% ../../nbs/07_runs/09_explorer.ipynb #explore-panel
@@ -87,8 +87,8 @@ class TrainedRun:
     ) -> Generation:
         "What the model writes."
         empty = build_traces([example], self.task, 'zero_shot')[0]
-        prompt = encode(render(example, empty, self.task), self.tokenizer, prompt_only=True)
-        tell = watch and (lambda rows: watch(self.tokenizer.decode(rows[0], skip_special_tokens=True)))
+        prompt = encode(render(example, empty, self.task, self.run.system), self.tokenizer, prompt_only=True)
+        tell = watch and (lambda rows: watch(decode_text(self.tokenizer, rows[0])))
         return generate(self.load(), self.tokenizer, [prompt], self.run.generate, seed=self.run.seed, watch=tell)[0]
 
 # %% ../../nbs/07_runs/09_explorer.ipynb #explore-question

@@ -48,11 +48,16 @@ def scorer(
     return register
 
 # %% ../../nbs/02_scoring/03_scorers.ipynb #3ff3eb03
+def _with_reason(response, explanation):
+    "`explanation`, after the reason why there is no answer."
+    return f'{response.error}: {explanation}' if response.error and not response.answers else explanation
+
+
 def _register_answer(measure):
     @scorer(f'answer_{measure}')
     def score(response, example, steps):
         overlap = answer_overlap(response, example)
-        return getattr(overlap, measure), str(overlap)
+        return getattr(overlap, measure), _with_reason(response, str(overlap))
 
 
 for _measure in ('exact', 'precision', 'recall', 'f1'):
@@ -68,7 +73,9 @@ def answer_contains(response, example, steps):
         return [g for g in sorted(gold) if g not in said and f' {g} ' not in text]
 
     missing = min(map(absent, gold_sets(example)), key=len)
-    return float(not missing), f'not in the answer: {missing}' if missing else 'every gold answer occurs'
+    return float(not missing), _with_reason(
+        response, f'not in the answer: {missing}' if missing else 'every gold answer occurs'
+    )
 
 # %% ../../nbs/02_scoring/03_scorers.ipynb #7aae07ee
 @scorer('classification', needs_trace=True)

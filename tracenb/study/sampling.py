@@ -34,8 +34,8 @@ from tracenb.study.design import (
     wording,
 )
 from ..tasks.task import DataConfig, get_task, load_examples
+from ..traces.blocks import read_blocks
 from ..traces.conditions import build_traces, count_words
-from ..traces.parsing import read_blocks
 
 # %% ../../nbs/11_study/03_sampling.ipynb #export-codes
 @record

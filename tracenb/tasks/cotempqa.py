@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import digest
+from ..core.literals import scan_list
 from ..core.records import Example, Steps, TracenbError, lookup, normalize_paper
 from ..core.rows import SUFFIXES, RowCollector, local_folder, read_rows
 from .cotempqa_sim import QUESTION_KINDS, simulate_cotempqa
@@ -238,10 +239,12 @@ def computed_label(
 def read_cotempqa_answers(
     text: str,  # Text that should be a list
 ) -> tuple[str, ...]:
-    "The answers of a list, of a broken list, or the whole text as one answer."
+    "The answers of a list, of a list with words after it, of a broken list, or the whole text as one answer."
     text = text.strip()
     if not text.startswith('['):
         return (text,) if text else ()
+    if found := scan_list(text):
+        return tuple(value for *_, value in found[0])
     whole = read_list(text)
     if whole is not None:
         return whole

@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['LABEL_SENTENCE', 'FACTS_SENTENCE', 'PROMPT', 'TASKS', 'SHIPPED_TASKS', 'toy', 'as_list', 'read_list', 'split_commas',
-           'Task', 'register_task', 'get_task', 'known_tasks', 'DataConfig', 'load_examples', 'check_examples',
-           'match_examples', 'split_of', 'fits', 'round_robin']
+           'Task', 'find_label', 'register_task', 'get_task', 'known_tasks', 'DataConfig', 'load_examples',
+           'check_examples', 'match_examples', 'split_of', 'fits', 'round_robin']
 
 # %% ../../nbs/01_tasks/02_task.ipynb #1f3d2821
 import ast
 import importlib
+import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
 from ..core.files import digest, read_traces, seeded
 from ..core.html import block, escaped, table, value
-from ..core.records import GOLD_RULES, Example, Record, Steps, Trace, TracenbError, lookup, record
+from ..core.literals import scan_list
+from ..core.records import GOLD_RULES, Example, Record, Steps, Trace, TracenbError, lookup, normalize, record
 from .paper import PaperRules
 
 # %% ../../nbs/01_tasks/02_task.ipynb #2c57a62c
@@ -29,7 +31,10 @@ def as_list(
 def read_list(
     text: str,  # Text that should be a list literal
 ) -> tuple[str, ...] | None:
-    "The strings of a list literal, or None if `text` is not one."
+    "The strings of a list literal, or None if `text` is not one. A missing comma is seen, `null` is left out."
+    found = scan_list(text)
+    if found and not text[found[1] :].strip():
+        return tuple(value for *_, value in found[0])
     try:
         items = ast.literal_eval(text.strip())
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -88,6 +93,27 @@ class Task:
         quoted = as_list(tuple(example.context[i] for i in steps.facts))
         return self.label_sentence.format(label=steps.label) + self.facts_sentence.format(facts=quoted)
 
+# %% ../../nbs/01_tasks/02_task.ipynb #find-label
+def find_label(
+    text: str,  # Of a trace
+    task: Task,  # Its labels and classification sentence
+) -> tuple[int, int, str] | None:
+    """
+    (start, end, label as written) after the last words of the classification sentence; None without these words.
+
+    A label of the task as far as one fits, the longest first; else one word, which is a label that the task has not.
+    """
+    cue = ' '.join(task.label_sentence.split('{label}')[0].split()[-3:])
+    found = re.search(re.escape(cue).replace(r'\ ', r'\s+') + r'\s*', text)
+    if not found:
+        return None
+    for label in sorted(task.labels, key=len, reverse=True):
+        known = re.compile(re.escape(label).replace(r'\ ', r'\s+') + r'(?![\w/-])', re.I).match(text, found.end())
+        if known:
+            return *known.span(), known[0]
+    word = re.compile(r'[^\s.,]+').match(text, found.end())
+    return (*word.span(), word[0]) if word else None
+
 # %% ../../nbs/01_tasks/02_task.ipynb #7e9c5862
 TASKS: dict[str, Task] = {}
 SHIPPED_TASKS = ('babi', 'cotempqa', 'msmarco')  # Modules of `tracenb.tasks` that register a task of that name
@@ -96,7 +122,20 @@ SHIPPED_TASKS = ('babi', 'cotempqa', 'msmarco')  # Modules of `tracenb.tasks` th
 def register_task(
     task: Task,  # The task
 ) -> Task:
-    "Make `task` known to `get_task` under its name, and its rule to examples, which show their gold facts by it."
+    """
+    Make `task` known to `get_task` under its name, and its rule to examples, which show their gold facts by it.
+
+    Raises `TracenbError` for a label that is not read back from the task's own classification sentence.
+    """
+    for label in task.labels:
+        found = find_label(task.label_sentence.format(label=label) + task.facts_sentence, task)
+        read = found[2] if found else ''
+        same = [other for other in task.labels if normalize(other) == normalize(label)]
+        if read != label or len(same) > 1 or not normalize(label):
+            raise TracenbError(
+                f'{task.name}: the label {label!r} is read back as {read!r} and compared as {normalize(label)!r}',
+                'choose labels that differ in letters or digits, and a sentence with words before {label}',
+            )
     TASKS[task.name], GOLD_RULES[task.name] = task, task.decompose
     return task
 

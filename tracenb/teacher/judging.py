@@ -12,7 +12,8 @@ from ..scoring.overlap import answer_overlap
 from ..tasks.task import Task
 from .endpoint import Reply
 from .prompts import RIGHT_STATES, Outcome, why_not_english
-from ..traces.parsing import NOT_CLOSED, answer_readings, read_blocks
+from ..traces.blocks import NOT_CLOSED, read_blocks
+from ..traces.parsing import answer_readings
 
 # %% ../../nbs/06_teacher/05_judging.ipynb #93b97a7d
 def judge_reply(
@@ -43,7 +44,7 @@ def _reasoning(reply):
 
 def _after_think_block(reply):
     "The same for a summary or an explanation: all that was written after any think block."
-    text = read_blocks(reply.text, trace=False).rest.value
+    text = read_blocks(reply.text).rest.value
     left = stray_tag(text)
     return text, f'{left} is left in the text' if left else ''
 

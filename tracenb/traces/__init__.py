@@ -8,7 +8,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'conditions': ['CONDITIONS', 'build_traces', 'condition', 'get_condition'],
         'chat': ['render'],
         'loss_mask': ['encode', 'show_mask'],
-        'parsing': ['parse', 'read_blocks'],
+        'blocks': ['read_blocks'],
+        'parsing': ['parse'],
         'display': ['show_trace', 'show_response'],
     },
 )

@@ -27,7 +27,7 @@ def render(
     example: Example,  # What is asked
     trace: Trace,  # What is taught
     task: Task,  # Wording
-    system: str = SYSTEM,  # System turn
+    system: str = SYSTEM,  # System turn, '' for none
 ) -> ChatExample:
     "The prompt/completion pair that teaches `trace` and the gold answers. Raises `TracenbError` if the ids differ."
     if example.id != trace.id:
@@ -35,7 +35,10 @@ def render(
     return ChatExample(
         id=example.id,
         completion=({'role': 'assistant', 'content': completion_text(example, trace, task)},),
-        prompt=({'role': 'system', 'content': system}, {'role': 'user', 'content': task.prompt(example)}),
+        prompt=(
+            *[{'role': 'system', 'content': system}] * bool(system),
+            {'role': 'user', 'content': task.prompt(example)},
+        ),
     )
 
 # %% ../../nbs/04_traces/02_chat.ipynb #7b449b88
