@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracenb.core.records import Example, TracenbError, normalize
+from tracenb.core.records import Example, TracenbError, normalize_paper
 from tracenb.core.rows import RowsLeftOut
 from tracenb.tasks.cotempqa import (
     COTEMPQA_LABELS,
@@ -849,7 +849,7 @@ def test_published_answers_scored_both_ways(shared, condition, mean, right, exac
     assert (
         hits.total() == right and round(100 * sum(hits[label] / n[label] for label in COTEMPQA_LABELS) / 4, 2) == mean
     )
-    same = lambda said, gold: set(map(normalize, said)) == set(map(normalize, gold))
+    same = lambda said, gold: set(map(normalize_paper, said)) == set(map(normalize_paper, gold))
     assert sum(same(own_answers(p), e.answers) for p, e in rows) == exact
 
 

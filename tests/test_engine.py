@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from tracenb.runs.verify import verify
 
 from tracenb.core.records import TracenbError
 from tracenb.runs.engine import Unwritable, run_grid
 from tracenb.runs.folders import list_runs, state
 from tracenb.runs.grids import Grid, get_grid
 from tracenb.runs.stages import make_run
+from tracenb.runs.verification import verify
 
 BIN = Path(sys.executable).parent
 SMALL = dict(

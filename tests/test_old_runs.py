@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 from conftest import ROOT
-from tracenb.runs.verify import verify
 
 from tracenb.core.records import TracenbError
 from tracenb.models.batches import TrainConfig
@@ -15,6 +14,7 @@ from tracenb.runs.folders import list_runs, show_run
 from tracenb.runs.grids import Grid, expand
 from tracenb.runs.provenance import OLD_NAMES, current_names
 from tracenb.runs.stages import Run, load_run
+from tracenb.runs.verification import verify
 
 # Two runs of the smoke grid of revision fcd2576, without adapter, chats and notebook.
 STORED = ROOT / 'tests' / 'data' / 'version_0.1'

@@ -17,7 +17,6 @@ import pytest
 import yaml
 from conftest import ROOT
 from jupyter_client.manager import AsyncKernelManager
-from tracenb.runs.verify import verify
 
 from tracenb.core.files import read_jsonl
 from tracenb.core.records import TracenbError
@@ -26,6 +25,7 @@ from tracenb.runs.folders import list_runs, run_progress, show_run, state
 from tracenb.runs.grids import SHIPPED, Grid, expand, get_grid
 from tracenb.runs.notebook import execute, experiment, printed
 from tracenb.runs.stages import Run, answer, build, finish, make_run, open_run, score, tune
+from tracenb.runs.verification import verify
 
 SMALL = dict(
     dataset='toy',

@@ -32,7 +32,7 @@ def _string(literal):
         return value.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')  # for half of a surrogate pair
     return literal[1:-1]
 
-
+# %% ../../nbs/00_core/07_literals.ipynb #scan-list-scan
 def scan_list(
     text: str,  # May hold a list
     start: int = 0,  # Where it would begin

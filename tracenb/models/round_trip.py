@@ -12,7 +12,7 @@ from ..core.records import ChatExample, Example, Generation, Trace, TracenbError
 from ..scoring.overlap import as_set
 from ..tasks.task import Task
 from ..traces.chat import TEMPLATES
-from ..traces.loss_mask import decode_text, encode
+from ..traces.loss_mask import decode_text, encode, escape_special
 from ..traces.parsing import parse
 
 # %% ../../nbs/05_models/09_round_trip.ipynb #rt-lost
@@ -30,11 +30,13 @@ def _squeezed(text):
 
 
 def _misread(text: str, taught: Taught, task: Task) -> list[str]:
-    "What of the label, facts and answers is not parsed back from `text`."
+    "What of the think block, label, facts and answers is not parsed back from `text`."
     example, steps = taught.example, taught.trace.steps
     said = parse(Generation(id=example.id, text=text, n_tokens=0, finish_reason='stop'), example, task)
     gold = example.answers[:1] if task.alternatives else example.answers
     wrong = [] if as_set(said.answers) == as_set(gold) else ['the answers']
+    thought = next((s.value for s in said.spans if s.kind == 'think'), '')
+    wrong += [] if _squeezed(thought) == _squeezed(taught.trace.text) else ['the think block']
     if steps:
         wrong += [] if said.label and normalize(said.label) == normalize(steps.label) else ['the label']
         quoted = as_set(example.context[i] for i in steps.facts)
@@ -81,7 +83,7 @@ def check_round_trip(
     """
     unread = 0
     for row in _sample(rows, n):
-        plain = bool(_misread(row.chat.completion[0]['content'], row, task))
+        plain = bool(_misread(escape_special(row.chat.completion[0], tokenizer)['content'], row, task))
         unread += plain
         lost = what_gets_lost(row, tokenizer, task)
         if lost and not plain:

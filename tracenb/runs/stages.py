@@ -236,7 +236,7 @@ def same_template(
         )
     return record | dict(chat_template=now)
 
-
+# %% ../../nbs/07_runs/02_stages.ipynb #stage-build
 def build(
     opened: OpenRun,  # From `open_run`
 ) -> list[ChatExample]:

@@ -139,7 +139,7 @@ def register_task(
     TASKS[task.name], GOLD_RULES[task.name] = task, task.decompose
     return task
 
-
+# %% ../../nbs/01_tasks/02_task.ipynb #get-task
 def get_task(
     name: str,  # A registered name, a task that ships, or the dotted module that registers a task of that name
 ) -> Task:

@@ -118,8 +118,9 @@ def read_steps(
         (value, words) for value, words in items if words and not any(k in f' {normalize(value)} ' for k in keys)
     ]
     found = [*facts, *(_quote('invented', text, words, value) for value, words in strange)]
-    if at >= 0:
-        found.append(trimmed_span('quotes', text, listed, end))
+    quotes = trimmed_span('quotes', text, listed, end)
+    if at >= 0 and quotes.value:
+        found.append(quotes)
     label = _read_label(text, start, end, task)
     return _ordered([label, *found] if label else found)
 
