@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CONDITIONS', 'count_words', 'ConditionContext', 'Condition', 'condition', 'get_condition', 'zero_shot', 'vanilla',
            'other_label', 'wrong_items', 'other_facts', 'correct', 'incorrect', 'wrong_label', 'wrong_facts',
-           'is_forced', 'foreign_facts', 'incorrect_paper', 'swapped', 'shuffled', 'filler', 'mix', 'teacher_trace',
-           'r1', 'r1_summary', 'post_hoc', 'r1_swapped', 'build_traces', 'n_traces_missing_facts', 'forced_facts',
-           'every_condition']
+           'is_forced', 'says_any', 'foreign_facts', 'incorrect_paper', 'swapped', 'shuffled', 'filler', 'mix',
+           'teacher_trace', 'r1', 'r1_summary', 'post_hoc', 'r1_swapped', 'build_traces', 'n_traces_missing_facts',
+           'forced_facts', 'every_condition']
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #9c2d0b47
 import re
@@ -213,6 +213,14 @@ def _drawn(rng, items):
         yield left.pop()
 
 
+def says_any(
+    text: str,  # A fact or a trace
+    facts: frozenset[str],  # Normalized, of `as_set`
+) -> bool:
+    "Whether `text` is one of the facts, or holds one of them as whole words."
+    return bool(as_set([text]) & facts) or any(f' {fact} ' in f' {normalize(text)} ' for fact in facts)
+
+# %% ../../nbs/04_traces/01_conditions.ipynb #foreign-cond
 @condition('foreign_facts')
 def foreign_facts(example, ctx):
     "Gold label, random facts from the contexts of other examples of the same label."
@@ -221,7 +229,7 @@ def foreign_facts(example, ctx):
     for other in _drawn(rng, ctx.by_label[gold.label]):
         into = first
         for item in _drawn(rng, other.context):
-            if not as_set([item]) <= known:
+            if item.strip() and not says_any(item, known):
                 known |= as_set([item])
                 into.append(item)
                 into = further
@@ -259,8 +267,7 @@ def _other_trace(example, ctx, trace_of):
         if other.id == example.id or right & ctx.right_facts(other):
             continue
         made = trace_of(other)
-        said = f' {normalize(_text(made))} '
-        if _text(made) != own and not any(f' {fact} ' in said for fact in right):
+        if _text(made) != own and not says_any(_text(made), right):
             return made
     raise TracenbError(
         f'{example.id}: no other example of {label!r} has a trace that is wrong here', 'use more examples of this label'
