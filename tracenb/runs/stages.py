@@ -34,9 +34,10 @@ from ..stats.association import two_by_two
 from ..stats.intervals import balanced_accuracy, majority_answer, majority_baseline, proportions
 from ..tasks.task import DataConfig, get_task, load_examples
 from ..traces.chat import render
-from ..traces.conditions import build_traces, get_condition, n_traces_missing_facts
+from ..traces.conditions import build_traces, forced_facts, get_condition, n_traces_missing_facts
 from ..traces.free_text import describe_traces
 from ..traces.loss_mask import encode
+from ..traces.overview import completion_counter
 from ..traces.parsing import parse
 
 # %% ../../nbs/07_runs/02_stages.ipynb #d267f76b
@@ -229,7 +230,7 @@ def build(
     if not opened.condition.trains:
         return []
     examples = opened.examples['train']
-    count = token_counter(opened.tokenizer)
+    count = completion_counter(opened.tokenizer)
     traces = build_traces(examples, task, run.condition, run.seed, run.data.labels, count, opened.teacher)
     chats = [render(e, t, task) for e, t in zip(examples, traces)]
     write_jsonl(opened.file('chat.jsonl'), chats)
@@ -239,6 +240,7 @@ def build(
         write_text(opened.file('trace_texts.csv'), texts.to_csv(index=False, lineterminator='\n'))
         record['teachers'] = sorted({t.source for by_id in opened.teacher.values() for t in by_id.values()})
     record['n_traces_missing_facts'] = n_traces_missing_facts(examples, traces, task)
+    record['forced_facts'] = forced_facts(examples, traces, task)
     write_text(opened.file('run.json'), json.dumps(record, indent=1))
     return chats
 

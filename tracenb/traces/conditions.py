@@ -288,28 +288,32 @@ def shuffled(example, ctx):
     return ' '.join(words)
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #filler-code
-def _stops(n):
-    return ' '.join('.' * max(n, 1))
+def _stops(n, glued=False):
+    "`n` full stops with spaces between them, the last two glued or not."
+    return ' '.join('.' * max(n, 1)) + '.' * glued
 
 
 @condition('filler', has_steps=False)
 def filler(example, ctx):
     "Full stops, so many that the whole completion has as many tokens as with the correct trace."
 
-    def off(n):
-        "How many tokens `n` full stops are above what is wanted."
-        return ctx.count(ctx.task.completion(example, _stops(n))) - wanted
+    def off(text):
+        "How many tokens the completion has more than is wanted."
+        return ctx.count(ctx.task.completion(example, text)) - wanted
 
     wanted = ctx.count(ctx.task.completion(example, ctx.correct_text(example)))
     n, tried = ctx.count(ctx.correct_text(example)), {}
-    while n not in tried:  # some tokenizers merge full stops
-        tried[n] = off(n)
-        if not tried[n]:
+    while _stops(n) not in tried:  # some tokenizers merge full stops
+        tried[_stops(n)] = more = off(_stops(n))
+        if not more:
             return _stops(n)
-        n = max(n - tried[n], 1)
-    for near in range(1, 4 * max(tried) + 1):
-        tried.setdefault(near, off(near))
-    return _stops(min(tried, key=lambda n: (abs(tried[n]), n)))
+        n = max(n - more, 1)
+    for n in sorted(range(1, 4 * wanted), key=lambda k: abs(k - n)):
+        for text in (_stops(n), _stops(n, glued=True)):
+            tried[text] = off(text)
+            if not tried[text]:
+                return text
+    return min(tried, key=lambda text: (abs(tried[text]), len(text)))
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #53e18851
 @condition('mix', takes='the share of incorrect traces')
