@@ -176,8 +176,8 @@ def forced_notice(
         return HTML('')
     text = '; '.join(f'{place}: {" or ".join(sorted(found))}' for place, found in shares.items())
     return HTML(
-        f'<p><b>Training traces with wrong facts that were forced</b>: {escaped(text)}. There the context holds one '
-        'set of wrong facts, the same for every seed: such traces teach a rule that can be followed, not noise.</p>'
+        f'<p><b>Training traces with wrong facts that were forced</b>: {escaped(text)}. Of these, the context '
+        'holds one set of wrong facts only, the same for every seed: such traces teach a rule, not noise.</p>'
     )
 
 # %% ../../nbs/09_report/09_page.ipynb #57c8b1b7

@@ -357,7 +357,7 @@ def post_hoc(example, ctx):
 # %% ../../nbs/04_traces/01_conditions.ipynb #a954fe73
 @condition('r1_swapped', has_steps=False, needs='r1')
 def r1_swapped(example, ctx):
-    "The teacher's reasoning about another question of the same label, wrong facts for this one."
+    "The teacher's reasoning about another question of the same label, which quotes no fact that is right here."
     return _other_trace(example, ctx, lambda e: teacher_trace('r1', e, ctx))
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #6ab734c8
