@@ -585,6 +585,46 @@ def test_simulated_stories_survive_the_official_format(tmp_path_factory, seed, l
     ]
 
 
+# --- The order of basic induction
+
+# The 2,000 official stories of qa16 (train and test, first questions): which of the five introductions is the asked
+# animal's, and the share of stories where each of the nine sentences supports the answer
+ASKED_AT = (0.058, 0.079, 0.099, 0.183, 0.581)
+SUPPORTS = (0.255, 0.266, 0.277, 0.31, 0.299, 0.34, 0.349, 0.385, 0.52)
+
+
+def induction_order(items):
+    "(shares of the place of the asked animal among the introductions, shares of sentences that support)."
+    places, facts = Counter(), Counter()
+    for e in items:
+        introduced = [s.split()[0] for s in e.context if ' is a ' in s]
+        places[introduced.index(e.question.split()[-1].rstrip('?'))] += 1
+        facts.update(e.meta['facts'])
+    return [places[k] / len(items) for k in range(5)], [facts[k] / len(items) for k in range(9)]
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_basic_induction_is_told_in_the_official_order(split):
+    asked_at, supports = induction_order(simulate_babi(2000, seed=4, split=split, labels=('basic-induction',)))
+    assert asked_at == pytest.approx(ASKED_AT, abs=0.04) and supports == pytest.approx(SUPPORTS, abs=0.04)
+
+
+def test_the_asked_animal_is_the_one_without_a_color():
+    for e in simulate_babi(100, seed=4, labels=('basic-induction',)):
+        asked = e.question.split()[-1].rstrip('?')
+        assert len(e.context) == 9 and sum(s.startswith(f'{asked} ') for s in e.context) == 1
+
+
+def test_real_induction_has_that_order(real, shared):
+    official = [e for s in ('train', 'test') for e in load_babi(shared / 'babi_official', s)]
+    official = [e for e in official if e.meta['label'] == 'basic-induction']
+    asked_at, supports = induction_order(official)
+    assert len(official) == 2000
+    assert [round(x, 3) for x in asked_at] == list(ASKED_AT) and supports == pytest.approx(SUPPORTS, abs=0.0006)
+    rows = [e for e in real['train'] + real['test'] if e.meta['label'] == 'basic-induction']
+    assert induction_order(rows)[0] == pytest.approx(ASKED_AT, abs=0.03) and len(rows) == 1100
+
+
 # --- JSON lines
 
 ROW = dict(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tracenb.core.records import Example, TracenbError, normalize_paper
 from tracenb.core.rows import RowsLeftOut
+from tracenb.runs.grids import get_grid
 from tracenb.tasks.cotempqa import (
     COTEMPQA_LABELS,
     COUNTS,
@@ -29,7 +30,7 @@ from tracenb.tasks.cotempqa import (
     released_order,
     right_answer,
 )
-from tracenb.tasks.cotempqa_sim import QUESTION_KINDS, DatedStory, simulate_cotempqa, tell
+from tracenb.tasks.cotempqa_sim import QUESTION_KINDS, SHORT, DatedStory, simulate_cotempqa, tell
 from tracenb.tasks.dates import (
     MEANWHILE,
     PHRASES,
@@ -38,6 +39,7 @@ from tracenb.tasks.dates import (
     Fact,
     Interval,
     answer_facts,
+    asked_facts,
     co_temporal,
     event_facts,
     joint_relation,
@@ -259,6 +261,30 @@ def test_which_facts_answer(answers, facts):
     assert answer_facts(tuple(context[i] for i in shuffled), ASK, answers) == tuple(
         sorted(shuffled.index(i) for i in facts)
     )
+
+
+@pytest.mark.parametrize(
+    'question, asked',
+    [
+        (ASK, (1, 2, 3)),
+        (ASK.replace('did Ben Okoro', 'did Ada Marlow'), (4,)),
+        (ASK.replace('which position did Ben Okoro hold', 'who also worked for Arkwell'), (6,)),
+        (ASK.replace('which position did Ben Okoro hold', 'which employer did Ada Marlow work for'), (7,)),
+        (ASK.replace('which position did Ben Okoro hold', 'which school did Cy Dee attend'), ()),
+    ],
+)
+def test_which_facts_have_the_form_that_is_asked_for(question, asked):
+    context = (
+        EVENT,
+        'Ben Okoro holds the position of reeve in 1925.',
+        'Ben Okoro held the position of reeve in 1950.',
+        'Ben Okoro holds the position of deputy reeve in 1960.',
+        'Ada Marlow holds the position of reeve in 1925.',
+        'Ben Okoro attended Fennick College from 1921 to 1929.',
+        'Cy Dee works for Arkwell in 1999.',
+        'Ada Marlow works for Fennick in 1922.',
+    )
+    assert asked_facts(context, question) == asked
 
 
 def test_an_event_stated_twice_is_not_compared_with_itself():
@@ -775,6 +801,70 @@ def test_a_simulated_set_is_requested_like_any_other():
     for split in ('train', 'test'):
         for e in load_examples(cotempqa, DataConfig(labels=('mix', 'equal'), n_train=6, n_test=4), split):
             assert Example.from_json(e.to_json()) == e and e.split == split
+
+
+# --- Guesses that need no reading
+
+
+def guesses(examples):
+    "(first, last, every place): shares of exact answers where one fact of the asked form is always named."
+    first, last, places = 0, 0, Counter()
+    for e in examples:
+        asked, who = asked_facts(e.context, e.question), read_question(e.question).asked_subject
+        facts = [read_fact(e.context[i]) for i in asked]
+        right = [{f.object if who else f.subject} == set(e.answers) for f in facts]
+        first, last = first + right[0], last + right[-1]
+        places.update(k for k, r in enumerate(right) if r)
+    n = len(examples)
+    return first / n, last / n, {k: places[k] / n for k in places}
+
+
+REAL_FIRST, REAL_LAST = 0.066, 0.070  # Mean over the labels, as in the notebook
+
+
+def test_guesses_on_real_rows(shared):
+    real = load_cotempqa(shared / 'cotempqa', 'train') + load_cotempqa(shared / 'cotempqa', 'test')
+    found = [guesses([e for e in real if e.meta['label'] == label]) for label in COTEMPQA_LABELS]
+    assert round(sum(f[0] for f in found) / 4, 3) == REAL_FIRST and round(sum(f[1] for f in found) / 4, 3) == REAL_LAST
+    places = [sum(f[2].get(k, 0) for f in found) / 4 for k in range(30)]
+    assert max(places) < 0.071
+
+
+@pytest.mark.parametrize('words, n, place', [(40, 200, 0.34), (50, 800, 0.24), (60, 800, 0.16), (90, 800, 0.11)])
+def test_short_stories_are_no_more_open_to_a_guess_than_real_rows(words, n, place):
+    first, last, places = guesses(simulate_cotempqa(n, seed=8, max_words=words))
+    assert first < REAL_FIRST + 0.035 and last < REAL_LAST + 0.035  # 3.5 standard errors of 800
+    assert max(places.values()) < place
+
+
+@pytest.mark.parametrize('words', [SHORT - 1, SHORT, 150, None])
+def test_longer_stories_are_as_hard_to_guess_as_real_rows(words):
+    first, last, places = guesses(simulate_cotempqa(800, seed=8, max_words=words))
+    assert first == pytest.approx(REAL_FIRST, abs=0.025) and last == pytest.approx(REAL_LAST, abs=0.025)
+    assert max(places.values()) < 0.11
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_the_small_demo_is_not_open_to_the_first_candidate(split):
+    data = get_grid('demo-cotempqa').runs[0].data
+    assert data.max_words == 60
+    first, last, places = guesses(load_examples(cotempqa, data, split))
+    assert max(first, last) < 0.12 and max(places.values()) < 0.2  # 100 test questions
+
+
+@pytest.mark.parametrize('words', [40, 60, SHORT - 1, 200])
+def test_at_least_three_facts_of_the_asked_form_are_wrong(words):
+    for e in simulate_cotempqa(40, seed=3, max_words=words):
+        asked, right = set(asked_facts(e.context, e.question)), set(cotempqa_steps(e).facts)
+        assert right <= asked and len(asked - right) >= 3
+
+
+def test_only_short_contexts_have_short_names_and_dates():
+    def form(words):
+        facts = [read_fact(c) for e in simulate_cotempqa(80, seed=5, max_words=words) for c in e.context]
+        return max(len(f.subject.split()) for f in facts), {f.when.start.precision for f in facts}
+
+    assert form(SHORT - 1) == (1, {'year'}) and form(SHORT)[1] == {'year', 'month', 'day'} and form(None)[0] > 1
 
 
 # --- The real rows

@@ -6,6 +6,8 @@ import pytest
 
 from tracenb.core.files import read_traces, write_jsonl
 from tracenb.core.records import Trace, TracenbError
+from tracenb.report.page import forced_notice
+from tracenb.report.results import Results
 from tracenb.runs.stages import build, make_run, open_run
 from tracenb.tasks.babi import babi
 from tracenb.tasks.task import DataConfig, load_examples, match_examples
@@ -130,3 +132,35 @@ def test_files_without_traces(tmp_path):
         read_traces((tmp_path / 't.jsonl',))
     with pytest.raises(TracenbError, match='no such file'):
         read_traces((tmp_path / 'nowhere.jsonl',))
+
+
+def test_a_run_records_how_many_of_its_wrong_facts_are_forced(study, tmp_path):
+    files, train = study
+    opened = [
+        open_run(make_run(dataset='babi', condition=c, data=DATA | dict(traces=files)), tmp_path / 'o')
+        for c in ('correct', 'incorrect', 'wrong_facts', 'foreign_facts')
+    ]
+    for o in opened:
+        build(o)
+    correct, incorrect, wrong_facts, foreign = (o.record()['forced_facts'] for o in opened)
+    left = train[2:-1]
+    one = sum(
+        len({c for i, c in enumerate(e.context) if i not in e.meta['facts']}) <= len(e.meta['facts']) for e in left
+    )
+    assert 0 < one < len(left), 'some are forced and some are not'
+    assert incorrect == wrong_facts == dict(n=len(left), forced=one, share=one / len(left))
+    assert correct == foreign == dict(n=0, forced=0, share=None)
+
+
+def test_the_report_says_the_forced_share_and_reads_runs_without_it(study, tmp_path):
+    files, train = study
+    run = make_run(dataset='babi', condition='incorrect', data=DATA | dict(traces=files))
+    opened = open_run(run, tmp_path / 'o')
+    build(opened)
+    results = Results(tmp_path / 'o', {opened.path: run}, *[None] * 5)
+    counts = opened.record()['forced_facts']
+    assert f'babi, incorrect: {100 * counts["share"]:.0f} % of {len(train) - 3}.' in forced_notice(results).data
+    record = opened.record()
+    del record['forced_facts']  # as of a version before
+    opened.file('run.json').write_text(json.dumps(record))
+    assert forced_notice(results).data == ''

@@ -7,18 +7,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracenb.core.records import Generation, TracenbError
-from tracenb.tasks.task import DataConfig, get_task, load_examples, toy
-from tracenb.traces.chat import render
+from tracenb.core.records import Example, Generation, Trace, TracenbError
+from tracenb.models.loading import load_tokenizer
+from tracenb.runs.grids import get_grid
+from tracenb.scoring.overlap import as_set
+from tracenb.scoring.tables import score_response
+from tracenb.tasks.task import DataConfig, get_task, load_examples, read_list, toy
+from tracenb.traces.chat import TEMPLATES, completion_text, render
 from tracenb.traces.conditions import (
     CONDITIONS,
     build_traces,
     condition,
     count_words,
     every_condition,
+    forced_facts,
     get_condition,
+    is_forced,
     n_traces_missing_facts,
 )
+from tracenb.traces.loss_mask import encode
+from tracenb.traces.overview import completion_counter, lengths
 from tracenb.traces.parsing import parse
 
 REAL_TASKS = ('cotempqa', 'msmarco', 'babi')
@@ -102,6 +110,171 @@ def test_incorrect_paper_is_wrong_and_written_the_papers_way(seed, name):
             assert quoted in e.context and quoted not in paper_gold
 
 
+def quoted(t):
+    "The facts that a trace lists."
+    return read_list(t.text.partition('to answer the question: ')[2])
+
+
+def n_right(which, name, rows, seed=7):
+    "Number of traces that the scorers call right for their own question: by any gold fact, and exactly."
+    task, right = get_task(name), Counter()
+    for e, gold, t in built(name, which, seed, rows=rows):
+        text = completion_text(e, t, task)
+        said = parse(Generation(id=e.id, text=text, n_tokens=1, finish_reason='stop'), e, task)
+        for s in score_response(said, e, gold, ['trace_correct_any', 'trace_correct_exact', 'classification']):
+            right[s.scorer] += s.value
+    assert right['classification'] == len(rows)
+    return right['trace_correct_any'], right['trace_correct_exact']
+
+
+@settings(max_examples=15)
+@given(seeds, st.sampled_from(REAL_TASKS))
+def test_foreign_facts_keep_the_label_and_come_from_other_examples_of_it(seed, name):
+    task, rows = get_task(name), examples(name)
+    for e, gold, t in built(name, 'foreign_facts', seed):
+        facts, own = quoted(t), as_set(e.context)
+        assert t.steps is None and gold.label in t.text
+        assert len(set(facts)) == len(facts) == max(len(gold.facts), 1)
+        assert not as_set(facts) & own
+        others = {c for o in rows if o.id != e.id and task.decompose(o).label == gold.label for c in o.context}
+        assert set(facts) <= others
+    assert n_right('foreign_facts', name, rows, seed) == (0, 0)
+
+
+def test_foreign_facts_are_not_forced_where_wrong_facts_are():
+    rows = load_examples(get_task('babi'), DataConfig(n_train=40, labels=('positional-reasoning',)), 'train')
+    draws = {c: [[t.text for *_, t in built('babi', c, s, rows=rows)] for s in range(4)] for c in CORRUPT}
+    assert all(is_forced(e, get_task('babi').decompose(e)) for e in rows)
+    assert all(len(set(texts)) == 1 for texts in zip(*draws['wrong_facts']))
+    assert sum(len(set(texts)) > 1 for texts in zip(*draws['foreign_facts'])) > 35
+
+
+CORRUPT = ('wrong_facts', 'foreign_facts')
+
+
+def story(i, *context, gold=(0,), label='color'):
+    "A small example of the toy task."
+    more = dict(context=context, question=f'Question {i}?', answers=('x',), meta=dict(label=label, facts=list(gold)))
+    return Example(id=f's{i}', dataset='toy', split='train', **more)
+
+
+@pytest.mark.parametrize(
+    'foreign',
+    ['the cup is RED', 'The cup is red!', 'The cup is red and old.', ' ', 'We see: the cup is red.'],
+    ids=['case', 'punctuation', 'longer', 'empty', 'framed'],
+)
+def test_a_fact_of_the_own_context_is_not_foreign(foreign):
+    rows = [story(0, 'The cup is red.', 'The hat is blue.'), story(1, foreign, 'The sky is gray.')]
+    for seed in range(8):
+        assert quoted(build_traces(rows, toy, 'foreign_facts', seed)[0]) == ('The sky is gray.',)
+
+
+def test_without_foreign_facts_there_is_an_error_that_says_so():
+    alone = [story(0, 'The cup is red.'), story(1, 'The sky is gray.', label='place')]
+    same = [story(0, 'The cup is red.', 'Ann sings.'), story(1, 'the cup is red', 'Ann sings!')]
+    few = [story(0, 'A is a.', 'B is b.', gold=(0, 1)), story(1, 'C is c.', 'A is a.')]
+    for rows, found in (
+        (alone, '0 foreign facts, 1 are'),
+        (same, '0 foreign facts, 1 are'),
+        (few, '1 foreign facts, 2 are'),
+    ):
+        with pytest.raises(TracenbError, match=f"s0: other examples of 'color' have {found} wanted"):
+            build_traces(rows, toy, 'foreign_facts')
+
+
+def test_facts_are_taken_from_different_examples_as_long_as_there_are_enough():
+    rows = [story(0, 'A is a.', 'B is b.', gold=(0, 1)), *(story(i, f'C{i} is c.', f'D{i} is d.') for i in (1, 2))]
+    for seed in range(8):
+        facts = quoted(build_traces(rows, toy, 'foreign_facts', seed)[0])
+        assert {f[1] for f in facts} == {'1', '2'}
+    assert set(quoted(build_traces(rows[:2], toy, 'foreign_facts')[0])) == {'C1 is c.', 'D1 is d.'}
+
+
+@pytest.mark.parametrize('name', ['cotempqa', 'babi'])
+def test_no_swapped_trace_and_no_foreign_fact_is_right_in_real_rows(name, shared):
+    for split in ('train', 'test'):
+        rows = get_task(name).load(shared / name, split)
+        assert len(rows) > 300
+        assert n_right('swapped', name, rows) == n_right('foreign_facts', name, rows) == (0, 0)
+
+
+@settings(max_examples=10)
+@given(seeds, st.sampled_from(REAL_TASKS))
+def test_no_swapped_trace_is_right(seed, name):
+    assert n_right('swapped', name, examples(name), seed) == (0, 0)
+
+
+def test_a_donor_that_shares_a_gold_fact_is_passed_over():
+    shared = [
+        story(1, 'the cup is RED', 'Ann sings.', gold=(0, 1)),
+        story(2, 'The cup is red and old.'),
+        story(3, 'Bob sings.', 'The cup is red.', gold=(1,)),
+    ]
+    rows = [story(0, 'The cup is red.', 'The hat is blue.'), *shared, story(4, 'The hat is blue.')]
+    for seed in range(12):
+        assert quoted(build_traces(rows, toy, 'swapped', seed)[0]) == ('The hat is blue.',)
+    with pytest.raises(TracenbError, match="s0: no other example of 'color' has a trace that is wrong here"):
+        build_traces(rows[:-1], toy, 'swapped')
+
+
+def test_swapped_reasoning_quotes_no_gold_fact():
+    rows = [story(i, f'The cup {i} is red.', 'The hat is blue.') for i in range(4)]
+    texts = ['Cup 0.', 'Well: the cup 0 is red!', 'I see THE CUP 0 IS RED, so red.', 'Hmm, cup 3 it is.']
+    teacher = {
+        'r1': {e.id: Trace(id=e.id, condition='r1', text=x, steps=None, source='t') for e, x in zip(rows, texts)}
+    }
+    for seed in range(12):
+        assert build_traces(rows, toy, 'r1_swapped', seed, teacher=teacher)[0].text == texts[3]
+    with pytest.raises(TracenbError, match='has a trace that is wrong here'):
+        build_traces(rows[:3], toy, 'r1_swapped', teacher=teacher)
+
+
+@pytest.mark.parametrize(
+    'context, gold, forced',
+    [
+        ('g a', (0,), True),  # one other sentence
+        ('g a b', (0,), False),
+        ('g h a b', (0, 1), True),  # two others, two are quoted
+        ('g h a', (0, 1), True),  # too few
+        ('g h a b c', (0, 1), False),
+        ('g h', (0, 1), True),  # none: the empty list
+        ('g a a a', (0,), True),  # all others read the same
+        ('g g a', (0,), True),  # a repeat of gold is right
+        ('a', (), True),  # no gold fact: one is quoted
+        ('a b', (), False),
+    ],
+)
+def test_wrong_facts_are_forced_where_only_one_set_is_possible(context, gold, forced):
+    e = story(0, *context.split(), gold=gold)
+    draws = {quoted(build_traces([e], toy, 'wrong_facts', seed)[0]) for seed in range(40)}
+    assert is_forced(e, toy.decompose(e)) == forced == (len(draws) == 1)
+    found = forced_facts([e], build_traces([e], toy, 'incorrect'), toy)
+    assert found == dict(n=1, forced=int(forced), share=float(forced))
+
+
+def test_the_forced_share_is_that_of_the_wrong_traces():
+    rows = examples('babi')
+    share = lambda c: forced_facts(rows, [t for *_, t in built('babi', c)], get_task('babi'))
+    none = dict(n=0, forced=0, share=None)
+    assert share('correct') == share('wrong_label') == share('vanilla') == share('swapped') == share('filler') == none
+    assert share('foreign_facts') == none and share('incorrect') == share('wrong_facts') == share('mix:1')
+    assert share('mix:0.5')['n'] == len(rows) // 2 and 0 < share('incorrect')['share'] < 1
+
+
+def test_the_forced_share_of_the_demo():
+    task, data = get_task('babi'), get_grid('demo').runs[0].data
+    rows = load_examples(task, data, 'train')
+    found = forced_facts(rows, build_traces(rows, task, 'incorrect', 1, data.labels), task)
+    assert found == dict(n=400, forced=326, share=0.815)
+
+
+def test_the_forced_share_of_real_stories(shared):
+    task = get_task('babi')
+    rows = task.load(shared / 'babi', 'train')
+    found = forced_facts(rows, build_traces(rows, task, 'wrong_facts', 1), task)
+    assert (found['n'], found['forced']) == (3773, 1966)
+
+
 @settings(max_examples=15)
 @given(seeds, st.sampled_from(REAL_TASKS))
 def test_swapped_keeps_the_label_and_tells_of_another_example(seed, name):
@@ -136,6 +309,48 @@ def test_filler_matches_the_tokens_of_a_tokenizer_that_merges_stops():
     )  # four stops are one token
     for (*_, correct), (*_, filler) in zip(built('babi', 'correct'), built('babi', 'filler', count=count)):
         assert count(filler.text) == count(correct.text)
+
+
+@pytest.mark.parametrize('style', TEMPLATES)
+@pytest.mark.parametrize('model', ['tiny-random', 'smollm2-135m'])
+def test_filler_makes_the_whole_completion_equally_long(model, style):
+    "In tokens, as the chat template writes it; the trace alone differs, since its ends merge with the tags."
+    try:
+        tokenizer = load_tokenizer(model)
+    except TracenbError as e:
+        pytest.skip(f'the embedded model is not installed: {e.what}')
+    tokenizer.chat_template = TEMPLATES[style]
+    count, alone = completion_counter(tokenizer), 0
+    n_tokens = lambda text: len(tokenizer(text, add_special_tokens=False)['input_ids'])
+    for name in REAL_TASKS:
+        rows, task = examples(name)[:12], get_task(name)
+        right = build_traces(rows, task, 'correct')
+        for e, a, b in zip(rows, right, build_traces(rows, task, 'filler', count=count)):
+            assert set(b.text) == {'.', ' '}
+            trained = [sum(encode(render(e, t, task), tokenizer).loss_mask) for t in (a, b)]
+            assert trained[0] == trained[1] == count(completion_text(e, a, task))
+            alone += n_tokens(a.text) != n_tokens(b.text)
+    assert alone > 0 or style == 'qwen3'
+
+
+@pytest.mark.parametrize('model', ['tiny-random', 'smollm2-135m'])
+def test_filler_fits_any_count_of_the_completion(model):
+    "A tokenizer without a template is enough: the text of the completion is what is counted."
+    tokenizer = load_tokenizer(model)
+    rows, count = examples('cotempqa')[:22], lambda text: len(tokenizer(text).input_ids)
+    table = lengths(get_task('cotempqa'), rows, ('correct', 'filler'), count=count)
+    assert table.completion_mean['correct'] == table.completion_mean['filler']
+    assert table.completion_max['correct'] == table.completion_max['filler']
+
+
+def test_where_no_number_of_stops_fits_the_closest_is_taken():
+    triples = lambda text: text.count('.') // 3 * 3 + sum(c.isalpha() for c in text)  # three stops are three tokens
+    task, rows = get_task('babi'), examples('babi')
+    off = [
+        abs(triples(completion_text(e, t, task)) - triples(completion_text(e, c, task)))
+        for (e, _, t), (*_, c) in zip(built('babi', 'filler', count=triples), built('babi', 'correct'))
+    ]
+    assert len(off) == len(rows) and max(off) == 1 and min(off) == 0
 
 
 @given(st.floats(0, 1), seeds, names)
@@ -231,6 +446,7 @@ def test_every_condition_says_what_it_is():
         'incorrect_paper',
         'wrong_label',
         'wrong_facts',
+        'foreign_facts',
         'swapped',
         'shuffled',
         'filler',

@@ -27,11 +27,12 @@ from .folders import find_runs, run_progress, state
 from .grids import Grid
 from .kernels import ForkedKernelManager
 from .notebook import execute, experiment, parameters
-from .stages import load_run, make_run, token_counter
+from .stages import load_run, make_run
 from .workers import connect, devices
 from ..tasks.task import get_task, load_examples
 from ..traces.chat import render
 from ..traces.conditions import build_traces, count_words, get_condition
+from ..traces.loss_mask import token_counter
 
 # %% ../../nbs/07_runs/08_engine.ipynb #6f330494
 class Unwritable(TracenbError):

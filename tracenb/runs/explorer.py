@@ -25,12 +25,12 @@ from ..models.adapters import load_adapter
 from ..models.generation import generate
 from ..models.loading import load_model, load_tokenizer
 from ..models.presets import MODELS, find_gguf
-from .stages import load_run, token_counter
+from .stages import load_run
 from ..tasks.task import SHIPPED_TASKS, TASKS, DataConfig, Task, get_task, load_examples
 from ..traces.chat import render
 from ..traces.conditions import build_traces, every_condition, get_condition
 from ..traces.display import View, show_response, show_trace
-from ..traces.loss_mask import decode_text, encode, show_mask
+from ..traces.loss_mask import decode_text, encode, show_mask, token_counter
 from ..traces.parsing import parse
 
 # %% ../../nbs/07_runs/09_explorer.ipynb #explore-panel

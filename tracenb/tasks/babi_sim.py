@@ -345,18 +345,17 @@ def basic_deduction(rng):
 def basic_induction(rng):
     "The color of an animal, inferred from the last introduced animal of its kind."
     animals, colors = ('Bernhard', 'Brian', 'Greg', 'Julius', 'Lily'), ('gray', 'green', 'white', 'yellow')
-    asked, mates = rng.choice(animals), ()
+    told = _shuffled(rng, {(who, 'kind'): None for who in animals} | {(w, 'color'): (w, 'kind') for w in animals})
+    asked, mates = told.pop()[0], ()  # the color that would be told last
     while len(mates) in (0, 2):
         kinds = {who: rng.choice(('frog', 'lion', 'rhino', 'swan')) for who in animals}
         mates = [who for who in animals if kinds[who] == kinds[asked] and who != asked]
     usual = {kind: rng.choice(colors) for kind in sorted(set(kinds.values()))}
     color = {who: usual[kinds[who]] if rng.random() < 0.55 else rng.choice(colors) for who in animals if who != asked}
-    is_a = {who: f'{who} is a {kinds[who]}.' for who in animals}
-    is_colored = {who: f'{who} is {c}.' for who, c in color.items()}
-    sentences = _shuffled(rng, dict.fromkeys(is_a.values()) | {is_colored[who]: is_a[who] for who in color})
-    mate = max(mates, key=lambda who: sentences.index(is_a[who]))
-    facts = sorted(sentences.index(s) for s in (is_a[mate], is_colored[mate], is_a[asked]))
-    return Story(tuple(sentences), f'What color is {asked}?', (color[mate],), tuple(facts))
+    sentences = tuple(f'{who} is {color[who] if what == "color" else "a " + kinds[who]}.' for who, what in told)
+    mate = max(mates, key=lambda who: told.index((who, 'kind')))
+    facts = sorted(told.index(s) for s in ((mate, 'kind'), (mate, 'color'), (asked, 'kind')))
+    return Story(sentences, f'What color is {asked}?', (color[mate],), tuple(facts))
 
 # %% ../../nbs/01_tasks/08_babi_sim.ipynb #f49a4032
 def _candidates(label, k, seed, split, max_words):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MONTHS', 'READINGS', 'PHRASES', 'RELATION_OF', 'WHILE', 'MEANWHILE', 'Date', 'read_date', 'Interval', 'read_interval',
            'relation', 'joint_relation', 'Fact', 'squeeze', 'read_fact', 'DatedQuestion', 'read_question',
-           'event_facts', 'answer_facts', 'co_temporal']
+           'event_facts', 'answer_facts', 'co_temporal', 'asked_facts']
 
 # %% ../../nbs/01_tasks/03_dates.ipynb #205dcb7f
 import re
@@ -306,3 +306,18 @@ def co_temporal(
         for i in facts
         if i != e
     )
+
+# %% ../../nbs/01_tasks/03_dates.ipynb #asked-facts
+def asked_facts(
+    context: tuple[str, ...],  # Facts
+    question: str,  # As in the data
+) -> tuple[int, ...]:
+    "Indices of the facts with the person and relation asked for (for 'who': relation and object), the event left out."
+    asked, events = read_question(question), event_facts(context, question)
+
+    def fits(fact):
+        "Whether all but its time is as asked."
+        given = fact.object == asked.object if asked.asked_subject is None else fact.subject == asked.asked_subject
+        return given and fact.relation == asked.asked_relation
+
+    return tuple(i for i, c in enumerate(context) if i not in events and fits(read_fact(c)))

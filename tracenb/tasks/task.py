@@ -88,6 +88,11 @@ class Task:
         "The user turn for `example`."
         return self.prompt_text.format(context=self.write_context(example.context), question=example.question)
 
+    def completion(self, example: Example, trace: str) -> str:
+        "The assistant's turn: the bare answer, or `<think>trace</think> <answer>answer</answer>`."
+        answers = self.write_answers(example.answers)
+        return f'<think>{trace}</think> <answer>{answers}</answer>' if trace else answers
+
     def trace_text(self, example: Example, steps: Steps) -> str:
         "The trace that claims `steps`: classification sentence, then retrieval sentence."
         quoted = as_list(tuple(example.context[i] for i in steps.facts))

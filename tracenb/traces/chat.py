@@ -19,8 +19,7 @@ def completion_text(
     task: Task,  # How answers are written
 ) -> str:
     "The assistant's turn: the bare answer, or `<think>trace</think> <answer>answer</answer>`."
-    answers = task.write_answers(example.answers)
-    return f'<think>{trace.text}</think> <answer>{answers}</answer>' if trace.text else answers
+    return task.completion(example, trace.text)
 
 
 def render(

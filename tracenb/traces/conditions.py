@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['CONDITIONS', 'count_words', 'ConditionContext', 'Condition', 'condition', 'get_condition', 'zero_shot', 'vanilla',
-           'other_label', 'other_facts', 'correct', 'incorrect', 'wrong_label', 'wrong_facts', 'incorrect_paper',
-           'swapped', 'shuffled', 'filler', 'mix', 'teacher_trace', 'r1', 'r1_summary', 'post_hoc', 'r1_swapped',
-           'build_traces', 'n_traces_missing_facts', 'every_condition']
+           'other_label', 'wrong_items', 'other_facts', 'correct', 'incorrect', 'wrong_label', 'wrong_facts',
+           'is_forced', 'says_any', 'foreign_facts', 'incorrect_paper', 'swapped', 'shuffled', 'filler', 'mix',
+           'teacher_trace', 'r1', 'r1_summary', 'post_hoc', 'r1_swapped', 'build_traces', 'n_traces_missing_facts',
+           'forced_facts', 'every_condition']
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #9c2d0b47
 import re
@@ -15,17 +16,18 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 from ..core.files import seeded
-from ..core.records import Example, Steps, Trace, TracenbError, lookup
+from ..core.records import Example, Steps, Trace, TracenbError, lookup, normalize
+from ..scoring.overlap import as_set, gold_facts
 from ..tasks.task import Task
 
-# %% ../../nbs/04_traces/01_conditions.ipynb #01b7a677
+# %% ../../nbs/04_traces/01_conditions.ipynb #count-words
 def count_words(
     text: str,  # Any text
 ) -> int:
     "Words and punctuation marks: a count of tokens that needs no tokenizer."
     return len(re.findall(r'\w+|[^\w\s]', text))
 
-
+# %% ../../nbs/04_traces/01_conditions.ipynb #01b7a677
 @dataclass(frozen=True)
 class ConditionContext:
     "What conditions may look at, in addition to the example itself."
@@ -62,6 +64,10 @@ class ConditionContext:
     def correct_text(self, example: Example) -> str:
         "The trace of the gold steps."
         return self.task.trace_text(example, self.gold[example.id])
+
+    def right_facts(self, example: Example) -> frozenset[str]:
+        "Its gold facts, normalized as scorers compare them."
+        return as_set(gold_facts(example, self.gold[example.id]))
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #9fcd86eb
 @dataclass(frozen=True)
@@ -146,15 +152,23 @@ def other_label(
     return seeded(ctx.seed, example.id, 'label').choice(others)
 
 
+def wrong_items(
+    example: Example,  # Whose context it is
+    gold: Steps,  # Its gold steps
+) -> tuple[list[int], int]:
+    "The context items that are not gold, and how many of them a wrong trace quotes: as many as gold, at least one."
+    right = {example.context[i] for i in gold.facts}
+    others = [i for i, c in enumerate(example.context) if c not in right]
+    return others, min(max(len(gold.facts), 1), len(others))
+
+
 def other_facts(
     example: Example,  # Whose id seeds the draw
     ctx: ConditionContext,  # Seed and gold steps
 ) -> tuple[int, ...]:
     "As many random non-gold context items as there are gold ones, at least one, in order; fewer if there are fewer."
-    gold = ctx.gold[example.id].facts
-    right = {example.context[i] for i in gold}
-    others = [i for i, c in enumerate(example.context) if c not in right]
-    return tuple(sorted(seeded(ctx.seed, example.id, 'facts').sample(others, min(max(len(gold), 1), len(others)))))
+    others, n = wrong_items(example, ctx.gold[example.id])
+    return tuple(sorted(seeded(ctx.seed, example.id, 'facts').sample(others, n)))
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #1d8a12b2
 @condition('correct')
@@ -180,6 +194,55 @@ def wrong_facts(example, ctx):
     "Gold label, random facts that are not gold."
     return replace(ctx.gold[example.id], facts=other_facts(example, ctx))
 
+# %% ../../nbs/04_traces/01_conditions.ipynb #foreign-code
+def is_forced(
+    example: Example,  # Whose context it is
+    gold: Steps,  # Its gold steps
+) -> bool:
+    "Whether only one set of wrong facts is possible: every other item is quoted, or they all read the same."
+    others, n = wrong_items(example, gold)
+    return len(others) == n or len({example.context[i] for i in others}) == 1
+
+
+def _drawn(rng, items):
+    "The items in random order, drawn one by one."
+    left = list(items)
+    while left:
+        i = rng.randrange(len(left))
+        left[i], left[-1] = left[-1], left[i]
+        yield left.pop()
+
+
+def says_any(
+    text: str,  # A fact or a trace
+    facts: frozenset[str],  # Normalized, of `as_set`
+) -> bool:
+    "Whether `text` is one of the facts, or holds one of them as whole words."
+    return bool(as_set([text]) & facts) or any(f' {fact} ' in f' {normalize(text)} ' for fact in facts)
+
+# %% ../../nbs/04_traces/01_conditions.ipynb #foreign-cond
+@condition('foreign_facts')
+def foreign_facts(example, ctx):
+    "Gold label, random facts from the contexts of other examples of the same label."
+    gold, rng = ctx.gold[example.id], seeded(ctx.seed, example.id, 'foreign facts')
+    known, first, further, wanted = as_set(example.context), [], [], max(len(gold.facts), 1)
+    for other in _drawn(rng, ctx.by_label[gold.label]):
+        into = first
+        for item in _drawn(rng, other.context):
+            if item.strip() and not says_any(item, known):
+                known |= as_set([item])
+                into.append(item)
+                into = further
+        if len(first) >= wanted:
+            break
+    facts = (first + further)[:wanted]
+    if len(facts) < wanted:
+        raise TracenbError(
+            f'{example.id}: other examples of {gold.label!r} have {len(facts)} foreign facts, {wanted} are wanted',
+            'use more examples of this label',
+        )
+    return ctx.task.trace_text(replace(example, context=tuple(facts)), replace(gold, facts=tuple(range(wanted))))
+
 # %% ../../nbs/04_traces/01_conditions.ipynb #b8133d28
 @condition('incorrect_paper')
 def incorrect_paper(example, ctx):
@@ -192,22 +255,28 @@ def incorrect_paper(example, ctx):
     return task.label_sentence.format(label=other_label(example, ctx)) + task.facts_sentence.format(facts=quoted)
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #ecf2c833
+def _text(made):
+    return made.text if isinstance(made, Trace) else made
+
+
 def _other_trace(example, ctx, trace_of):
-    "What `trace_of` gives for another example of the same label, if that differs from its own."
-    label, own = ctx.gold[example.id].label, trace_of(example)
-    group = ctx.by_label[label]
-    drawn = seeded(ctx.seed, example.id, 'swap').sample(group, min(len(group), 50))  # some stories share a trace
-    for other in drawn:
-        if other.id != example.id and (text := trace_of(other)) != own:
-            return text
+    "What `trace_of` gives for another example of the same label, if none of its facts is right here."
+    label, right = ctx.gold[example.id].label, ctx.right_facts(example)
+    own = _text(trace_of(example))
+    for other in _drawn(seeded(ctx.seed, example.id, 'swap'), ctx.by_label[label]):
+        if other.id == example.id or right & ctx.right_facts(other):
+            continue
+        made = trace_of(other)
+        if _text(made) != own and not says_any(_text(made), right):
+            return made
     raise TracenbError(
-        f'{example.id}: no other example of {label!r} has another trace', 'use more examples of this label'
+        f'{example.id}: no other example of {label!r} has a trace that is wrong here', 'use more examples of this label'
     )
 
 
 @condition('swapped')
 def swapped(example, ctx):
-    "The correct trace of another example of the same label."
+    "The correct trace of another example of the same label, wrong for this one."
     return _other_trace(example, ctx, ctx.correct_text)
 
 
@@ -218,18 +287,33 @@ def shuffled(example, ctx):
     seeded(ctx.seed, example.id, 'order').shuffle(words)
     return ' '.join(words)
 
+# %% ../../nbs/04_traces/01_conditions.ipynb #filler-code
+def _stops(n, glued=False):
+    "`n` full stops with spaces between them, the last two glued or not."
+    return ' '.join('.' * max(n, 1)) + '.' * glued
+
 
 @condition('filler', has_steps=False)
 def filler(example, ctx):
-    "As many tokens as the correct trace, all of them full stops."
-    wanted = ctx.count(ctx.correct_text(example))
-    n = wanted
-    for _ in range(20):  # some tokenizers merge full stops
-        made = ctx.count(' '.join('.' * n))
-        if made == wanted:
-            break
-        n += wanted - made
-    return ' '.join('.' * max(n, 1))
+    "Full stops, so many that the whole completion has as many tokens as with the correct trace."
+
+    def off(text):
+        "How many tokens the completion has more than is wanted."
+        return ctx.count(ctx.task.completion(example, text)) - wanted
+
+    wanted = ctx.count(ctx.task.completion(example, ctx.correct_text(example)))
+    n, tried = ctx.count(ctx.correct_text(example)), {}
+    while _stops(n) not in tried:  # some tokenizers merge full stops
+        tried[_stops(n)] = more = off(_stops(n))
+        if not more:
+            return _stops(n)
+        n = max(n - more, 1)
+    for n in sorted(range(1, 4 * wanted), key=lambda k: abs(k - n)):
+        for text in (_stops(n), _stops(n, glued=True)):
+            tried[text] = off(text)
+            if not tried[text]:
+                return text
+    return min(tried, key=lambda text: (abs(tried[text]), len(text)))
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #53e18851
 @condition('mix', takes='the share of incorrect traces')
@@ -273,7 +357,7 @@ def post_hoc(example, ctx):
 # %% ../../nbs/04_traces/01_conditions.ipynb #a954fe73
 @condition('r1_swapped', has_steps=False, needs='r1')
 def r1_swapped(example, ctx):
-    "The teacher's reasoning about another question of the same label."
+    "The teacher's reasoning about another question of the same label, which quotes no fact that is right here."
     return _other_trace(example, ctx, lambda e: teacher_trace('r1', e, ctx))
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #6ab734c8
@@ -299,7 +383,7 @@ def build_traces(
         traces.append(Trace(id=e.id, condition=cond.name, text=made or '', steps=steps, source=source))
     return traces
 
-
+# %% ../../nbs/04_traces/01_conditions.ipynb #counts-code
 def n_traces_missing_facts(
     examples: list[Example],  # Of one task
     traces: list[Trace],  # Their traces, in the same order
@@ -310,6 +394,17 @@ def n_traces_missing_facts(
         t.steps is not None and len(t.steps.facts) < len(task.decompose(e).facts)
         for e, t in zip(examples, traces, strict=True)
     )
+
+
+def forced_facts(
+    examples: list[Example],  # Of one task
+    traces: list[Trace],  # Their traces, in the same order
+    task: Task,  # Their task
+) -> dict:
+    "Of the traces with wrong facts of their context: number `n`, `forced` ones, and their `share` (None if n is 0)."
+    pairs = [(e, t.steps, task.decompose(e)) for e, t in zip(examples, traces, strict=True) if t.steps]
+    forced = [is_forced(e, gold) for e, said, gold in pairs if set(said.facts) != set(gold.facts)]
+    return dict(n=len(forced), forced=sum(forced), share=sum(forced) / len(forced) if forced else None)
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #5fa98d98
 def every_condition(

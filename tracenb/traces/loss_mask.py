@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TODAY', 'Encoded', 'takes_system', 'template_record', 'escape_special', 'n_special_tokens', 'chat_texts', 'encode',
-           'decode_text', 'MaskView', 'show_mask']
+           'token_counter', 'decode_text', 'MaskView', 'show_mask']
 
 # %% ../../nbs/04_traces/04_loss_mask.ipynb #mask-imports
 import re
@@ -160,6 +160,11 @@ def encode(
     if prompt_only:
         completion = []
     return Encoded(chat.id, (*prompt, *completion), (False,) * len(prompt) + (True,) * len(completion))
+
+
+def token_counter(tokenizer):
+    "A function from a text to its number of tokens."
+    return lambda text: len(tokenizer(text, add_special_tokens=False)['input_ids'])
 
 # %% ../../nbs/04_traces/04_loss_mask.ipynb #decode
 @lru_cache(maxsize=8)
