@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from .messages import REASONING_FIELDS, read_content, read_message, with_reasoning
-
 from .records import TracenbError
 
 # %% ../../nbs/00_core/08_formats.ipynb #formats-registry
