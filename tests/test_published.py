@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tracenb.audit.joining import Index, dataset_of
 from tracenb.audit.judging import Prediction
-from tracenb.audit.published import Reader, group_files, name_parts, read_predictions, taught_steps
+from tracenb.audit.published import group_files, name_parts, read_predictions, taught_steps
+from tracenb.audit.reading import Reader
 from tracenb.core.files import write_jsonl
 from tracenb.core.records import TracenbError
 from tracenb.tasks.task import TASKS, get_task

@@ -17,6 +17,10 @@ from ..core.records import Example, TracenbError, lookup, normalize
 from ..tasks.task import Task, known_tasks, read_list
 
 # %% ../../nbs/10_audit/03_joining.ipynb #9099b28b
+OFFICIAL_IDS = ('query_id', 'row_id')  # As the data sets name theirs
+LOOSE_IDS = ('custom_id',)  # Names of requests and samples, which may be ids of the data set or not
+
+
 def text_field(
     row: dict,  # One published row
     name: str,  # Of a field
@@ -47,11 +51,7 @@ def _whole(value):
     "Whether a value is a float without a fraction, as pandas writes ids of a column with gaps."
     return isinstance(value, float) and value.is_integer()
 
-
-OFFICIAL_IDS = ('query_id', 'row_id')  # As the data sets name theirs
-LOOSE_IDS = ('custom_id',)  # Names of requests and samples, which may be ids of the data set or not
-
-
+# %% ../../nbs/10_audit/03_joining.ipynb #joining-prediction
 def prediction_of(
     row: dict,  # One plain row, of `tracenb.core.formats.read_samples`
 ) -> str:
@@ -208,7 +208,7 @@ def candidates(
         fit = [min(fit, key=lambda e: self.taken[e.id])]
     return fit
 
-
+# %% ../../nbs/10_audit/03_joining.ipynb #joining-found
 @patch
 def find(
     self: Index,

@@ -96,7 +96,7 @@ def read_bytes(
         )
     return b''.join(parts) if kind else data
 
-
+# %% ../../nbs/00_core/04_rows.ipynb #rows-gzip
 def _unpack(rest, parts):
     "Append the unpacked chunks of a gzip archive, which may have several members, to `parts`."
     unpacker = None
@@ -231,7 +231,7 @@ def _dict_rows(whole, path, line):
     else:
         yield from ((f'{path}[{key}]', {'custom_id': key} | row) for key, row in whole.items())
 
-
+# %% ../../nbs/00_core/04_rows.ipynb #rows-json
 def _json_rows(data, path, collector):
     "(place, row) of JSON lines, a JSON array, or a JSON object of columns or of rows by their ids."
     body = data.strip()
