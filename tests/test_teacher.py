@@ -311,7 +311,13 @@ def test_import_joins_judges_and_counts(tmp_path):
     rows = [
         dict(id=a.id, prediction=a.answers[0], r1_trace='So it is.', r1_trace_summary='So.', r1_exp_ans='Because.'),
         dict(input=babi.babi.prompt(b), prediction='moon', r1_trace='The moon.'),
-        dict(question=c.question, facts=str(list(c.context)), gold=str(list(c.answers)), r1_trace='So <answer> it is'),
+        dict(
+            question=c.question,
+            facts=str(list(c.context)),
+            gold=str(list(c.answers)),
+            prediction=','.join(c.answers),
+            r1_trace='So <answer> it is',
+        ),
         dict(id=a.id, r1_trace='Twice.'),
         dict(id=EXAMPLES[3].id, question='Who?', r1_trace='Other.'),
         dict(r1_trace='Of what?'),
@@ -326,7 +332,8 @@ def test_import_joins_judges_and_counts(tmp_path):
         ('r1_summary', 'kept'),
         ('post_hoc', 'kept'),
     ]
-    assert len(left_out) == len(json.loads((tmp_path / 'o.json').read_text())['left_out']) == 3
+    assert found[0].reason == 'sample 1 of 2' and found[0].text == 'So it is.'  # 'Twice.' is a second sample
+    assert len(left_out) == len(json.loads((tmp_path / 'o.json').read_text())['left_out']) == 2
     assert {t.source for t in read_jsonl(tmp_path / 'o.jsonl', Trace)} == {'theirs'}
     write_jsonl(tmp_path / 'f.jsonl', rows[:1])
     with pytest.raises(TracenbError, match='other settings: file_digest'):

@@ -36,8 +36,8 @@ def tags_in(
     tags, ends = Counter(), Counter()
     for text in texts:
         end = set(END_TOKENS.findall(text))
-        ends.update(end)
-        tags.update(set(TAG.findall(text)) - end)
+        ends.update(sorted(end))
+        tags.update(sorted(set(TAG.findall(text)) - end))
     return tags, ends
 
 
@@ -91,10 +91,7 @@ def _counts(counter, n):
 def _lines(self: FileReport):
     "(title, text) of what is printed."
     says = {name: f.says for name, f in ROW_FORMATS.items()}
-    yield (
-        'format',
-        '; '.join(f'{n}: {says.get(n, "one JSON object or table row per prediction")}' for n in self.formats),
-    )
+    yield 'format', '; '.join(f'{n}: {says[n]}' if n in says else 'plain rows' for n in self.formats)
     yield 'rows', f'{self.rows}, with {self.predictions} predictions of {self.questions} questions'
     yield 'about', self.about
     known = (f'{k} ({self.kinds[k]}{"" if n == self.rows else f", in {n}"})' for k, n in self.fields.most_common(40))

@@ -190,6 +190,9 @@ TRACE_FIGURES = (
 )  # None where the model was not taught steps
 
 # %% ../../nbs/10_audit/02_judging.ipynb #judging-clusters
+_Z = 1.959963984540054  # The normal distribution's 97.5 % point
+
+
 def clustered_share(
     values: pd.Series,  # 0 to 1, missing where unscored; the index is the question
     pooled: bool = False,  # Every sample has the same weight; else every question, however many samples it has
@@ -204,19 +207,24 @@ def clustered_share(
     weight = pd.Series(weight, index=values.index) / (len(values) if pooled else values.index.nunique())
     mean = min(float((weight * values).sum()), 1.0)
     spread = (weight * (values - mean)).groupby(level=0).sum().pow(2).sum()
-    n = values.index.nunique() if 1e-12 > mean or mean > 1 - 1e-12 else len(values)
-    if spread > 1e-12:
-        n = min(mean * (1 - mean) / spread, n)
-    return mean, _wilson_of(mean, n)
+    return mean, _wilson_of(mean, _effective(mean, spread, len(values), values.index.nunique(), pooled))
 
 
-def _wilson_of(mean, n, z=1.959963984540054):
+def _effective(mean, spread, samples, questions, pooled):
+    "The number of independent answers that would vary as much as the questions do; few questions know little of that."
+    if questions == 1 or not 1e-12 < mean < 1 - 1e-12:
+        return questions
+    n = min(mean * (1 - mean) / max(spread, 1e-12), samples) * (_Z / student.ppf(0.975, questions - 1)) ** 2
+    return max(n, 1 if pooled else questions)
+
+
+def _wilson_of(mean, n, z=_Z):
     "Wilson's interval of a share among `n`, which need not be whole."
     center, half = mean + z * z / 2 / n, z * math.sqrt(mean * (1 - mean) / n + z * z / 4 / n / n)
     ends = (center - half) / (1 + z * z / n), (center + half) / (1 + z * z / n)
     return max(0.0, float(ends[0])), min(1.0, float(ends[1]))
 
-
+# %% ../../nbs/10_audit/02_judging.ipynb #judging-by-question
 def by_question(
     table: pd.DataFrame,  # Of `judge`
 ) -> pd.DataFrame:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'Option', 'GridName', 'Out', 'Only', 'Limit', 'Workers', 'Address', 'DryRun', 'Dataset', 'Seed', 'Model',
-           'Balanced', 'run', 'ls', 'show', 'verify', 'data_show', 'data_export', 'audit', 'report', 'bench', 'main']
+           'Balanced', 'Fields', 'Tags', 'Inspect', 'run', 'ls', 'show', 'verify', 'data_show', 'data_export', 'audit',
+           'report', 'bench', 'main']
 
 # %% ../../nbs/13_cli/03_main.ipynb #047883f1
 import os
@@ -225,6 +226,15 @@ def data_export(
     for path in sorted(p for p in made.iterdir()):
         print(f'{path.stat().st_size:>12,}  {path}')
 
+# %% ../../nbs/13_cli/03_main.ipynb #cli-audit-options
+Fields = Annotated[
+    list[str], Option('--map', help='Our field=theirs, e.g. prediction=response,id=query_id; may be repeated.')
+]
+Tags = Annotated[
+    list[str], Option(help='Our tag=theirs, e.g. think=thinking, or think=[THINK]..[/THINK]; may be repeated.')
+]
+Inspect = Annotated[bool, Option('--inspect', help='Print what is in each file and how it would be read, and stop.')]
+
 # %% ../../nbs/13_cli/03_main.ipynb #abb31116
 @app.command()
 def audit(
@@ -243,17 +253,9 @@ def audit(
     ] = None,
     data: Annotated[str | None, typer.Option(help='Where that data set is: file, folder or hub id.')] = None,
     split: Annotated[str, typer.Option(help='Which of its splits was asked.')] = 'test',
-    fields: Annotated[
-        list[str],
-        typer.Option('--map', help='Our field=theirs, e.g. prediction=response,id=query_id; may be repeated.'),
-    ] = [],
-    tags: Annotated[
-        list[str],
-        typer.Option(help='Our tag=theirs, e.g. think=thinking, or think=[THINK]..[/THINK]; may be repeated.'),
-    ] = [],
-    inspect: Annotated[
-        bool, typer.Option('--inspect', help='Print what is in each file and how it would be read, and stop.')
-    ] = False,
+    fields: Fields = [],
+    tags: Tags = [],
+    inspect: Inspect = False,
 ):
     """Re-score published generations under the paper's definitions, ours, and every step between.
 

@@ -89,7 +89,7 @@ def _lm_eval(row):
 def _inspect_sample(row):
     "`output.choices` holds the answer, `metadata` the fields of the data set, `epoch` counts samples from 1."
     output = _object(row.get('output'))
-    choice = next(iter(output.get('choices') or ()), {})
+    choice = _object(next(iter(output.get('choices') or ()), None))
     written = [m for m in row.get('messages') or () if _object(m).get('role') == 'assistant']
     message = choice.get('message') or (written[-1] if written else None)
     if message is None and not isinstance(output.get('completion'), str):
@@ -100,7 +100,8 @@ def _inspect_sample(row):
     about = {'gold': target, 'prompt': _prompt(row.get('input')), 'custom_id': row.get('id')}
     about |= {'model': _object(row.get('eval')).get('model') or output.get('model')} | _object(row.get('metadata'))
     ended = {'finish_reason': 'length' if stop in ('max_tokens', 'model_length') else stop}
-    return about | ended | {'prediction': text, 'sample': int(row.get('epoch') or 1) - 1}
+    epoch = row.get('epoch')
+    return about | ended | {'prediction': text} | ({'sample': epoch - 1} if type(epoch) is int else {})
 
 # %% ../../nbs/00_core/08_formats.ipynb #formats-inspect-log
 @row_format(
@@ -142,7 +143,7 @@ def _choices(body, about):
         raise TracenbError('the row has no prediction: the completion has no choices', 'ask again')
     return made
 
-
+# %% ../../nbs/00_core/08_formats.ipynb #formats-batch
 @row_format(
     'OpenAI batch',
     'an output file of the batch interface',
@@ -353,7 +354,13 @@ def read_samples(
     own = {'prediction', 'samples'} & named.keys()
     name = 'rows' if own else format_of(row)
     read = _plain if name == 'rows' else ROW_FORMATS[name].read
-    made = read({k: v for k, v in row.items() if k not in ('prediction', 'samples')} | named if own else row)
+    try:
+        made = read({k: v for k, v in row.items() if k not in ('prediction', 'samples')} | named if own else row)
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as e:
+        if isinstance(e, TracenbError):
+            raise
+        why = ' '.join(str(e).split())[:100]
+        raise TracenbError(f'not a row of the format {name!r}: {why}', 'fix or delete this row') from None
     rows = [plain if own else plain | named for plain in made]
     said = [r.get('prediction') for r in rows]
     return [r | {'prediction': how.retag(text)} if isinstance(text, str) else r for r, text in zip(rows, said)]
