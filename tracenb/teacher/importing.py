@@ -48,6 +48,22 @@ def _text(row, *names):
         raise TracenbError(f'{name} is {str(value)[:60]!r}, not a text', 'write it as text, or leave it out')
     return value or ''
 
+# %% ../../nbs/06_teacher/07_importing.ipynb #importing-not-found
+def _not_found(held_out, question, hits, texts):
+    "Why no example is found."
+    if hits:
+        return TracenbError(
+            f'{min(map(len, hits))} examples have this question: {question[:60]!r}',
+            'add the id, the whole prompt as input, or the context as facts',
+        )
+    if held_out & set(texts):
+        return TracenbError(
+            f'a question of the test split: {question[:60]!r}',
+            'traces of test questions must not train: it stays out',
+        )
+    why = f'no example has this question: {question[:60]!r}' if question else 'neither id nor question nor input'
+    return TracenbError(why, 'check --task and --source')
+
 # %% ../../nbs/06_teacher/07_importing.ipynb #importing-index
 @dataclass(frozen=True)
 class ExampleIndex:
@@ -77,21 +93,7 @@ class ExampleIndex:
                 )
         if unique := [ids for ids in hits if len(ids) == 1]:
             return self.by_id[min(unique[0])]
-        raise self._not_found(question, hits, texts)
-
-    def _not_found(self, question, hits, texts):
-        if hits:
-            return TracenbError(
-                f'{min(map(len, hits))} examples have this question: {question[:60]!r}',
-                'add the id, the whole prompt as input, or the context as facts',
-            )
-        if self.held_out & set(texts):
-            return TracenbError(
-                f'a question of the test split: {question[:60]!r}',
-                'traces of test questions must not train: it stays out',
-            )
-        why = f'no example has this question: {question[:60]!r}' if question else 'neither id nor question nor input'
-        return TracenbError(why, 'check --task and --source')
+        raise _not_found(self.held_out, question, hits, texts)
 
 # %% ../../nbs/06_teacher/07_importing.ipynb #importing-build
 def index_examples(
