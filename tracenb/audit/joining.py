@@ -7,6 +7,7 @@ __all__ = ['OFFICIAL_IDS', 'LOOSE_IDS', 'UNKNOWN', 'AMBIGUOUS', 'CONTRADICTION',
            'dataset_of', 'context_of', 'example_of', 'Index']
 
 # %% ../../nbs/10_audit/03_joining.ipynb #joining-imports
+import re
 import reprlib
 from collections import Counter
 from collections.abc import Iterable
@@ -163,7 +164,10 @@ class Index:
 # %% ../../nbs/10_audit/03_joining.ipynb #joining-question
 def _asked(row):
     "(question, prompt) of a row, '' where it has none."
-    return text_field(row, 'question') or text_field(row, 'query'), text_field(row, 'prompt')
+    prompt = re.sub(
+        r'<[^<>\s]{1,60}>|\[/?[A-Z_]{2,40}\]', ' ', text_field(row, 'prompt')
+    )  # without the template's marks
+    return text_field(row, 'question') or text_field(row, 'query'), prompt
 
 
 def _same_question(example, question, prompt):

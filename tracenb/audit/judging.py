@@ -205,7 +205,7 @@ def clustered_share(
         return float(values.mean()), wilson(int(values.sum()), len(values))
     weight = 1 if pooled else 1 / values.groupby(level=0).transform('size')
     weight = pd.Series(weight, index=values.index) / (len(values) if pooled else values.index.nunique())
-    mean = min(float((weight * values).sum()), 1.0)
+    mean = float((values if pooled else values.groupby(level=0).mean()).mean())
     spread = (weight * (values - mean)).groupby(level=0).sum().pow(2).sum()
     return mean, _wilson_of(mean, _effective(mean, spread, len(values), values.index.nunique(), pooled))
 
