@@ -265,7 +265,7 @@ def test_tables_and_packed_files_give_the_same(tmp_path, suffix):
 def test_bad_lines_of_a_table_are_named_and_the_others_kept(tmp_path):
     text = b'question,prediction\nWho?,Ann\nWho?,caf\xe9\nWho?,a,b\nWho?\nWhere?,"two\nlines"\n'
     rows, problems = read(tmp_path / 'a.csv', text)
-    said = [dict(question='Who?', prediction='Ann'), dict(question='Who?')]  # an absent cell is no empty text
+    said = [dict(question='Who?', prediction='Ann'), dict(question='Who?')]  # an absent cell is not an empty text
     assert rows == [*said, dict(question='Where?', prediction='two\nlines')]
     places = [p.split(': ')[0].removeprefix(f'{tmp_path}/') for p in problems]
     assert places == ['a.csv:3', 'a.csv:4'] and 'not UTF-8' in problems[0] and '3 cells in a table of 2' in problems[1]

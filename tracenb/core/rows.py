@@ -198,27 +198,17 @@ def _line_rows(data, path, collector):
                 yield f'{path}:{n}', row
 
 # %% ../../nbs/00_core/04_rows.ipynb #a11a12a1
-FIELDS = (
-    'id',
-    'row_id',
-    'query_id',
-    'question',
-    'query',
-    'input',
-    'prompt',
-    'prediction',
-    'text',
-    'output',
-    'response',
-)
-FIELDS += ('facts', 'passage', 'passages', 'context', 'gold', 'answer', 'answers', 'label', 'category', 'query_type')
-FIELDS += ('completion', 'generation', 'generated_text', 'messages', 'choices', 'outputs', 'content')
+FIELDS = ('id', 'row_id', 'query_id', 'custom_id', 'question', 'query', 'input', 'prompt', 'problem', 'instruction')
+FIELDS += ('prediction', 'text', 'output', 'response', 'completion', 'generation', 'generated_text', 'generations')
+FIELDS += ('samples', 'outputs', 'choices', 'messages', 'content', 'facts', 'passage', 'passages', 'context', 'gold')
+FIELDS += ('answer', 'answers', 'label', 'category', 'query_type', 'dataset', 'model', 'condition', 'eval')
 
 
 def _dict_rows(whole, path, line):
     "(place, row) of a JSON object: by column, by id, or one row. Names of fields tell the first two apart."
     rows = list(whole.values())
-    if rows and not set(FIELDS) & whole.keys() and all(isinstance(row, (str, list)) for row in rows):
+    texts = '.jsonl' not in path.name and all(isinstance(row, (str, list)) for row in rows)
+    if rows and texts and not set(FIELDS) & whole.keys():
         yield from ((f'{path}[{key}]', {'custom_id': key, 'prediction': row}) for key, row in whole.items())
         return
     if not rows or not all(isinstance(row, dict) for row in rows):
