@@ -25,7 +25,7 @@ from tracenb.audit.variants import SCORINGS
 from tracenb.core.files import write_jsonl
 from tracenb.core.formats import ROW_FORMATS, field_map, format_of, read_samples
 from tracenb.core.messages import read_content, read_message, with_reasoning
-from tracenb.core.records import TracenbError
+from tracenb.core.records import Generation, TracenbError
 from tracenb.stats.intervals import wilson
 from tracenb.tasks.task import get_task
 
@@ -321,6 +321,43 @@ def test_reasoning_is_not_written_twice():
     assert with_reasoning('mill', ' ') == 'mill' and with_reasoning('So. mill', 'So.') == '<think>So.</think>So. mill'
 
 
+@pytest.mark.parametrize('value', [True, False, None, 3, ''])
+def test_a_setting_is_not_a_reasoning(value):
+    assert read_samples(dict(prediction='mill', thinking=value))[0]['prediction'] == 'mill'
+
+
+def test_conversations_and_rows_in_an_object(tmp_path, data):
+    turns = [('human', STORIES[0][1]), ('gpt', answer(0))]
+    shared_gpt = dict(conversations=[{'from': who, 'value': said} for who, said in turns])
+    openai = dict(messages=[dict(role='user', content=STORIES[1][1]), message(1)], id='of-the-server')
+    inside = dict(model='inside', results=[dict(question=STORIES[2][1], response=answer(2))])
+    for n, row in enumerate((shared_gpt, openai, inside)):
+        (tmp_path / 'a.json').write_text(json.dumps(row))
+        figures = figures_of(tmp_path / 'a.json', tmp_path, dataset='babi', source=data).loc['ours']
+        assert (figures.n, figures.answer_accuracy, figures.label_accuracy) == (1, 1, 1), n
+    assert figures.model == 'inside'
+
+
+def test_samples_of_an_own_run(tmp_path):
+    (tmp_path / 'run').mkdir()
+    settings = dict(dataset='babi', model='tiny', condition='correct', seed=2)
+    (tmp_path / 'run' / 'run.json').write_text(json.dumps(dict(settings=settings)))
+    examples = TASK.simulate(4, 0, 'test', (LABEL,), None)
+    write_jsonl(tmp_path / 'run' / 'examples.jsonl', examples)
+    made = [
+        Generation(e.id, f'<answer>{e.answers[0] if k else "no"}</answer>', 9, 'length' if k else 'stop', sample=k)
+        for e in examples
+        for k in range(2)
+    ]
+    write_jsonl(tmp_path / 'run' / 'generations.jsonl', made)
+    ours = figures_of(tmp_path / 'run', tmp_path).loc['ours']
+    assert (ours.n, ours.predictions, ours.answer_accuracy, ours.pass_at_k) == (4, 8, 0.5, 1)
+    rows = pd.read_parquet(tmp_path / 'out' / 'rows.parquet')
+    assert rows['sample'].tolist() == [0, 1] * 4 and rows.error[1].startswith('cut off after 9 tokens')
+    old = Generation.from_json('{"id": "a", "text": "b", "n_tokens": 1, "finish_reason": "stop"}')
+    assert old.sample == 0  # files of before
+
+
 # --- fields and tags by name
 
 
@@ -554,7 +591,7 @@ def test_the_command_tells_by_its_exit_code(tmp_path):
     assert done.returncode == 0 and '3 predictions of 3 questions' in done.stdout, done.stderr
     done = run('audit', 'some.jsonl', '--out', 'o', cwd=tmp_path)
     assert done.returncode == 3 and '2 left out' in done.stdout, done.stderr
-    assert '2: some.jsonl:4: the prediction is null, not a text and others' in done.stdout
+    assert '2: the prediction is null, not a text (the first: some.jsonl:4)' in done.stdout
     done = run('audit', 'good.jsonl', 'broken.jsonl', '--out', 'o', cwd=tmp_path)
     assert done.returncode == 3 and '1 sources could not be used' in done.stdout
     assert run('audit', 'broken.jsonl', '--out', 'o', cwd=tmp_path).returncode == 1

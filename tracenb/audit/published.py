@@ -129,10 +129,10 @@ def count_problems(
     groups = {}
     for p in problems:
         place, colon, reason = p.what.partition(': ')
-        reason = reason if colon else place
-        groups.setdefault(re.sub(r"'.*?'|\".*?\"|\d+", '#', reason), []).append(p.what)
+        key = re.sub(r"'.*?'|\".*?\"|\d+", '#', reason or place)
+        groups.setdefault(key, []).append((reason or place, place if colon else ''))
     ordered = sorted(groups.values(), key=len, reverse=True)
-    return [f'{len(whats)}: {whats[0]}' + (' and others' if len(whats) > 1 else '') for whats in ordered]
+    return [f'{len(g)}: {g[0][0]}' + (f' (the first: {g[0][1]})' if g[0][1] else '') for g in ordered]
 
 # %% ../../nbs/10_audit/05_published.ipynb #published-identified
 def _identified(files, collector, reader, how):

@@ -84,6 +84,7 @@ def sample(self: Reader, row: dict, example: Example, text: str) -> int | None:
         what = f'sample {number} of {example.id!r} was read before, with another text'
         raise TracenbError(what, 'number the samples of a question, or leave the field `sample` out')
     self.counts['same text'] += text in known.values()
+    self.counts['empty'] += not text.strip()
     number = number if own else next(k for k in range(len(known) + 1) if k not in known)
     training, split = self.index and self.index.training, row.get('split')
     self.counts['training'] += isinstance(split, str) and split.startswith('train') and not self.index
@@ -96,6 +97,7 @@ def sample(self: Reader, row: dict, example: Example, text: str) -> int | None:
 _SAID = {
     'repeated': 'rows repeat a numbered sample, text for text, and are counted once',
     'same text': 'predictions have the same text as another one of their question; each counts as a sample',
+    'empty': 'predictions are empty texts: they count as answers that are not right',
     'training': 'rows say that they are of the training split',
     'trained': 'questions stand in the training split, too, with the same context',
 }

@@ -223,19 +223,48 @@ def _vllm(row):
     "`outputs` holds one completion (or its text) per sample, `prompt` what was asked after the chat template."
     return _listed(row, 'outputs', _without(row, 'outputs', 'prompt_token_ids', 'prompt_logprobs'))
 
+# %% ../../nbs/00_core/08_formats.ipynb #formats-conversation
+def _turns(row):
+    "The messages of a row, in the words of OpenAI; `conversations` has the words of ShareGPT."
+    turns = row.get('messages') or row.get('conversations')
+    if not isinstance(turns, list) or not all(isinstance(t, dict) for t in turns):
+        return []
+    roles = {'human': 'user', 'gpt': 'assistant'}
+    return [{'role': roles.get(t.get('from'), t.get('from')), 'content': t.get('value')} | t for t in turns]
+
 
 @row_format(
     'conversation',
-    'messages, of which the last one is the answer',
+    'messages or conversations, of which the last one is the answer',
     'messages.-1',
     lambda row: (
-        isinstance(row.get('messages'), list) and _object((row['messages'] or [0])[-1]).get('role') == 'assistant'
+        _object((_turns(row) or [0])[-1]).get('role') == 'assistant' and not set(PREDICTION_FIELDS) & row.keys()
     ),
 )
 def _conversation(row):
     "The last message, with its reasoning."
-    text = with_reasoning(*read_message(row['messages'][-1]))
-    return [_without(row, 'messages') | {'prompt': _prompt(row['messages'][:-1]), 'prediction': text}]
+    *asked, said = _turns(row)
+    text = with_reasoning(*read_message(said))
+    return [_without(row, 'messages', 'conversations') | {'prompt': _prompt(asked), 'prediction': text}]
+
+# %% ../../nbs/00_core/08_formats.ipynb #formats-wrapped
+@row_format(
+    'rows in an object',
+    'a JSON object with its rows in one list',
+    'data.*, results.*, ...',
+    lambda row: _wrapped(row) is not None and not set(PREDICTION_FIELDS) & row.keys(),
+)
+def _rows_inside(row):
+    "Every row of the list, with what the object says of all of them."
+    shared = {k: row[k] for k in ('dataset', 'model', 'condition', 'run') if k in row}
+    return [plain for inner in row[_wrapped(row)] for plain in read_samples(shared | inner)]
+
+
+def _wrapped(row):
+    "The field that holds a list of rows, None without one."
+    names = ('data', 'rows', 'results', 'predictions', 'examples', 'records')
+    found = (k for k in names if isinstance(row.get(k), list) and row[k])
+    return next((k for k in found if all(isinstance(r, dict) for r in row[k])), None)
 
 # %% ../../nbs/00_core/08_formats.ipynb #formats-plain
 PREDICTION_FIELDS = ('prediction', 'text', 'output', 'generated_text', 'response', 'completion', 'generation')
@@ -361,6 +390,8 @@ def read_samples(
             raise
         why = ' '.join(str(e).split())[:100]
         raise TracenbError(f'not a row of the format {name!r}: {why}', 'fix or delete this row') from None
+    if name != 'rows':  # ids of another tool may be those of the data set, or not
+        made = [{k: v for k, v in r.items() if k != 'id'} | {'custom_id': r['id']} if r.get('id') else r for r in made]
     rows = [plain if own else plain | named for plain in made]
     said = [r.get('prediction') for r in rows]
     return [r | {'prediction': how.retag(text)} if isinstance(text, str) else r for r, text in zip(rows, said)]

@@ -52,7 +52,8 @@ def read_message(
 ) -> tuple[str, str]:
     "(text, reasoning) of a message. Raises `TracenbError` as `read_content` does."
     text, thought = read_content(message.get('content'))
-    own = [''.join(_inner(message, k)) for k in REASONING_FIELDS if message.get(k)]
+    named = [k for k in REASONING_FIELDS if isinstance(message.get(k), (str, list, dict)) and message[k]]
+    own = [''.join(_inner(message, k)) for k in named]  # a number or a truth value is a setting
     return text or ''.join(_inner(message, 'refusal')), own[0] if own else thought
 
 

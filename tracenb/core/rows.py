@@ -207,8 +207,9 @@ FIELDS += ('answer', 'answers', 'label', 'category', 'query_type', 'dataset', 'm
 def _dict_rows(whole, path, line):
     "(place, row) of a JSON object: by column, by id, or one row. Names of fields tell the first two apart."
     rows = list(whole.values())
-    texts = '.jsonl' not in path.name and all(isinstance(row, (str, list)) for row in rows)
-    if rows and texts and not set(FIELDS) & whole.keys():
+    listed = [text for row in rows for text in (row if isinstance(row, list) else [row])]
+    texts = bool(rows) and '.jsonl' not in path.name and all(isinstance(text, str) for text in listed)
+    if texts and not set(FIELDS) & whole.keys():
         yield from ((f'{path}[{key}]', {'custom_id': key, 'prediction': row}) for key, row in whole.items())
         return
     if not rows or not all(isinstance(row, dict) for row in rows):
