@@ -590,7 +590,7 @@ def test_the_command_tells_by_its_exit_code(tmp_path):
     done = run('audit', 'good.jsonl', '--out', 'o', cwd=tmp_path)
     assert done.returncode == 0 and '3 predictions of 3 questions' in done.stdout, done.stderr
     done = run('audit', 'some.jsonl', '--out', 'o', cwd=tmp_path)
-    assert done.returncode == 3 and '2 left out' in done.stdout, done.stderr
+    assert done.returncode == 3 and ': 2 rows left out' in done.stdout, done.stderr
     assert '2: the prediction is null, not a text (the first: some.jsonl:4)' in done.stdout
     done = run('audit', 'good.jsonl', 'broken.jsonl', '--out', 'o', cwd=tmp_path)
     assert done.returncode == 3 and '1 sources could not be used' in done.stdout

@@ -284,11 +284,11 @@ def _print_audit(figures, out):
 
     for name, part in figures.groupby(['dataset', 'model', 'condition', 'run'], sort=False):
         one = part.iloc[0]
-        print(f'{" ".join(filter(None, name))}: {one.predictions} predictions of {one.n} questions')
+        left = f': {one.left_out} rows left out, named in {out}/left_out.jsonl' if one.left_out else ''
+        print(f'{" ".join(filter(None, name))}{left}')
+        print(f'  {one.predictions} predictions of {one.n} questions')
         print(*(f'  note: {note}' for note in one.row_notes), sep='\n', end='\n' if one.row_notes else '')
-        if one.left_out:
-            print(f'  {one.left_out} left out (all in {out}/left_out.jsonl):')
-            print(*(f'    {reason}' for reason in one.left_out_reasons), sep='\n')
+        print(*(f'  left out, {reason}' for reason in one.left_out_reasons), sep='\n', end='\n' if left else '')
         if one.unanswered:
             print(f'  {one.unanswered} examples of the data set have no prediction')
         shown = reading_table(part[part.scoring.isin(['paper', 'own_any', 'own_exact', 'ours', 'own_label'])])
