@@ -432,6 +432,32 @@ def test_any_row_gives_plain_rows_or_an_error(row):
     assert all(isinstance(plain, dict) for plain in made) and format_of(row) in {'rows', *ROW_FORMATS}
 
 
+@given(
+    seed=st.sampled_from(['lines', 'table', 'by id', 'log', 'zstd']),
+    cuts=st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=3), st.integers(0, 9)), max_size=3),
+    suffix=st.sampled_from(['.jsonl', '.json', '.csv', '.tsv.gz', '.jsonl.zst', '.parquet', '.eval']),
+)
+def test_any_damage_gives_rows_or_an_error(tmp_path_factory, seed, cuts, suffix):
+    lines = b'{"question": "Who?", "prediction": "Ann"}\n' * 3
+    log = tmp_path_factory.mktemp('damage') / 'a.eval'
+    data = dict(
+        lines=lines,
+        table=b'question,prediction\n"Who?","Ann"\nWho?,\n',
+        log=write_log(log, [inspect_sample(0, 1)]).read_bytes(),
+        zstd=pyarrow.Codec('zstd').compress(lines, asbytes=True),
+    ) | {'by id': json.dumps({'1': 'Ann', '2': ['Bo', 'Cy']}).encode()}
+    found = data[seed]
+    for where, put, gone in cuts:
+        at = int(where * len(found))
+        found = found[:at] + put + found[at + gone :]
+    path = log.with_name(f'b{suffix}')
+    path.write_bytes(found)
+    try:
+        assert str(inspect_files([path])[0])
+    except TracenbError:
+        pass
+
+
 # --- samples
 
 

@@ -7,6 +7,7 @@ __all__ = ['TAG', 'END_TOKENS', 'tags_in', 'FileReport', 'inspect_file', 'inspec
 
 # %% ../../nbs/10_audit/09_inspection.ipynb #inspection-imports
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -50,7 +51,8 @@ def _advice(tags, n):
             name = opened[0].strip('<>')
             plain = re.fullmatch(r'[\w-]+', name)
             close = opened[0].replace('begin', 'end').replace('[', '[/')
-            yield f'--tags {ours}={name if plain else f"{opened[0]}..{close}"}'
+            theirs = name if plain else f'{opened[0]}..{close}'
+            yield f'--tags {shlex.quote(f"{ours}={theirs}")}'
 
 # %% ../../nbs/10_audit/09_inspection.ipynb #inspection-report
 @dataclass(frozen=True)

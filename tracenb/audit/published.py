@@ -9,6 +9,7 @@ __all__ = ['RELEASED', 'WRITTEN', 'LARGE', 'Predictions', 'taught_steps', 'name_
 # %% ../../nbs/10_audit/05_published.ipynb #ab68a688
 import json
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -267,12 +268,14 @@ LARGE = 200_000_000  # Bytes of a data set whose training split is not searched 
 
 def _training(task, source, split):
     "The index of the training split where the test split was asked, None where it is missing or large."
-    place = Path(source)
-    files = [place] if place.is_file() else place.rglob('*') if place.is_dir() else []
-    if split != 'test' or sum(f.stat().st_size for f in files if f.is_file()) > LARGE:
+    place = Path(source).expanduser()
+    files = place.parent.iterdir() if place.is_file() else place.rglob('*')
+    if split != 'test' or not place.exists() or sum(f.stat().st_size for f in files if f.is_file()) > LARGE:
         return None
     try:
-        return Index(task.load(source, 'train'))
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # rows that are left out were not asked
+            return Index(task.load(source, 'train'))
     except TracenbError:
         return None
 

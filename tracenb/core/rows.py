@@ -279,7 +279,7 @@ def _log_rows(path, collector):
     remedy = 'write it again: inspect log convert LOG.eval --to json --output-dir FOLDER'
     try:
         log, header = zipfile.ZipFile(path), {}
-    except (zipfile.BadZipFile, OSError) as e:
+    except (zipfile.BadZipFile, RuntimeError, ValueError, OSError) as e:
         raise TracenbError(f'{path}: not a log of inspect: {e}', 'fetch it again') from None
     for name in sorted(log.namelist(), key=lambda n: (n.startswith('samples/'), n)):
         sample = name.startswith('samples/') and name.endswith('.json')
@@ -287,7 +287,7 @@ def _log_rows(path, collector):
             continue
         try:
             found = json.loads(log.read(name))
-        except (ValueError, RecursionError, NotImplementedError, zipfile.BadZipFile, zlib.error, EOFError) as e:
+        except (ValueError, RuntimeError, OSError, zipfile.BadZipFile, zlib.error, EOFError) as e:
             collector.skip(f'{path}!{name}: cannot be read: {e}', remedy)
             continue
         if sample:
