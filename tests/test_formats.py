@@ -23,7 +23,7 @@ from tracenb.audit.published import count_problems, read_all
 from tracenb.audit.tables import sentences
 from tracenb.audit.variants import SCORINGS
 from tracenb.core.files import write_jsonl
-from tracenb.core.formats import ROW_FORMATS, field_map, format_of, read_samples
+from tracenb.core.formats import PREDICTION_FIELDS, ROW_FORMATS, field_map, format_of, read_samples
 from tracenb.core.messages import read_content, read_message, with_reasoning
 from tracenb.core.records import Generation, TracenbError
 from tracenb.stats.intervals import wilson
@@ -362,9 +362,11 @@ def test_samples_of_an_own_run(tmp_path):
 
 
 def test_the_fields_that_the_how_to_names(tmp_path):
-    for name in ('prediction', 'generated_text', 'response', 'text', 'output', 'completion', 'generation'):
+    for name in PREDICTION_FIELDS:
         write_jsonl(tmp_path / 'a.jsonl', [story(n, **{name: answer(n)}) for n in range(3)])
         assert figures_of(tmp_path / 'a.jsonl', tmp_path).loc['ours'].answer_accuracy == 1, name
+    how_to = (ROOT / 'nbs' / 'site' / 'howto' / 'audit_a_release.md').read_text()
+    assert all(f'`{name}`' in how_to for name in PREDICTION_FIELDS)  # what is promised is read, and the other way round
     write_jsonl(tmp_path / 'a.jsonl', [story(n, response=answer(n), text='a story') for n in range(3)])
     with pytest.raises(TracenbError, match='several fields could be the prediction: text, response'):
         audit([tmp_path / 'a.jsonl'], tmp_path / 'out')
@@ -513,6 +515,28 @@ def test_intervals_of_samples_hold_what_they_promise():
         covered += low <= 0.5 <= high
         rejected += _clustered_link(table, two_by_two(table.trace, table.answer))['p_chi2'] < 0.05
     assert covered / 200 >= 0.92 and rejected / 200 <= 0.09
+
+
+@pytest.mark.parametrize('questions, k', [(1, 4), (2, 3), (8, 2)])
+@pytest.mark.parametrize('kind', ['all right', 'all wrong', 'mixed', 'within'])
+def test_degenerate_samples_give_figures_that_can_be_written(questions, k, kind, tmp_path):
+    "One question, all right, all wrong, samples that differ within a question only: numbers or None, never NaN."
+    said = {
+        'all right': lambda n, s: answer(n % 3),
+        'all wrong': lambda n, s: answer(n % 3, 'no'),
+        'mixed': lambda n, s: answer(n % 3) if n % 2 else f'<think>So.</think> <answer>{STORIES[n % 3][2]}</answer>',
+        'within': lambda n, s: answer(n % 3) if s else '<think>So.</think> <answer>no</answer>',
+    }[kind]
+    rows = [
+        story(n % 3, row_id=n, prediction=said(n, s), condition='correct') for n in range(questions) for s in range(k)
+    ]
+    write_jsonl(tmp_path / 'a.jsonl', rows)
+    ours = figures_of(tmp_path / 'a.jsonl', tmp_path).loc['ours']
+    assert (ours.n, ours.k) == (questions, k)
+    written = (tmp_path / 'out' / 'audit.json').read_text()
+    assert 'NaN' not in written and 'Infinity' not in written
+    for low, high in filter(None, ours.intervals.values()):
+        assert 0 <= low <= high
 
 
 def test_one_sample_per_question_has_the_plain_figures():

@@ -253,17 +253,20 @@ def _clustered_link(table, test):
     sums = product.groupby(level=0).sum()
     found, questions = dict(p_fisher=None), len(sums)
     notes = [n for n in test.notes if 'smallest expected' not in n]
-    if test.chi2 is not None and sums.pow(2).sum() > 0:
-        chi2 = float(sums.sum() ** 2 / sums.pow(2).sum())
+    if test.chi2 is not None:
+        squares = sums.pow(2).sum()
+        chi2 = float(sums.sum() ** 2 / squares) if squares > 0 else 0.0
         found |= dict(chi2=chi2, p_chi2=float(2 * student.sf(math.sqrt(chi2), questions - 1)) if questions > 1 else 1.0)
         notes.append(f'several samples a question: chi-square and intervals count {questions} questions')
     cells = pd.DataFrame({(t, a): ((both.trace == t) & (both.answer == a)) for t in (1, 0) for a in (1, 0)})
     cells = cells.groupby(level=0).sum().to_numpy(float)
     left_out = cells.sum(axis=0) - cells + (0.5 if 0 in test.table else 0)
     logs = np.log(left_out + 1e-9) @ [1, -1, -1, 1]
-    if test.odds_ratio is not None and questions > 1:
-        half = student.ppf(0.975, questions - 1) * math.sqrt((questions - 1) * np.var(logs))
-        ends = [test.odds_ratio * math.exp(min(sign * half, 700)) for sign in (-1, 1)]
+    if test.odds_ratio is not None and questions == 1:
+        found |= dict(odds_interval=None)
+    elif test.odds_ratio is not None:
+        half = min(student.ppf(0.975, questions - 1) * math.sqrt((questions - 1) * np.var(logs)), 50)
+        ends = [test.odds_ratio * math.exp(sign * half) for sign in (-1, 1)]
         found |= dict(odds_interval=tuple(map(float, ends)))
     for name, right in (('given_trace', 1), ('given_no_trace', 0)):
         found[f'interval_{name}'] = clustered_share(both.answer[both.trace == right], pooled=True)[1]

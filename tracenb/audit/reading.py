@@ -76,6 +76,7 @@ def example(self: Reader, row: dict, parts: dict, task: Task) -> Example:
 def sample(self: Reader, row: dict, example: Example, text: str) -> int | None:
     "The number of a sample: the row's own, or the next one of its question; None where it repeats a numbered sample."
     number, known = row.get('sample'), self.texts.setdefault(example.id, {})
+    number = int(number) if isinstance(number, str) and number.isdecimal() else number  # in a table
     own = type(number) is int and number >= 0
     if own and number in known:
         if known[number] == text:
@@ -88,7 +89,7 @@ def sample(self: Reader, row: dict, example: Example, text: str) -> int | None:
     number = number if own else next(k for k in range(len(known) + 1) if k not in known)
     training, split = self.index and self.index.training, row.get('split')
     self.counts['training'] += isinstance(split, str) and split.startswith('train') and not self.index
-    if not known and (training.holds(example) if training else row.get('also_in_train') is True):
+    if not known and (training.holds(example) if training else row.get('also_in_train') in (True, 'True', 'true')):
         self.counts['trained'] += 1
     known[number] = text
     return number

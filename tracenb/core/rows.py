@@ -138,7 +138,8 @@ def _csv_rows(data, path, collector):
     text = data.decode(errors='surrogateescape')
     header = text.partition('\n')[0]
     csv.field_size_limit(2**31 - 1)  # of this process: a trace may be longer than the default of 131,072 characters
-    options = dict(delimiter=max(',\t;', key=header.count), restkey=_ABSENT, restval=_ABSENT)
+    separators = '\t,;' if '.tsv' in path.name else ',\t;'  # of equally frequent ones the first
+    options = dict(delimiter=max(separators, key=header.count), restkey=_ABSENT, restval=_ABSENT)
     table = csv.DictReader(io.StringIO(text, newline=''), **options)
     try:
         names = table.fieldnames or []
