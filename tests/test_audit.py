@@ -113,8 +113,11 @@ def test_gold_of_another_row(published):
         assert round(100 * (part.id != part.looked_up).mean(), 1) == share
 
 
+DEFINITIONS = ('answer', 'gold', 'facts', 'reading', 'trace', 'unscored', 'normalization')
+
+
 def test_every_variant_changes_one_definition():
-    parts = [{k: getattr(s, k) for k in ('answer', 'gold', 'facts', 'reading', 'trace', 'unscored')} for s in VARIANTS]
+    parts = [{k: getattr(s, k) for k in DEFINITIONS} for s in VARIANTS]
     assert [sum(a[k] != b[k] for k in a) for a, b in zip(parts, parts[1:])] == [1] * (len(VARIANTS) - 1)
     assert SCORINGS['ours'] is VARIANTS[-1] and (VARIANTS[-1].gold, VARIANTS[-1].reading, VARIANTS[-1].answer) == (
         'own',
@@ -398,13 +401,12 @@ def test_duplicate_ids_and_repeats_without_ids(tmp_path):
     rows = simulated()
     write_jsonl(tmp_path / 'a.jsonl', [r | dict(row_id=None, id=None) for r in rows] + [rows[0]])
     [made], _ = read_all([tmp_path / 'a.jsonl'])
-    assert (
-        len(made.cases) == 25 and len({c.example.id for c in made.cases}) == 25
-    )  # a repeat of the content is a row of its own
+    assert len(made.cases) == 25 and len({c.example.id for c in made.cases}) == 24  # the same question: another sample
+    assert made.cases[-1].sample == 1 and 'the same text as another one of their question' in made.notes[0]
     write_jsonl(tmp_path / 'b.jsonl', [r | dict(index=k % 6) for k, r in enumerate(rows[:20])])
     [made], _ = read_all([tmp_path / 'b.jsonl'])
     assert (
-        all('was used before, at' in str(p) for p in made.problems)
+        all('was used before, at' in str(p) and 'for another question' in str(p) for p in made.problems)
         and len(made.cases) + len(made.problems) == 20
         and made.problems
     )

@@ -505,6 +505,21 @@ def test_not_text(tmp_path):
         load_babi(path, 'train')
 
 
+def test_one_file_that_cannot_be_read_stops_no_other(tmp_path):
+    "Case data/28: it names itself and its line; so does a file with a wrong name."
+    write(tmp_path, STORIES)
+    bad = write(tmp_path, '', 'qa12_conjunction_train.txt')
+    whole = STORIES.encode()
+    bad.write_bytes(whole.replace(b'bathroom', b'caf\xe9') + whole.replace(b'\n', b'\x0c\xe2\x80\xa8\n'))
+    write(tmp_path, STORIES, 'qa14_counting_train.txt')
+    with pytest.warns(RowsLeftOut) as caught:
+        items = load_babi(tmp_path, 'train')
+    assert [e.id for e in items][:2] == ['babi-qa1-train-0000', 'babi-qa1-train-0001']
+    said = str(caught[0].message)
+    assert len(caught) == 1 and 'qa12_conjunction_train.txt:1: cannot be read as UTF-8' in said
+    assert 'qa14_counting_train.txt: task 14 is time-reasoning' in said
+
+
 @pytest.mark.parametrize(
     'name, message',
     [

@@ -133,6 +133,41 @@ def test_other_answers_are_states_and_are_kept(answer, state, tmp_path):
         assert put(1, server, tmp_path)[0].state == state and server.attempts['question 0'] == 1
 
 
+def said(content, **more):
+    return {'choices': [{'finish_reason': 'stop', 'message': {'role': 'assistant', 'content': content} | more}]}
+
+
+PARTS = [{'type': 'thinking', 'thinking': [{'type': 'text', 'text': 'So.'}]}, {'type': 'text', 'text': 'school'}]
+
+
+@pytest.mark.parametrize(
+    'answer, text, reasoning',
+    [
+        (said(PARTS), 'school', 'So.'),
+        (said([{'type': 'thinking', 'thinking': 'So.'}, {'type': 'text', 'text': 'school'}]), 'school', 'So.'),
+        (said([{'type': 'text', 'text': 'sch'}, {'type': 'text', 'text': 'ool'}]), 'school', ''),
+        (said('school', reasoning='So.'), 'school', 'So.'),
+        (said('school', reasoning_content=[{'type': 'text', 'text': 'So.'}]), 'school', 'So.'),
+        (said('school') | {'usage': {'prompt_tokens': '10', 'completion_tokens': None}}, 'school', ''),
+        (said('school') | {'usage': [1]}, 'school', ''),
+    ],
+)
+def test_parts_and_odd_forms_cost_one_request(answer, text, reasoning, tmp_path):
+    "Case data/24."
+    with FaultyServer(lambda question, attempt: answer) as server:
+        [reply] = put(1, server, tmp_path)
+        assert (reply.state, reply.text, server.attempts['question 0']) == ('ok', text, 1)
+        assert reply.reasoning.startswith(reasoning)
+
+
+@pytest.mark.parametrize('content', [7, [7], [{'type': 'image_url', 'image_url': 'x'}], {'a': 1}])
+def test_what_cannot_be_read_is_named_after_one_request(content, tmp_path):
+    with FaultyServer(lambda question, attempt: said(content, reasoning_content='')) as server:
+        [reply] = put(1, server, tmp_path)
+        assert reply.state == 'failed' and 'a part of the content is' in reply.error
+        assert server.attempts['question 0'] == reply.attempts == 1
+
+
 def test_a_permanent_error_is_not_tried_again(tmp_path):
     with FaultyServer(lambda question, attempt: '401') as server:
         [reply] = put(1, server, tmp_path)

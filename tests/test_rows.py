@@ -125,7 +125,7 @@ def test_bytes_that_are_not_text(tmp_path):
     assert rows == ROWS[:2] and 'a.jsonl:2: not JSON' in problems[0]
 
 
-@pytest.mark.parametrize('name', ['a.txt', 'a.csv', 'a.gz', 'json'])
+@pytest.mark.parametrize('name', ['a.txt', 'a.xlsx', 'a.gz', 'json'])
 def test_unknown_kinds_of_file(tmp_path, name):
     with pytest.raises(TracenbError, match='files of this kind are not read'):
         read(tmp_path / name, 'x')

@@ -311,7 +311,13 @@ def test_import_joins_judges_and_counts(tmp_path):
     rows = [
         dict(id=a.id, prediction=a.answers[0], r1_trace='So it is.', r1_trace_summary='So.', r1_exp_ans='Because.'),
         dict(input=babi.babi.prompt(b), prediction='moon', r1_trace='The moon.'),
-        dict(question=c.question, facts=str(list(c.context)), gold=str(list(c.answers)), r1_trace='So <answer> it is'),
+        dict(
+            question=c.question,
+            facts=str(list(c.context)),
+            gold=str(list(c.answers)),
+            prediction=','.join(c.answers),
+            r1_trace='So <answer> it is',
+        ),
         dict(id=a.id, r1_trace='Twice.'),
         dict(id=EXAMPLES[3].id, question='Who?', r1_trace='Other.'),
         dict(r1_trace='Of what?'),
@@ -326,7 +332,8 @@ def test_import_joins_judges_and_counts(tmp_path):
         ('r1_summary', 'kept'),
         ('post_hoc', 'kept'),
     ]
-    assert len(left_out) == len(json.loads((tmp_path / 'o.json').read_text())['left_out']) == 3
+    assert found[0].reason == 'sample 1 of 2' and found[0].text == 'So it is.'  # 'Twice.' is a second sample
+    assert len(left_out) == len(json.loads((tmp_path / 'o.json').read_text())['left_out']) == 2
     assert {t.source for t in read_jsonl(tmp_path / 'o.jsonl', Trace)} == {'theirs'}
     write_jsonl(tmp_path / 'f.jsonl', rows[:1])
     with pytest.raises(TracenbError, match='other settings: file_digest'):
@@ -346,7 +353,91 @@ def test_import_refuses_questions_of_the_test_split(tmp_path):
     )
 
 
+THOUGHT = 'Let me look at what the text says about this, so that I know where they are.'
+
+
+def imported(tmp_path, rows):
+    "(outcomes, problems) of an import of rows."
+    return import_traces(write_jsonl(tmp_path / 'f.jsonl', rows), index_examples(EXAMPLES, babi.babi), 'theirs')
+
+
+def test_a_teacher_without_an_answer_is_not_right(tmp_path):
+    "Case data/14: empty, blank, null and absent answers are read apart, and none is kept."
+    rows = [dict(id=EXAMPLES[k].id, prediction=p, r1_trace=THOUGHT) for k, p in enumerate(('', ' \n', None))]
+    rows.append(dict(id=EXAMPLES[3].id, r1_trace=THOUGHT))
+    found, left_out = imported(tmp_path, rows)
+    assert [o.state for o in found] == ['no_answer'] * 4 and not left_out
+    assert [o.reason.partition(':')[0] for o in found] == ['the prediction is empty'] * 2 + [
+        'there is no prediction'
+    ] * 2
+    counts = tally(found).loc[('r1', 'all')]
+    assert (counts.asked, counts.right, counts.wrong, counts.unread, counts.no_answer) == (4, 0, 0, 4, 4)
+
+
+@pytest.mark.parametrize(
+    'change, says',
+    [
+        (dict(r1_trace=[THOUGHT, THOUGHT]), 'r1_trace is a list of 2, prediction is a text'),
+        (dict(r1_trace=[THOUGHT]), 'r1_trace is a list of 1, prediction is a text'),
+        (dict(r1_trace={'text': THOUGHT}), 'r1_trace is .*, not a text'),
+        (dict(prediction=7), 'the prediction is .*, not a text'),
+        (dict(prediction=['a', 'b']), 'r1_trace is a text, prediction is a list of 2'),
+        (dict(question=['Where?']), 'question is .*, not a text'),
+    ],
+)
+def test_what_is_not_a_text_is_refused(change, says, tmp_path):
+    "Case data/15: the text taught is never the repr of a list."
+    row = dict(id=EXAMPLES[0].id, prediction=','.join(EXAMPLES[0].answers), r1_trace=THOUGHT)
+    with pytest.raises(TracenbError, match=says):
+        imported(tmp_path, [row | change])
+
+
+def test_of_several_answers_the_first_that_can_be_kept_is_taken(tmp_path):
+    e = EXAMPLES[0]
+    right, row = ','.join(e.answers), dict(id=e.id, r1_trace=THOUGHT)
+    lists = dict(id=e.id, prediction=['moon', '', right, right], r1_trace=[f'{k} {THOUGHT}' for k in range(4)])
+    texts = [f'<think>{k} {THOUGHT}</think> {a}' for k, a in enumerate(('moon', right))]
+    for rows, reason, text in (
+        ([lists], 'sample 3 of 4', f'2 {THOUGHT}'),
+        ([row | dict(prediction='moon'), row | dict(prediction=right)], 'sample 2 of 2', THOUGHT),
+        ([dict(problem=babi.babi.prompt(e), generations=texts)], 'sample 2 of 2', f'1 {THOUGHT}'),
+        (
+            [dict(custom_id=e.id, response=dict(body=dict(choices=[dict(message=dict(content=texts[1]))])))],
+            '',
+            f'1 {THOUGHT}',
+        ),
+        ([dict(question=e.question, facts=list(e.context), reasoning=THOUGHT, response=right)], '', THOUGHT),
+    ):
+        [outcome], left_out = imported(tmp_path, rows)
+        assert (outcome.id, outcome.state, outcome.reason, outcome.text) == (
+            e.id,
+            'kept',
+            reason,
+            text,
+        ) and not left_out
+    [wrong], _ = imported(tmp_path, [row | dict(prediction='moon'), row | dict(prediction='')])
+    assert wrong.state == 'wrong_answer' and wrong.reason.startswith('sample 1 of 2: ')
+    with pytest.raises(TracenbError, match='no trace in it'):
+        imported(tmp_path, [dict(id=e.id, prediction=right)])
+
+
+def test_official_ids_join_an_import(tmp_path):
+    e = EXAMPLES[0]
+    own = e.id.removeprefix('babi-')
+    [outcome], _ = imported(tmp_path, [dict(row_id=own, prediction=','.join(e.answers), r1_trace=THOUGHT)])
+    assert (outcome.id, outcome.state) == (e.id, 'kept')
+
+
 # --- the command
+
+
+def test_the_import_tells_by_its_exit_code(tmp_path):
+    rows = [dict(id=EXAMPLES[0].id, prediction=','.join(EXAMPLES[0].answers), r1_trace=THOUGHT)]
+    args = ['import', 'f.jsonl', '--task', 'babi', '--labels', ','.join(DATA.labels), '--n', '10', '--out']
+    for more, code in (([], 0), ([dict(id='nobody', r1_trace=THOUGHT)], 3)):
+        write_jsonl(tmp_path / 'f.jsonl', rows + more)
+        done = command(*args, f'r{code}.jsonl', cwd=tmp_path)
+        assert done.returncode == code and ('1 rows left out' in done.stdout) == bool(code), done.stderr
 
 
 def command(*args, cwd, **env):

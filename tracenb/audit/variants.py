@@ -17,12 +17,14 @@ class Scoring:
 
     name: str  # 'paper'
     says: str  # What is special about it, for people
-    answer: str = 'exact'  # 'exact': the gold set; 'listed': extra answers are allowed; 'paper': its script
+    answer: str = 'exact'  # 'exact': the gold set; 'listed': extra answers are allowed; 'paper': its script;
+    # 'paper_rule': its script on the answer that our parser hears
     gold: str = (
         'own'  # Gold steps: 'own', the example's; 'lookup', of the row where the paper's script finds the answer
     )
     facts: str = 'task'  # Gold facts: 'task', by the task's rule; 'paper', by the paper's; 'all', the whole context
     reading: str = 'parsed'  # How label and facts are read: 'parsed', by our parser; 'paper', by its script
+    normalization: str = 'paper'  # Of answers: 'paper', as published; 'ours', which keeps numbers whole
     trace: str = 'any'  # A right trace has the right label and: 'any' gold fact, 'exact'ly these, or 'label' alone
     unscored: str = 'wrong'  # A row whose trace cannot be scored is 'wrong', or 'left out'
 
@@ -45,8 +47,10 @@ VARIANTS = _sequence(
     ('gold_by_id', 'gold is joined by id, not looked up by answer text', dict(gold='own')),
     ('gold_facts', 'only gold facts count, not every fact of the context', dict(facts='paper')),
     ('parsed', 'label and facts are parsed, not sought letter by letter', dict(reading='parsed')),
-    ('listed', 'answers are parsed; extra ones go unpunished', dict(answer='listed')),
+    ('our_parser', "answers are read by our parser, judged by the paper's rule", dict(answer='paper_rule')),
+    ('listed', 'all gold answers must be listed; extra ones go unpunished', dict(answer='listed')),
     ('own_any', 'answers are compared as sets: extra ones are wrong', dict(answer='exact')),
+    ('whole_numbers', 'numbers are kept whole, typographic marks folded', dict(normalization='ours')),
     ('own_exact', 'stricter: exactly the gold facts must be quoted', dict(trace='exact')),
     ('ours', "stricter: gold facts by our rule, not the paper's", dict(facts='task')),
 )
@@ -82,5 +86,7 @@ def fitting_scorings(
     "The scorings that can be computed for a task: those with a definition of the paper need its rules."
     if task.paper and task.paper.right_answer and task.paper.lookup:
         return list(SCORINGS.values())
-    own = [s for s in SCORINGS.values() if 'paper' not in (s.answer, s.reading) and s.gold != 'lookup']
+    papers = ('paper', 'paper_rule')
+    own = [s for s in SCORINGS.values() if s.answer not in papers and s.reading != 'paper' and s.gold != 'lookup']
+    own = [replace(s, normalization='ours') for s in own if s.name != 'whole_numbers']  # nothing published to repeat
     return [replace(s, facts='task') if s.facts == 'paper' else s for s in own]

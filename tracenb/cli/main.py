@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'Option', 'GridName', 'Out', 'Only', 'Limit', 'Workers', 'Address', 'DryRun', 'Dataset', 'Seed', 'Model',
-           'Balanced', 'run', 'ls', 'show', 'verify', 'data_show', 'data_export', 'audit', 'report', 'bench', 'main']
+           'Balanced', 'Fields', 'Tags', 'Inspect', 'run', 'ls', 'show', 'verify', 'data_show', 'data_export', 'audit',
+           'report', 'bench', 'main']
 
 # %% ../../nbs/13_cli/03_main.ipynb #047883f1
 import os
@@ -146,7 +147,7 @@ def _counter(model):
     if model is None:
         return count_words
     from tracenb.models.loading import load_tokenizer
-    from tracenb.runs.stages import token_counter
+    from tracenb.traces.loss_mask import token_counter
 
     tokenizer = load_tokenizer(model)
     return token_counter(tokenizer)
@@ -225,12 +226,24 @@ def data_export(
     for path in sorted(p for p in made.iterdir()):
         print(f'{path.stat().st_size:>12,}  {path}')
 
+# %% ../../nbs/13_cli/03_main.ipynb #cli-audit-options
+Fields = Annotated[
+    list[str], Option('--map', help='Our field=theirs, e.g. prediction=response,id=query_id; may be repeated.')
+]
+Tags = Annotated[
+    list[str], Option(help='Our tag=theirs, e.g. think=thinking, or think=[THINK]..[/THINK]; may be repeated.')
+]
+Inspect = Annotated[bool, Option('--inspect', help='Print what is in each file and how it would be read, and stop.')]
+
 # %% ../../nbs/13_cli/03_main.ipynb #abb31116
 @app.command()
 def audit(
     files: Annotated[
         list[Path],
-        typer.Argument(help='Files of generations (JSON lines, plain or gzip), folders of them, or run folders.'),
+        typer.Argument(
+            help='Files of generations (JSON lines, JSON, CSV, parquet, logs of inspect; plain, gzip or zstd), folders '
+            'of them, or run folders.'
+        ),
     ],
     out: Annotated[Path, typer.Option(help='Where audit.json, audit.html and rows.parquet go.')] = Path(
         'outputs/audit'
@@ -240,24 +253,51 @@ def audit(
     ] = None,
     data: Annotated[str | None, typer.Option(help='Where that data set is: file, folder or hub id.')] = None,
     split: Annotated[str, typer.Option(help='Which of its splits was asked.')] = 'test',
+    fields: Fields = [],
+    tags: Tags = [],
+    inspect: Inspect = False,
 ):
-    "Re-score published generations under the paper's definitions, ours, and every step between."
-    from tracenb.audit.page import audit
+    """Re-score published generations under the paper's definitions, ours, and every step between.
+
+    Exit code 0: every row was used. 3: some were left out, for the reasons printed. 1: nothing could be audited.
+    """
+    from tracenb.core.formats import field_map
+
+    how = field_map(fields, tags)
+    if inspect:
+        from tracenb.audit.inspection import inspect_files
+
+        reports = inspect_files(files, how)
+        print('\n\n'.join(map(str, reports)))
+        used_all = all(report.used_all for report in reports)
+    else:
+        from tracenb.audit.page import audit
+
+        used_all = _print_audit(audit(files, out, dataset, data, split, how), out)
+    if not used_all:
+        raise typer.Exit(3)
+
+# %% ../../nbs/13_cli/03_main.ipynb #cli-print-audit
+def _print_audit(figures, out):
+    "Print the figures, and what was left out and why. Returns whether everything was used."
     from tracenb.audit.tables import reading_table
 
-    figures = audit(files, out, dataset, data, split)
     for name, part in figures.groupby(['dataset', 'model', 'condition', 'run'], sort=False):
-        left = part.left_out.iloc[0]
-        print(
-            f'{" ".join(filter(None, name))}{f": {left} rows left out, named in {out}/left_out.jsonl" if left else ""}'
-        )
-        print(
-            reading_table(part[part.scoring.isin(['paper', 'own_any', 'own_exact', 'ours', 'own_label'])])
-            .drop(columns='what it changes')
-            .to_string(index=False),
-            end='\n\n',
-        )
+        one = part.iloc[0]
+        left = f': {one.left_out} rows left out, named in {out}/left_out.jsonl' if one.left_out else ''
+        print(f'{" ".join(filter(None, name))}{left}')
+        print(f'  {one.predictions} predictions of {one.n} questions')
+        print(*(f'  note: {note}' for note in one.row_notes), sep='\n', end='\n' if one.row_notes else '')
+        print(*(f'  left out, {reason}' for reason in one.left_out_reasons), sep='\n', end='\n' if left else '')
+        if one.unanswered:
+            print(f'  {one.unanswered} examples of the data set have no prediction')
+        shown = reading_table(part[part.scoring.isin(['paper', 'own_any', 'own_exact', 'ours', 'own_label'])])
+        print(shown.drop(columns='what it changes').to_string(index=False), end='\n\n')
+    unusable = figures.attrs['unusable']
+    if unusable:
+        print(f'{len(unusable)} sources could not be used:', *(f'  {e}' for e in unusable), sep='\n')
     print(f'every scoring, the variants, and the rows where they disagree: {out}/audit.html')
+    return not unusable and not figures.left_out.any()
 
 # %% ../../nbs/13_cli/03_main.ipynb #169ca78a
 @app.command()

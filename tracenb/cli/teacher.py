@@ -54,8 +54,8 @@ DryRun = Annotated[bool, Option('--dry-run', help='Print what would be asked and
 ForeignFile = Annotated[
     Path,
     typer.Argument(
-        help='JSON lines with question or input (or id), prediction, r1_trace, r1_trace_summary, r1_exp_ans, '
-        'gold, facts.'
+        help='Rows with question or input (or id), prediction, r1_trace, r1_trace_summary, r1_exp_ans, gold, facts; or '
+        'of a format that `tracenb audit --inspect` knows, with a think block in each answer.'
     ),
 ]
 
@@ -146,7 +146,11 @@ def teacher_import(
     labels: Labels = '',
     model: Annotated[str, Option(help='Who wrote the traces.')] = 'unknown',
 ):
-    "Take over traces that were collected elsewhere, joined by id or by a question that exactly one example has."
+    """Take over traces that were collected elsewhere, joined by id or by a question that exactly one example has.
+
+    Of several answers to a question the first that can be kept is taken. Exit code 0: every row was used. 3: some were
+    left out, for the reasons printed.
+    """
     from tracenb.tasks.task import get_task
     from tracenb.teacher.importing import run_import
 
@@ -154,6 +158,7 @@ def teacher_import(
     _report(outcomes, out)
     if left_out:
         print(f'{len(left_out)} rows left out:', *(f'  {p.what}' for p in left_out[:20]), sep='\n')
+        raise typer.Exit(3)
 
 # %% ../../nbs/13_cli/01_teacher.ipynb #59bc5c11
 DEMO_NOTE = 'The teacher is an embedded model of 135M parameters: this shows the mechanics, not a finding.'

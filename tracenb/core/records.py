@@ -212,6 +212,7 @@ class Generation(Record):
     text: str  # Decoded text, special tokens removed
     n_tokens: int  # New tokens, the end token included
     finish_reason: str  # 'stop' (end token), 'length' (budget used up), 'too_long' (prompt too long: no text)
+    sample: int = 0  # Which of several answers to the example
 
     def _html(self) -> str:
         return spans(self.text, ()) + note(f'{self.id}, {self.n_tokens} tokens, ended by {self.finish_reason}')

@@ -189,7 +189,7 @@ def _jspsych_trials(path):
     except json.JSONDecodeError:
         pass
     try:
-        return _flat([json.loads(line) for line in text.splitlines() if line.strip()])
+        return _flat([json.loads(line) for line in text.split('\n') if line.strip()])
     except json.JSONDecodeError as e:
         raise TracenbError(f'{path}: not JSON: {e}', 'save the data with jsPsych.data.get().json()') from None
 

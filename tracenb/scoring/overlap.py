@@ -6,7 +6,7 @@
 __all__ = ['as_set', 'Overlap', 'gold_sets', 'answer_overlap', 'gold_facts', 'retrieval_overlap']
 
 # %% ../../nbs/02_scoring/01_overlap.ipynb #overlap-imports
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..core.records import Example, Response, Steps, normalize
@@ -15,9 +15,10 @@ from ..tasks.task import TASKS
 # %% ../../nbs/02_scoring/01_overlap.ipynb #14ec7314
 def as_set(
     items: Iterable[str],  # Answers or facts
+    normal: Callable[[str], str] = normalize,  # Or `normalize_paper`
 ) -> frozenset[str]:
     "The normalized items. Empty ones are dropped; an item of punctuation alone is kept as written."
-    return frozenset(normalize(i) or i.strip() for i in items) - {''}
+    return frozenset(normal(i) or i.strip() for i in items) - {''}
 
 # %% ../../nbs/02_scoring/01_overlap.ipynb #19a31c43
 @dataclass(frozen=True)
@@ -61,19 +62,22 @@ class Overlap:
 # %% ../../nbs/02_scoring/01_overlap.ipynb #overlap-facts
 def gold_sets(
     example: Example,  # Gold answers
+    normal: Callable[[str], str] = normalize,  # Or `normalize_paper`
 ) -> list[frozenset[str]]:
     "The sets of which one has to be given: all answers together, or each alone if they are alternatives."
     task = TASKS.get(example.dataset)
-    return [as_set([a]) for a in example.answers] if task and task.alternatives else [as_set(example.answers)]
+    alternatives = [[a] for a in example.answers] if task and task.alternatives else [example.answers]
+    return [as_set(answers, normal) for answers in alternatives]
 
 
 def answer_overlap(
     response: Response,  # What was said
     example: Example,  # Gold answers
+    normal: Callable[[str], str] = normalize,  # Or `normalize_paper`
 ) -> Overlap:
     "The answers given and the gold answers, or the closest one if they are alternatives."
-    said = as_set(response.answers)
-    return max((Overlap(said, gold) for gold in gold_sets(example)), key=lambda o: o.f1)
+    said = as_set(response.answers, normal)
+    return max((Overlap(said, gold) for gold in gold_sets(example, normal)), key=lambda o: o.f1)
 
 
 def gold_facts(

@@ -84,6 +84,8 @@ def _read_story(lines, path, story, number, split, first_only):
     "The examples of one story."
     context, index, last, examples = [], {}, 0, []
     for n, line in lines:
+        if bad := re.search('.{0,20}[\udc80-\udcff]+', line):
+            raise TracenbError(f'{path}:{n}: cannot be read as UTF-8: {bad[0]!r}', 'save the file again as UTF-8')
         i, text, answer, support = _parse_line(line, f'{path}:{n}')
         if i <= last or not last and i > 1:
             raise TracenbError(
@@ -117,19 +119,23 @@ def read_story_file(
 ) -> list[Example]:
     """The examples of one official file; damaged stories are left out with a warning.
     Raises `TracenbError` for a wrong name and if no story can be used."""
-    path = Path(path)
-    number, split = _task_of(path)
     collector = RowCollector(path)
+    _read_stories(Path(path), collector, first_only)
+    return collector.finish()
+
+
+def _read_stories(path, collector, first_only):
+    "Collect the examples of one official file. Raises `TracenbError` for a wrong name and an unreadable file."
+    number, split = _task_of(path)
     try:
-        lines = path.read_text(encoding='utf-8-sig').splitlines()
-    except (OSError, UnicodeDecodeError) as e:
+        text = path.read_bytes().decode('utf-8-sig', errors='surrogateescape')
+    except OSError as e:
         raise TracenbError(f'{path}: cannot be read: {e}', 'a UTF-8 text file is expected') from None
-    for story, told in enumerate(_stories(lines)):
+    for story, told in enumerate(_stories(line.rstrip('\r') for line in text.split('\n'))):
         try:
             collector.kept += _read_story(told, path, story, number, split, first_only)
         except TracenbError as e:
             collector.skip(e.what, e.remedy)
-    return collector.finish()
 
 # %% ../../nbs/01_tasks/10_babi.ipynb #364b053a
 _FILE_NAME = re.compile(r'qa(\d+)(_[\w-]+?)?_(train|test)\.txt')
@@ -309,13 +315,22 @@ def load_babi(
     files = _split_files(local_folder(source, ('*qa*.txt', *(f'*{split}{s}' for s in SUFFIXES))), split)
     if files[0].name.endswith(SUFFIXES):
         return read_row_file(files[0], split)
-    files = sorted(files, key=lambda f: (_task_of(f)[0], f.name))
-    twice = [b for a, b in zip(files, files[1:]) if _task_of(a) == _task_of(b)]
-    if twice:
-        raise TracenbError(
-            f'{twice[0]}: a second {split} file of task {_task_of(twice[0])[0]}', 'leave one file per task'
-        )
-    return [e for f in files for e in read_story_file(f, first_only)]
+    collector, tasks = RowCollector(source), {}
+    for path in files:
+        try:
+            number, _ = _task_of(path)
+        except TracenbError as e:
+            collector.skip(e.what, e.remedy)
+            continue
+        if number in tasks:
+            raise TracenbError(f'{path}: a second {split} file of task {number}', 'leave one file per task')
+        tasks[number] = path
+    for _, path in sorted(tasks.items()):
+        try:
+            _read_stories(path, collector, first_only)
+        except TracenbError as e:
+            collector.skip(e.what, e.remedy)
+    return collector.finish()
 
 # %% ../../nbs/01_tasks/10_babi.ipynb #77aec3f7
 def babi_steps(

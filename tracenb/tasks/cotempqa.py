@@ -17,7 +17,7 @@ import pandas as pd
 from ..core.files import digest
 from ..core.literals import scan_list
 from ..core.records import Example, Steps, TracenbError, lookup, normalize_paper
-from ..core.rows import SUFFIXES, RowCollector, local_folder, read_rows
+from ..core.rows import SUFFIXES, RowCollector, local_folder, read_files
 from .cotempqa_sim import QUESTION_KINDS, simulate_cotempqa
 from .dates import READINGS, answer_facts, co_temporal, read_fact, squeeze
 from .paper import PAPER_SCORERS, Lookup, PaperRules, paper_answer_span
@@ -155,7 +155,7 @@ def _numbered(label, path, collector):
         "Problems of single rows, not of the file as a whole."
         return sum(not p.what.startswith(f'{path}: ') for p in collector.problems[before:])
 
-    for place, row in read_rows(path, collector):
+    for _, place, row in read_files([path], collector):
         own = row.get('label') or row.get('category') or label
         if label and own != label:
             collector.skip(f'{place}: the row says {own!r}, the file {label!r}', 'fix the row, or rename the file')

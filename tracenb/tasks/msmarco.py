@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..core.files import digest
 from ..core.records import Example, Steps, TracenbError, normalize_paper
-from ..core.rows import SUFFIXES, RowCollector, local_folder, read_rows
+from ..core.rows import SUFFIXES, RowCollector, local_folder, read_files
 from .msmarco_sim import MSMARCO_LABELS, NO_ANSWER, simulate_msmarco
 from .paper import PaperRules
 from .task import Task, as_list, read_list, register_task
@@ -225,9 +225,8 @@ def load_msmarco(
             f'{folder}: {len(files)} of {int(shards[0][2])} {split} shards are here',
             'fetch the others, too; only these are used',
         )
-    for path in files:
-        for place, row in read_rows(path, collector):
-            collector.add(place, lambda r: read_msmarco_row(r, split), row)
+    for _, place, row in read_files(files, collector):
+        collector.add(place, lambda r: read_msmarco_row(r, split), row)
     return collector.finish()
 
 # %% ../../nbs/01_tasks/07_msmarco.ipynb #9cec9e96

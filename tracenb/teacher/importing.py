@@ -7,18 +7,19 @@ __all__ = ['TRACE_FIELDS', 'ExampleIndex', 'index_examples', 'ForeignRow', 'impo
 
 # %% ../../nbs/06_teacher/07_importing.ipynb #importing-imports
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.files import digest, stray_tag
+from ..core.formats import read_samples
 from ..core.records import Example, Record, TracenbError, normalize, record
 from ..core.rows import RowCollector, read_rows
 from ..scoring.overlap import as_set, gold_sets
 from ..tasks.task import DataConfig, Task, load_examples, read_list
 from .collection import check_same_settings, write_collection
 from .judging import classify_trace, judge_reply
-from .prompts import TRACE_KINDS, Outcome
-from ..traces.parsing import bare_trace
+from .prompts import RIGHT_STATES, TRACE_KINDS, Outcome
+from ..traces.parsing import bare_trace, read_blocks
 
 # %% ../../nbs/06_teacher/07_importing.ipynb #cf5d527e
 TRACE_FIELDS = {
@@ -38,6 +39,31 @@ def _items(value, task):
 def _text_key(question, context=()):
     return normalize(' '.join((question, *context)))
 
+
+def _text(row, *names):
+    "The text of the first of the fields that holds something, '' without one. Raises `TracenbError` for another value."
+    name = next((n for n in names if row.get(n) not in (None, '')), names[0])
+    value = row.get(name)
+    if value is not None and not isinstance(value, str):
+        raise TracenbError(f'{name} is {str(value)[:60]!r}, not a text', 'write it as text, or leave it out')
+    return value or ''
+
+# %% ../../nbs/06_teacher/07_importing.ipynb #importing-not-found
+def _not_found(held_out, question, hits, texts):
+    "Why no example is found."
+    if hits:
+        return TracenbError(
+            f'{min(map(len, hits))} examples have this question: {question[:60]!r}',
+            'add the id, the whole prompt as input, or the context as facts',
+        )
+    if held_out & set(texts):
+        return TracenbError(
+            f'a question of the test split: {question[:60]!r}',
+            'traces of test questions must not train: it stays out',
+        )
+    why = f'no example has this question: {question[:60]!r}' if question else 'neither id nor question nor input'
+    return TracenbError(why, 'check --task and --source')
+
 # %% ../../nbs/06_teacher/07_importing.ipynb #importing-index
 @dataclass(frozen=True)
 class ExampleIndex:
@@ -47,37 +73,27 @@ class ExampleIndex:
     by_id: dict[str, Example]  # Every example
     by_text: dict[str, set[str]]  # Question, question with context, whole prompt -> ids
     held_out: frozenset[str]  # The same texts of the test split
+    by_official: dict[str, str]  # `query_id` or `row_id` -> id
 
     def find(self, row: dict) -> Example:
         "The example. Raises `TracenbError` without a place if there is none, or more than one."
-        question = str(row.get('question') or row.get('input') or '')
+        question = _text(row, 'question', 'query', 'input', 'prompt')
         context = [_text_key(question, _items(row['facts'], self.task))] if row.get('facts') else []
         texts = [*context, _text_key(question)]
         hits = [ids for t in texts if t and (ids := self.by_text.get(t))]
-        if example := self.by_id.get(str(row.get('id'))):
-            if question and not any(example.id in ids for ids in hits):
+        for field in ('id', 'query_id', 'row_id', 'custom_id'):
+            name = str(row.get(field))
+            example = self.by_id.get(self.by_official.get(name, name))
+            if example and (not question or any(example.id in ids for ids in hits)):
+                return example
+            if example and field != 'custom_id':  # the name of a request need not be an id of the data set
                 raise TracenbError(
                     f'its id is that of {example.id!r}, but its question is another',
                     'the ids of the file are of other data: remove them',
                 )
-            return example
         if unique := [ids for ids in hits if len(ids) == 1]:
             return self.by_id[min(unique[0])]
-        raise self._not_found(question, hits, texts)
-
-    def _not_found(self, question, hits, texts):
-        if hits:
-            return TracenbError(
-                f'{min(map(len, hits))} examples have this question: {question[:60]!r}',
-                'add the id, the whole prompt as input, or the context as facts',
-            )
-        if self.held_out & set(texts):
-            return TracenbError(
-                f'a question of the test split: {question[:60]!r}',
-                'traces of test questions must not train: it stays out',
-            )
-        why = f'no example has this question: {question[:60]!r}' if question else 'neither id nor question nor input'
-        return TracenbError(why, 'check --task and --source')
+        raise _not_found(self.held_out, question, hits, texts)
 
 # %% ../../nbs/06_teacher/07_importing.ipynb #importing-build
 def index_examples(
@@ -90,40 +106,70 @@ def index_examples(
     def keys(e):
         return _text_key(e.question), _text_key(e.question, e.context), _text_key(task.prompt(e))
 
-    by_id, by_text = {e.id: e for e in examples}, {}
+    by_id, by_text, official = {e.id: e for e in examples}, {}, {}
     for e in by_id.values():
         for key in keys(e):
             by_text.setdefault(key, set()).add(e.id)
-    return ExampleIndex(task, by_id, by_text, frozenset(key for e in held_out for key in keys(e)))
+        names = {e.id.removeprefix(f'{e.dataset}-'), *(str(e.meta[k]) for k in ('query_id', 'row_id') if k in e.meta)}
+        official |= dict.fromkeys(names, e.id)
+    return ExampleIndex(task, by_id, by_text, frozenset(key for e in held_out for key in keys(e)), official)
+
+# %% ../../nbs/06_teacher/07_importing.ipynb #importing-samples
+def _samples(row):
+    "(prediction or None, kind -> trace) of each answer in a row. Raises `TracenbError` for lists of unequal length."
+    fields = {kind: name for kind, name in TRACE_FIELDS.items() if name in row}
+    if not fields:
+        return _split(read_samples(row))
+    names = [*fields.values(), *(['prediction'] if 'prediction' in row else [])]
+    sizes = {name: len(row[name]) if isinstance(row[name], (list, tuple)) else None for name in names}
+    if set(sizes.values()) == {None}:
+        return [(row.get('prediction'), {kind: row[name] for kind, name in fields.items()})]
+    if len(set(sizes.values())) > 1 or 'prediction' not in row:
+        what = ', '.join(f'{name} is a {"text" if n is None else f"list of {n}"}' for name, n in sizes.items())
+        raise TracenbError(f'{what}: not one prediction for each trace', 'give one trace, or equally long lists')
+    return [(text, {kind: row[name][k] for kind, name in fields.items()}) for k, text in enumerate(row['prediction'])]
+
+
+def _split(rows):
+    "(prediction, its think block as r1 trace) of each plain row. Raises `TracenbError` where none has a think block."
+    found = []
+    for text in (plain.get('prediction') for plain in rows):
+        if not isinstance(text, (str, type(None))):
+            raise TracenbError(f'the prediction is {str(text)[:60]!r}, not a text', 'write one answer as text')
+        found.append((text, {'r1': read_blocks(text or '').think.value}))
+    if not any(traces['r1'] for _, traces in found):
+        raise TracenbError('no trace in it', f'name the fields {", ".join(TRACE_FIELDS.values())}')
+    return found
 
 # %% ../../nbs/06_teacher/07_importing.ipynb #a132d245
 @record
 class ForeignRow(Record):
     "The outcomes of one row of a foreign file."
 
-    id: str  # The example's id
-    outcomes: tuple[Outcome, ...]  # One for each kind that the row holds
+    example: str  # The example's id
+    outcomes: tuple[Outcome, ...]  # One for each kind and sample that the row holds
 
 
-def _judged(row, example, task):
-    "(answer, is it right, how it compares with gold) of the row's prediction."
-    prediction = row.get('prediction')
-    if not prediction:
-        return '', True, 'no prediction: the answer was not judged'
-    if isinstance(prediction, list):
-        prediction = task.write_answers(tuple(map(str, prediction)))
-    return judge_reply(str(prediction), example, task)
+def _judged(prediction, example, task):
+    "(answer, is it right, how it compares with gold) of a prediction; None for `right` where there is no answer."
+    if prediction is None or isinstance(prediction, str) and not prediction.strip():
+        return '', None, 'the prediction is empty' if prediction is not None else 'there is no prediction'
+    if not isinstance(prediction, str):
+        raise TracenbError(f'the prediction is {str(prediction)[:60]!r}, not a text', 'write one answer as text')
+    return judge_reply(prediction, example, task)
 
 
 def _outcome(kind, text, judged, example, task, teacher):
     "The outcome of one trace of a row."
     answer, right, comparison = judged
-    text = bare_trace(str(text or ''))
+    if text is not None and not isinstance(text, str):
+        raise TracenbError(f'{TRACE_FIELDS[kind]} is {str(text)[:60]!r}, not a text', 'write one trace as text')
+    text = bare_trace(text or '')
     left = stray_tag(text) if right else ''
     broken = f'{left} is left in the trace' if left else ''
-    state, reason = classify_trace(text, right, comparison, broken, 'the field is empty')
-    if state == 'kept' and not answer:
-        reason = comparison
+    state, reason = classify_trace(text, bool(right), comparison, broken, 'the field is empty')
+    if right is None:
+        state, reason = 'no_answer', f'{comparison}: whether the teacher was right is not known'
     unknown = dict(prompt=(), reply_key='', prompt_tokens=0, completion_tokens=0, cost=None)
     about = dict(id=example.id, kind=kind, label=task.decompose(example).label, model=teacher)
     return Outcome(**about, state=state, reason=reason, text=text, answer=answer, **unknown)
@@ -131,40 +177,51 @@ def _outcome(kind, text, judged, example, task, teacher):
 # %% ../../nbs/06_teacher/07_importing.ipynb #imported-row
 def _imported(row, index, teacher):
     "The outcomes of one row. Raises `TracenbError` without a place."
-    example, task = index.find(row), index.task
-    gold = as_set(_items(row['gold'], task)) if row.get('gold') else None
+    samples, plain, task = _samples(row), row, index.task
+    if not set(TRACE_FIELDS.values()) & row.keys():
+        plain = next(iter(read_samples(row)), row)
+    example = index.find(plain)
+    gold = as_set(_items(plain['gold'], task)) if plain.get('gold') else None
     if gold is not None and gold not in (as_set(example.answers), *gold_sets(example)):
         raise TracenbError(
             f'its gold answer {sorted(gold)} is not that of {example.id}', 'the row is of other data, or was changed'
         )
-    judged = _judged(row, example, task)
-    found = [
-        _outcome(kind, row[field], judged, example, task, teacher)
-        for kind, field in TRACE_FIELDS.items()
-        if field in row
-    ]
-    if not found:
-        raise TracenbError('no trace in it', f'name the fields {", ".join(TRACE_FIELDS.values())}')
-    return ForeignRow(id=example.id, outcomes=tuple(found))
+    found = []
+    for prediction, traces in samples:
+        judged = _judged(prediction, example, task)
+        found += [_outcome(kind, text, judged, example, task, teacher) for kind, text in traces.items()]
+    return ForeignRow(example=example.id, outcomes=tuple(found))
+
+
+def _best(outcomes):
+    "The first outcome that is kept, else the first with a right answer, else the first; of several it says which."
+    order = [('kept',), RIGHT_STATES, tuple(o.state for o in outcomes)]
+    k = next(k for states in order for k, o in enumerate(outcomes) if o.state in states)
+    if len(outcomes) == 1:
+        return outcomes[0]
+    reason = f'sample {k + 1} of {len(outcomes)}' + (f': {outcomes[k].reason}' if outcomes[k].reason else '')
+    return replace(outcomes[k], reason=reason)
 
 # %% ../../nbs/06_teacher/07_importing.ipynb #25744974
 def import_traces(
-    path: str | Path,  # JSON lines, JSON or parquet
+    path: str | Path,  # A file of any kind that `tracenb.core.rows` reads
     index: ExampleIndex,  # From `index_examples`
     teacher: str = 'unknown',  # Who wrote the traces
 ) -> tuple[list[Outcome], list[TracenbError]]:
     """
-    Outcomes by kind, then in the file's order; and the rows left out, each with place and reason.
+    Outcomes by kind, then in the file's order, the best of the samples of each example; and the rows left out, each
+    with place and reason.
 
     Raises `TracenbError` if no row can be used.
     """
-    rows = RowCollector(path)
+    rows, groups = RowCollector(path), {}
     for place, row in read_rows(path, rows):
         rows.add(place, lambda row: _imported(row, index, teacher), row)
     if not rows.kept:
         rows.finish()
-    outcomes = [o for kind in TRACE_KINDS for row in rows.kept for o in row.outcomes if o.kind == kind]
-    return outcomes, rows.problems
+    for o in (o for row in rows.kept for o in row.outcomes):
+        groups.setdefault((o.kind, o.id), []).append(o)
+    return [_best(groups[key]) for kind in TRACE_KINDS for key in groups if key[0] == kind], rows.problems
 
 # %% ../../nbs/06_teacher/07_importing.ipynb #run-import
 def _test_examples(task, source):

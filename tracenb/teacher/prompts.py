@@ -84,6 +84,7 @@ STATES = {
     'empty': 'the answer is right but came without a trace',
     'format': 'trace and answer cannot be separated, e.g. a think block is not closed',
     'not_english': 'the answer is right but the trace is not in English',
+    'no_answer': 'the answer is empty or absent, so whether it is right is not known (imported traces)',
     'failed': 'no reply came, for the reason given',
     'unasked': 'the cost limit stopped the collection before this one',
 }

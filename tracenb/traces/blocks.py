@@ -137,7 +137,8 @@ def _boxed(block):
 def _cued(block, free):
     "(place after the last cue that has a value or None, where the block ends without a last cue that has none)."
     end = len(block)
-    for cue in reversed([*(_CUES if free else _CUES_AND_SENTENCES).finditer(block)]):
+    quotes = '[' in block  # a block that quotes a list repeats a trace: only marked answers count in it
+    for cue in reversed([*(_CUES if free or quotes else _CUES_AND_SENTENCES).finditer(block)]):
         a, b = cue.span(cue.lastindex)
         if block[a : min(b, end)].strip('*_` \t'):
             return (a, b), end
