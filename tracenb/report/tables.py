@@ -15,8 +15,9 @@ import pandas as pd
 from ..core.files import atomic_path, write_text
 from .figures import balanced_over_seeds
 from .seed_means import RUN_KEYS, arrange, condition_name, over_seeds
-from ..stats.comparisons import compare_seeds, holm, paired
+from ..stats.comparisons import compare_seeds, holm, seed_variance
 from ..stats.intervals import majority_answer, p_text, percent
+from ..stats.verdicts import verdicts
 from ..traces.conditions import get_condition
 
 # %% ../../nbs/09_report/06_tables.ipynb #0a82758b
@@ -122,7 +123,10 @@ def chosen_pairs(
     ]
 
 # %% ../../nbs/09_report/06_tables.ipynb #tables-pairs
-_PAIR_COLUMNS = 'dataset model a b n seeds_a seeds_b difference low high test p p_holm note'.split()
+_PAIR_COLUMNS = (
+    'dataset model a b n unscored seeds_a seeds_b difference low high test p_questions p_seeds p p_holm p_equal '
+    'detectable verdict note'
+).split()
 
 
 def pairs(
@@ -131,52 +135,65 @@ def pairs(
 ) -> pd.DataFrame:
     """One row per compared pair, on the questions that both conditions have.
 
-    Columns: `dataset`, `model`, `a`, `b`, `n`, `seeds_a`, `seeds_b`, `difference` (`low`, `high`), `test`, `p`,
-    `p_holm`, `note`.
+    Columns: those of `compare_seeds`, `verdict` ('differ', 'equal', 'open', 'untested') and `note`.
     """
     made = []
     for _, part in arrange(rows, ('id', value)).groupby(['dataset', 'model'], sort=False):
-        for pair in chosen_pairs(list(part.condition.unique())):
-            both = part[part.condition.isin(pair)]
-            shared = set.intersection(*(set(g.id) for _, g in both.groupby('condition')))
-            both = both[both.id.isin(shared)]
-            if both.empty:
-                continue
-            row = compare_seeds(both, value, draws=4999).iloc[0].to_dict() | dict(test='permutation')
-            if row['seeds_a'] == row['seeds_b'] == 1:
-                row |= dict(p=_mcnemar(both, pair, value), test='McNemar, exact')
-            made.append(row)
+        chosen = chosen_pairs(list(part.condition.unique()))
+        spread = seed_variance(part[part.condition.isin(c for pair in chosen for c in pair)], value)
+        made += [_pair(part, pair, value, spread) for pair in chosen]
     table = pd.DataFrame(made, columns=_PAIR_COLUMNS)
-    return table.assign(p_holm=pd.Series(holm(table.p), dtype=float))
+    numbers = 'difference low high p_questions p_seeds p p_equal detectable'.split()
+    table = table.astype(dict.fromkeys(numbers, float)).assign(p_holm=pd.Series(holm(table.p), dtype=float))
+    return table.assign(verdict=[v.kind for v in verdicts(table)])
 
 
-def _mcnemar(rows, pair, value):
-    "McNemar's exact p of two single runs."
-    return paired(*(rows[rows.condition == c].set_index('id')[value] for c in pair)).p
+def _pair(part, pair, value, spread):
+    "The row of one pair of conditions."
+    ids = [set(part.id[part.condition == c]) for c in pair]
+    shared, others = ids[0] & ids[1], len(ids[0] ^ ids[1])
+    both = part[part.condition.isin(pair) & part.id.isin(shared)]
+    if both.empty:
+        seeds = [part.seed[part.condition == c].nunique() for c in pair]
+        where = part[['dataset', 'model']].iloc[0].to_dict() | dict(a=pair[0], b=pair[1], n=0, unscored=0)
+        return where | dict(seeds_a=seeds[0], seeds_b=seeds[1], note='they were asked different questions')
+    row = compare_seeds(both, value, spread=spread if spread[1] else None).iloc[0].to_dict()
+    left = f'{others} questions were asked in one condition only' if others else ''
+    return row | dict(note='; '.join(filter(None, (row['note'], left))))
 
 # %% ../../nbs/09_report/06_tables.ipynb #24beba87
+_VERDICTS = dict(differ='differ', equal='equal within 3 points', open='not shown', untested='untested')
+
+
+def _points(r):
+    "'+3 [-1, +7]'; '-' where nothing is known."
+    if pd.isna(r.difference):
+        return '-'
+    return f'{100 * r.difference:+.0f}' + ('' if pd.isna(r.low) else f' [{100 * r.low:+.0f}, {100 * r.high:+.0f}]')
+
+
 def pairs_table(
     table: pd.DataFrame,  # Of `pairs`
 ) -> pd.DataFrame:
-    "The pairs as text: differences in points."
-    points = [
-        f'{100 * r.difference:+.0f}' + ('' if pd.isna(r.low) else f' [{100 * r.low:+.0f}, {100 * r.high:+.0f}]')
-        if pd.notna(r.difference)
-        else '-'
+    "The pairs as text: differences in points, p over questions and over seeds, and the verdict."
+    rows = [
+        {
+            'data set': r.dataset,
+            'model': r.model,
+            'pair': f'{condition_name(r.a)} minus {condition_name(r.b)}',
+            'points': _points(r),
+            'n': r.n,
+            'seeds': str(r.seeds_a) if r.seeds_a == r.seeds_b else f'{r.seeds_a}, {r.seeds_b}',
+            'over questions': p_text(r.p_questions),
+            'over seeds': p_text(r.p_seeds),
+            'p, corrected': p_text(r.p_holm),
+            'detectable': '-' if pd.isna(r.detectable) else f'{100 * r.detectable:.0f}',
+            'verdict': _VERDICTS[r.verdict] + (' (these models)' if r.p_seeds != r.p_seeds and r.n else ''),
+            'test': '-' if pd.isna(r.test) else r.test,
+        }
         for r in table.itertuples()
     ]
-    names = [f'{condition_name(r.a)} minus {condition_name(r.b)}' for r in table.itertuples()]
-    return pd.DataFrame(
-        {
-            'data set': table.dataset,
-            'model': table.model,
-            'pair': names,
-            'points': points,
-            'n': table.n,
-            'p, corrected': table.p_holm.map(p_text),
-            'test': table.test,
-        }
-    )
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/09_report/06_tables.ipynb #06325360
 def write_headline(
