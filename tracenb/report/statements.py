@@ -15,13 +15,17 @@ from .seed_means import condition_name
 from .tables import baselines, pairs
 from ..stats.association import two_by_two
 from ..stats.intervals import majority_baseline, p_text, percent
+from ..stats.verdicts import verdicts
 from ..traces.conditions import get_condition
 
 # %% ../../nbs/09_report/07_statements.ipynb #a2a9792a
-NO_EVIDENCE = 'That is absence of evidence, not evidence of equality: at this n only large differences can be seen.'
+NO_EVIDENCE = (
+    'That is absence of evidence, not evidence of equality: a difference smaller than the one that would be found '
+    '(power 0.8) is easily missed.'
+)
 ONE_SEED = (
-    'One seed was run. Another seed can move a condition by several points, and can flip one label as a whole: '
-    'differences between conditions need several seeds.'
+    'One seed was run{of}, so these sentences are about these trained models. Another seed can move a condition by '
+    'several points, and can flip one label as a whole: a difference between conditions needs several seeds of both.'
 )
 
 
@@ -37,60 +41,104 @@ def _place(part, rows):
     return f'{part.dataset.iloc[0]}, {part.model.iloc[0]}: ' if several else ''
 
 
-def _test_name(pair):
-    if pair.test == 'McNemar, exact':
-        return 'McNemar exact'
-    return f'permutation test over {pair.n} questions{" and their seeds" if pair.seeds_a > 1 else ""}'
-
-
 def _one_seed(table):
-    return [] if table.empty or table[['seeds_a', 'seeds_b']].max(axis=None) > 1 else [ONE_SEED]
+    "The caution for conditions with one seed."
+    tested = table[table.verdict != 'untested']
+    sides = pd.concat([tested[[c, f'seeds_{c}']].set_axis(['condition', 'seeds'], axis=1) for c in 'ab'])
+    one = sides.condition[sides.seeds == 1].drop_duplicates()
+    if one.empty:
+        return []
+    every = (sides.seeds == 1).all()
+    return [ONE_SEED.format(of='' if every else f' of {", ".join(map(condition_name, one))}')]
 
 # %% ../../nbs/09_report/07_statements.ipynb #84b44c03
-def _one_place(part, where):
-    "The pairs of one data set and model: a sentence for each clear difference, one for all others."
-    clear, rest = part[part.p_holm < 0.05], part[~(part.p_holm < 0.05)]
-    statements = []
-    for r in clear.itertuples():
-        pair = f'{where}{condition_name(r.a)} and {condition_name(r.b)}'
-        test = f'{_test_name(r)}, Holm-corrected {p_text(r.p_holm)}'
-        statements.append(f'{pair} differ by {100 * r.difference:+.0f} points in answer exact ({test}).')
-    if len(rest):
-        pairs = [
-            f'{condition_name(r.a)} v {condition_name(r.b)} {100 * r.difference:+.0f} points ({p_text(r.p_holm)})'
-            for r in rest.itertuples()
-        ]
-        n = int(part.n.min())
-        statements.append(
-            f'{where}No significant difference in answer exact with n = {n}: {", ".join(pairs)}. {NO_EVIDENCE}'
-        )
-    return statements
+def _points(x):
+    return f'{100 * x:+.0f}'
 
 
-def _over_places(table):
+def _estimate(v):
+    "'-60 points [-69, -51]'."
+    return f'{_points(v.estimate)} points [{_points(v.low)}, {_points(v.high)}]'
+
+
+def _clear(r, v, pair):
+    "What is said of a pair that differs."
+    test = 'McNemar exact' if r.test == 'McNemar, exact' else f'{r.test} test'
+    seeds = f', {r.seeds_a} and {r.seeds_b} seeds' if v.about == 'conditions' else ''
+    who = '' if v.about == 'conditions' else 'of these trained models, '
+    small = ', less than the margin of 3 points' if max(abs(v.low), abs(v.high)) < v.margin else ''
+    return (
+        f'{who}{pair} differ by {_estimate(v)} in answer exact{small} ({test}, {r.n} questions{seeds}, Holm-corrected '
+        f'{p_text(v.p)}).'
+    )
+
+
+def _not_clear(r, v, names):
+    "What is said of a pair in the sentence about those that are open."
+    found = (
+        'no difference could be found' if v.detectable is None else f'{100 * v.detectable:.0f} points would be found'
+    )
+    return f'{names[0]} v {names[1]} {_estimate(v)} (n = {r.n}, {p_text(v.p)}; {found})'
+
+
+def _one_place(part, found, where):
+    "The pairs of one data set and model: a sentence for each verdict, one for all that are open."
+    statements, rest = [], []
+    for r, v in zip(part.itertuples(), found):
+        names = [condition_name(c) for c in (r.a, r.b)]
+        pair = ' and '.join(names)
+        if v.kind == 'differ':
+            statements.append(where + _clear(r, v, pair))
+        elif v.kind == 'equal':
+            who = '' if v.about == 'conditions' else 'of these trained models, '
+            equal = f'{who}{pair} are equal within 3 points in answer exact'
+            statements.append(f'{where}{equal}: {_estimate(v)} (two one-sided tests, {p_text(v.p_equal)}).')
+        elif v.kind == 'untested':
+            statements.append(f'{where}{pair} are not compared: {r.note or "nothing is scored"}.')
+        else:
+            rest.append(_not_clear(r, v, names))
+    if rest:
+        statements.append(f'{where}No significant difference in answer exact: {"; ".join(rest)}. {NO_EVIDENCE}')
+    return [s[:1].upper() + s[1:] if s.startswith('of these') else s for s in statements]
+
+# %% ../../nbs/09_report/07_statements.ipynb #statements-places
+def _over_places(table, found):
     "One sentence per pair of conditions, over all data sets and models."
     statements = []
+    kinds = pd.Series([v.kind for v in found], index=table.index)
     for (a, b), part in table.groupby(['a', 'b'], sort=False):
-        a, b, clear = condition_name(a), condition_name(b), part[part.p_holm < 0.05]
+        a, b, kind = condition_name(a), condition_name(b), kinds[part.index]
+        tested = part[kind != 'untested']
+        left = f'; not compared in {len(part) - len(tested)}' if len(tested) < len(part) else ''
+        if tested.empty:
+            statements.append(f'{a} minus {b}: nothing to compare in {len(part)} pairs of data set and model.')
+            continue
+        clear = part[kind == 'differ']
         signs = f'{sum(clear.difference > 0)} for {a} and {sum(clear.difference < 0)} for {b}'
-        points = _span(100 * part.difference, '{:+.0f}')
+        equal = f'; equal within 3 points: {sum(kind == "equal")}' if (kind == 'equal').any() else ''
+        seen = tested.detectable.dropna()
+        detectable = f'; {_span(100 * seen)} points would be found' if len(seen) else '; no difference could be found'
+        points = _span(100 * tested.difference, '{:+.0f}')
         statements.append(
-            f'{a} minus {b}: {points} points in answer exact over {len(part)} pairs of data set and model; '
-            f"clear after Holm's correction: {signs if len(clear) else 'none of them'}."
+            f'{a} minus {b}: {points} points in answer exact over {len(tested)} pairs '
+            f"of data set and model; clear after Holm's correction: {signs if len(clear) else 'none of them'}"
+            f'{equal}{detectable}{left}.'
         )
     return [*statements, f'Of a difference that is not clear: {NO_EVIDENCE[0].lower()}{NO_EVIDENCE[1:]}']
 
 # %% ../../nbs/09_report/07_statements.ipynb #statements-pairs
 def summarize_pairs(
-    rows: pd.DataFrame,  # Of `gather`
+    rows: pd.DataFrame,  # Of `gather`, or the table of pairs
     table: pd.DataFrame | None = None,  # Of `pairs`, where it is known already
 ) -> list[str]:
-    "What the paired tests on answers allow to be said."
+    "What the tests of pairs of conditions allow to be said."
     table = pairs(rows) if table is None else table
-    places = list(table.groupby(['dataset', 'model'], sort=False))
-    if len(places) > 1:
-        return _over_places(table) + _one_seed(table)
-    return [s for _, part in places for s in _one_place(part, _place(part, rows))] + _one_seed(table)
+    if table.empty:
+        return []
+    found = verdicts(table)
+    if table[['dataset', 'model']].drop_duplicates().shape[0] > 1:
+        return _over_places(table, found) + _one_seed(table)
+    return _one_place(table, found, _place(table, rows)) + _one_seed(table)
 
 # %% ../../nbs/09_report/07_statements.ipynb #18234435
 FEW = 10  # Right traces below which nothing is said about what they are worth
@@ -134,17 +182,22 @@ LONG_ANSWERS = 'a model that answers in sentences is understated by the exact fi
 
 def _untuned(zero, places):
     "The untuned models, in one sentence."
-    means = 100 * zero.groupby(['dataset', 'model'])[['answer_exact', 'answer_contains']].mean()
+    means = 100 * zero.groupby(['dataset', 'model'])[['answer_exact', 'answer_contains']].mean().dropna()
+    if means.empty:
+        return 'Not tuned, no answer is scored.'
     who = 'the models give' if places > 1 else 'the model gives'
     exact, contained = _span(means.answer_exact), _span(means.answer_contains)
-    return f'Not tuned, {who} {exact} % exact answers and {contained} % that contain the answer: {LONG_ANSWERS}'
+    long = (means.answer_contains - means.answer_exact).max() >= 1
+    return f'Not tuned, {who} {exact} % exact answers and {contained} % that contain the answer' + (
+        f': {LONG_ANSWERS}' if long else '.'
+    )
 
 
 def _tuned(part, guess):
     "Exact answers of the tuned conditions of one data set and model, beside the guess."
     trains = {c: get_condition(c).trains for c in part.condition.unique()}
     means = part[part.condition.map(trains)].groupby('condition', sort=False).answer_exact.mean()
-    each = ', '.join(f'{condition_name(c)} {percent(m)} %' for c, m in means.items())
+    each = ', '.join(f'{condition_name(c)} {"unscored" if pd.isna(m) else f"{percent(m)} %"}' for c, m in means.items())
     guess = percent(guess[part.dataset.iloc[0]].iloc[-1])
     return [f'Exact answers: {each}; always giving the commonest answer of the label scores {guess} %.'] if each else []
 
@@ -188,14 +241,19 @@ def summarize_accuracy(
     data: pd.DataFrame,  # Of `accuracy_figure`
 ) -> Statement:
     "Right answers by condition, highest first."
-    lines = _over(data[data.scorer == 'answer_exact'])
+    every = data[(data.scorer == 'answer_exact') & (data.seed == 'all')]
+    lines = _over(every)
+    without = [condition_name(c) for c in every.condition.unique() if c not in set(lines.condition)]
+    unscored = f' Not scored: {", ".join(without)}.' if without else ''
+    if lines.empty:
+        return f'No answer is scored.{unscored}', 'Without scores nothing can be said about answers.'
     each = lines.groupby('condition', sort=False)['mean']
     order = each.mean().sort_values(ascending=False, kind='stable').index
     text = ', '.join(f'{condition_name(c)} {_span(100 * each.get_group(c))} %' for c in order)
     caution = 'Overlapping intervals do not show equality; the paired tests above compare the same questions.'
     if (lines.seeds == 1).any():
         caution += ' One seed per line: the intervals leave out what another seed would change.'
-    return f'Exactly right answers{_many(lines)}: {text}.', caution
+    return f'Exactly right answers{_many(lines)}: {text}.{unscored}', caution
 
 # %% ../../nbs/09_report/07_statements.ipynb #85d5057c
 def summarize_steps(
