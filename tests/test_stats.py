@@ -31,6 +31,7 @@ from tracenb.stats.intervals import (
     variance_shares,
     wilson,
 )
+from tracenb.stats.links import link, link_columns, link_text
 from tracenb.stats.power import detectable, paired_power
 from tracenb.stats.verdicts import decide, verdicts
 
@@ -938,3 +939,84 @@ def test_plans_that_make_no_sense():
             paired_power(design(**(dict(n=10, difference=0.1, discordant=0.3) | wrong)))
     with pytest.raises(TracenbError, match='no columns'):
         paired_power(design(n=10))
+
+
+# Links of trace and answer, across labels and within them
+LABELS = [(231, 264, 51, 73), (58, 17, 6, 6), (1, 0, 22, 90), (20, 16, 41, 54)]  # METHOD.md section 8
+
+
+def linked(tables):
+    return from_counts(tables).rename_axis('id').reset_index()
+
+
+def test_the_link_of_the_published_label_step():
+    x = link(linked(LABELS), 't', 'a')
+    t = independence((310, 297, 120, 223))
+    assert (x.table, x.phi, x.p, x.crude) == (t.table, t.phi, t.p_chi2, t.odds_ratio) and round(x.crude, 2) == 1.94
+    assert [round(v, 2) for v in (x.within, x.within_low, x.within_high)] == [1.44, 1.03, 2.03]  # R: mantelhaen.test
+    assert x.verdict.kind == 'differ' and x.inside and 'linked within labels too' in link_text(x)
+
+
+def test_linked_across_labels_not_within():
+    x = link(linked([(81, 9, 9, 1), (1, 9, 9, 81)]), 't', 'a')
+    assert x.within == pytest.approx(1) and x.crude > 20 and x.verdict.kind == 'differ' and not x.inside
+    assert 'linked across labels, not within' in link_text(x) and link_columns(x)['only_across_labels']
+
+
+@pytest.mark.parametrize(
+    'tables, kind, words',
+    [
+        ([(0, 0, 0, 0), (0, 0, 0, 1)], 'untested', 'no test of independence'),
+        ([(1, 0, 0, 0), (0, 0, 0, 1)], 'open', 'no link could be found'),
+        ([(5, 0, 0, 0), (3, 0, 0, 0)], 'untested', 'no trace is wrong'),
+        ([(30, 0, 0, 30)], 'differ', 'one label'),
+        ([(30, 0, 0, 0), (0, 0, 0, 30)], 'differ', 'nothing to compare within'),
+        ([(30, 30, 30, 30), (30, 30, 30, 30)], 'open', 'no link is shown, a phi of'),
+        ([(500, 500, 500, 500), (500, 500, 500, 500)], 'equal', 'independent up to 0.1 of phi'),
+    ],
+)
+def test_links_of_degenerate_tables(tables, kind, words):
+    x = link(linked(tables), 't', 'a')
+    assert x.verdict.kind == kind and words in link_text(x) and 'nan' not in link_text(x)
+    assert x.phi is None or -1 <= x.verdict.low <= x.phi <= x.verdict.high <= 1
+
+
+def test_the_same_rows_again_are_no_further_questions():
+    one = linked(LABELS).assign(seed=1)
+    twice = link(pd.concat([one, one.assign(seed=2)]), 't', 'a')
+    alone = link(one, 't', 'a')
+    assert (twice.verdict.low, twice.verdict.high) == pytest.approx((alone.verdict.low, alone.verdict.high))
+    assert twice.within == pytest.approx(alone.within)  # strata are label and seed
+    logs = [(math.log(x.within_high) - math.log(x.within_low)) for x in (alone, twice)]
+    assert logs[1] == pytest.approx(logs[0], rel=0.05)  # the jackknife against Robins, Breslow and Greenland
+
+
+def test_the_jackknife_is_leaving_one_question_out():
+    rng = np.random.default_rng(3)
+    df = pd.DataFrame(dict(id=np.repeat(range(40), 2), seed=[1, 2] * 40, label=np.repeat(['x', 'y'], 40)))
+    df = df.assign(t=rng.integers(0, 2, 80) * 1.0, a=rng.integers(0, 2, 80) * 1.0)
+
+    def ratio(d):
+        s = stratified(d.assign(s=d.label + d.seed.astype(str)), 't', 'a', by=(), stratum='s').iloc[0]
+        return math.log(s.odds_ratio)
+
+    logs = np.array([ratio(df[df.id != i]) for i in range(40)])
+    error = math.sqrt(39 / 40 * ((logs - logs.mean()) ** 2).sum())
+    x = link(df, 't', 'a')
+    assert math.log(x.within) == pytest.approx(ratio(df))
+    assert math.log(x.within_high / x.within) == pytest.approx(1.959964 * error, rel=1e-6)
+
+
+def test_intervals_of_phi_cover_with_clusters():
+    "Answers of one question hang together over 4 samples; trace and answer are independent: phi is 0."
+    rng, held, claimed = np.random.default_rng(0), 0, 0
+    for _ in range(200):
+        easy, clear = rng.normal(0, 2, (2, 80, 1))
+        t, a = ((rng.random((80, 4)) < 1 / (1 + np.exp(-x))) * 1.0 for x in (easy, clear))
+        df = pd.DataFrame(
+            dict(id=np.repeat(range(80), 4), sample=[0, 1, 2, 3] * 80, label='x', t=t.ravel(), a=a.ravel())
+        )
+        x = link(df, 't', 'a')
+        held += x.verdict.low <= 0 <= x.verdict.high
+        claimed += x.verdict.kind == 'differ'
+    assert held >= 184 and claimed <= 16

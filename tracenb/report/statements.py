@@ -15,6 +15,7 @@ from .seed_means import condition_name
 from .tables import baselines, pairs
 from ..stats.association import two_by_two
 from ..stats.intervals import majority_baseline, p_text, percent
+from ..stats.links import link, link_text
 from ..stats.verdicts import verdicts
 from ..traces.conditions import get_condition
 
@@ -157,14 +158,15 @@ def _trace_statement(part, rows, form):
         if p is not None
     ]
     seeds = part.seed.nunique()
-    test = f', Fisher {p_text(t.p_fisher)}' if seeds == 1 else f' over {seeds} seeds'
-    link = f'phi = {t.phi:.2f}{test}' if t.phi is not None else '; '.join(t.notes)
+    said = link_text(
+        link(part, f'trace_correct_{form}'), f'Fisher {p_text(t.p_fisher)}' if seeds == 1 else f'{seeds} seeds'
+    )
     facts = 'any gold fact' if form == 'any' else 'exactly the gold facts'
     few = f' {right} right traces are too few to say what one is worth.' if 0 < right < FEW else ''
     name = f'{_place(part, rows)}{condition_name(part.condition.iloc[0])}'
     return (
         f'{name}, trace right = label right and {facts} quoted: '
-        f'the answer is right after {" and after ".join(shares)} ({link}).{few}'
+        f'the answer is right after {" and after ".join(shares)} ({said}).{few}'
     )
 
 
@@ -279,21 +281,36 @@ def summarize_steps(
     )
 
 # %% ../../nbs/09_report/07_statements.ipynb #608e4dc1
+def _links(part, several):
+    "'correct 0.41 (odds ratio within labels 2.10)', over all data sets and models."
+    text = []
+    for c, p in part.groupby('condition', sort=False):
+        inside = p.odds_ratio_within.dropna()
+        ratio = f'odds ratio within labels {_span(inside, "{:.2f}")}' if len(inside) else 'no odds ratio within labels'
+        text.append(f'{condition_name(c)} {_span(p.phi, "{:.2f}")} ({ratio})')
+    across = part[part.only_across_labels.astype(bool)]
+    names = [
+        condition_name(r.condition) + (f' ({r.dataset}, {r.model})' if several else '') for r in across.itertuples()
+    ]
+    return ', '.join(text) + (f'; linked across labels, not within: {", ".join(names)}' if names else '')
+
+
 def summarize_trace_answer(
     data: pd.DataFrame,  # Of `trace_answer_figure`
     label: pd.DataFrame,  # Of `trace_answer_table(rows, trace='classification')`
 ) -> Statement | None:
-    "Phi by condition, and that of the label step alone."
+    "Phi and the odds ratio within labels by condition, and those of the label step alone."
     if data.phi.isna().all():
         return None
-    part = data.dropna(subset='phi')
-    text = ', '.join(f'{condition_name(c)} {_span(p.phi, "{:.2f}")}' for c, p in part.groupby('condition', sort=False))
+    part, several = data.dropna(subset='phi'), data[['dataset', 'model']].drop_duplicates().shape[0] > 1
     alone = label[label.condition.isin(part.condition)].dropna(subset='phi')
-    by = f' With the label step alone phi is {_span(alone.phi, "{:.2f}")}.' if len(alone) else ''
+    by = f' With the label step alone: {_links(alone, several)}.' if len(alone) else ''
     return (
-        f'Phi of a right trace and a right answer (0: independent, 1: always together){_many(part)}: {text}.{by}',
+        f'Phi of a right trace and a right answer (0: independent, 1: always together){_many(part)}: '
+        f'{_links(part, several)}.{by}',
         'Quoting a gold fact that holds the answer makes the answer partly a matter of copying; the label step is free '
-        'of that. An association does not say which causes which.',
+        'of that. An easy label makes right traces and right answers meet without one leading to the other: the odds '
+        'ratio within labels leaves that out. An association does not say which causes which.',
     )
 
 # %% ../../nbs/09_report/07_statements.ipynb #a2b03ba5
