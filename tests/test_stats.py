@@ -33,7 +33,7 @@ from tracenb.stats.intervals import (
 )
 from tracenb.stats.links import link, link_columns, link_text
 from tracenb.stats.power import detectable, paired_power
-from tracenb.stats.verdicts import decide, verdicts
+from tracenb.stats.verdicts import decide, pair_verdicts
 
 bits = st.sampled_from([0, 1])
 cell = st.integers(0, 40)
@@ -712,7 +712,7 @@ def test_equality_is_schuirmanns_pair_of_tests():
         ]
     )
     t, known = compare_seeds(df).iloc[0], ttost_paired(a, b, -0.03, 0.03)[0]
-    assert t.p_equal == pytest.approx(known, rel=0.05) and verdicts(compare_seeds(df))[0].kind == 'equal'
+    assert t.p_equal == pytest.approx(known, rel=0.05) and pair_verdicts(compare_seeds(df))[0].kind == 'equal'
     assert compare_seeds(df, margin=0.001).p_equal[0] > 0.05
 
 
@@ -760,7 +760,7 @@ def claimed(grids, seeds, **settings):
     made = 0
     for g in range(grids):
         table = compare_seeds(world(np.random.default_rng(g), seeds, **settings))
-        kinds = [v.kind for v in verdicts(table)]
+        kinds = [v.kind for v in pair_verdicts(table)]
         assert all(k != 'differ' or not r.low <= 0 <= r.high for k, r in zip(kinds, table.itertuples()))
         made += 'differ' in kinds
     return made / grids
@@ -790,16 +790,16 @@ def test_the_four_verdicts():
 @pytest.mark.parametrize('n', [1, 2, 3, 5, 10, 30])
 def test_few_questions_never_show_equality(n):
     for seeds in (1, 2, 3):
-        [v] = verdicts(compare_seeds(grid_of(dict(a=[1.0] * seeds, b=[1.0] * seeds), n)))
+        [v] = pair_verdicts(compare_seeds(grid_of(dict(a=[1.0] * seeds, b=[1.0] * seeds), n)))
         assert v.kind == 'open' and v.about == ('models' if seeds == 1 else 'conditions')
         assert v.detectable is None or v.detectable > 0.03
-    assert verdicts(compare_seeds(grid_of(dict(a=[1.0], b=[0.0]), n)))[0].kind == ('open' if n < 6 else 'differ')
+    assert pair_verdicts(compare_seeds(grid_of(dict(a=[1.0], b=[0.0]), n)))[0].kind == ('open' if n < 6 else 'differ')
 
 
 def test_one_seed_against_three_is_about_these_models():
     df = pd.concat([long(200, 1), long(200, 3, seed=1, condition='b', effect=2)], ignore_index=True)
     t = compare_seeds(df)
-    assert pd.isna(t.p_seeds[0]) and t.test[0] == 'permutation, exact' and verdicts(t)[0].about == 'models'
+    assert pd.isna(t.p_seeds[0]) and t.test[0] == 'permutation, exact' and pair_verdicts(t)[0].about == 'models'
 
 
 def test_a_hundred_and_thirty_two_pairs_can_reach_significance():

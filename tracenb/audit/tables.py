@@ -53,7 +53,7 @@ def _link(r):
         'odds ratio within labels': _within(r),
     } | {f'after {kind} trace, %': _percent(r[k], r['intervals'][k]) for kind, k in given.items()}
 
-
+# %% ../../nbs/10_audit/06_tables.ipynb #tables-reading
 def reading_table(
     figures: pd.DataFrame,  # Rows of `score_variants`
 ) -> pd.DataFrame:

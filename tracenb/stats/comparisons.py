@@ -105,7 +105,7 @@ def _exact_tail(whole):
         plus = np.convolve(plus, step)
     return plus[(abs(whole.sum()) + sizes @ counts) // 2 :].sum()
 
-
+# %% ../../nbs/03_stats/03_comparisons.ipynb #saddlepoint-cell
 def _saddlepoint_tail(change):
     "The same for any numbers, none of them 0: all signs up to 15 numbers, else Lugannani and Rice's formula."
     size, total = np.abs(change), abs(change.sum())
@@ -231,7 +231,7 @@ def _tested(change, found, margin, p_questions):
         detectable=_detectable(change, variance, freedom),
     )
 
-
+# %% ../../nbs/03_stats/03_comparisons.ipynb #between-cell-2
 def _between(a, b, value, spread, margin):
     "The fields of a row of `compare_seeds`."
     (a, b), unscored = _shared(a, b, value)

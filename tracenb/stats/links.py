@@ -15,7 +15,7 @@ from scipy.stats import norm
 
 from .association import stratified, two_by_two
 from .comparisons import SIGNIFICANT
-from .verdicts import Verdict, decide
+from .verdicts import Decision, decide
 
 # %% ../../nbs/03_stats/06_links.ipynb #links-class
 PHI_MARGIN = 0.1  # A smaller phi counts as none
@@ -26,7 +26,7 @@ class Link:
     "Of right traces with right answers; None where a number does not exist."
 
     table: tuple[int, int, int, int]  # Both right, trace only, answer only, neither
-    verdict: Verdict  # Of phi: 'differ' is linked, 'equal' is independent up to the margin
+    verdict: Decision  # Of phi: 'differ' is linked, 'equal' is independent up to the margin
     p: float | None  # That phi is 0
     crude: float | None  # Odds ratio over all labels
     within: float | None  # Odds ratio within labels
@@ -63,7 +63,7 @@ def _phi_scale(rows, phi):
 def _phi_verdict(rows, found):
     "The verdict of phi, and its p."
     if found.phi is None:
-        return Verdict('untested', 'models', margin=PHI_MARGIN), None
+        return Decision('untested', 'models', margin=PHI_MARGIN), None
     center, error = _phi_scale(rows, found.phi)
     z = norm.isf(SIGNIFICANT / 2)
     low, high = (math.tanh(center + s * z * error) if math.isfinite(error) else float(s) for s in (-1, 1))
@@ -76,7 +76,7 @@ def _phi_verdict(rows, found):
     size = math.tanh((z + norm.isf(0.2)) * error)
     detectable = size if size < 0.99 else None
     kind = decide(p, low, high, p_equal)
-    return Verdict(kind, 'models', found.phi, low, high, p, PHI_MARGIN, p_equal, detectable), p
+    return Decision(kind, 'models', found.phi, low, high, p, PHI_MARGIN, p_equal, detectable), p
 
 # %% ../../nbs/03_stats/06_links.ipynb #links-within
 def _without_each(kind, counts):
@@ -108,7 +108,7 @@ def _jackknife(rows, strata):
     p = 2 * norm.sf(abs(ratio) / error) if error else 1.0
     return dict(within=math.exp(ratio), within_low=low, within_high=high, p_within=p)
 
-
+# %% ../../nbs/03_stats/06_links.ipynb #links-within-2
 def _within(rows, stratum):
     "The link within labels and notes."
     if rows.empty or rows[stratum].nunique() < 2:
@@ -149,7 +149,7 @@ def link(
         notes=found.notes[:1] if verdict.kind == 'untested' else notes,
     )
 
-
+# %% ../../nbs/03_stats/06_links.ipynb #links-words
 def within_text(
     x: Link,
 ) -> str:
