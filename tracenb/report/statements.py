@@ -92,8 +92,14 @@ def _untuned(zero, places):
 def _tuned(part, guess):
     "Exact answers of the tuned conditions of one data set and model, beside the guess."
     trains = {c: get_condition(c).trains for c in part.condition.unique()}
-    means = part[part.condition.map(trains)].groupby('condition', sort=False).answer_exact.mean()
-    each = ', '.join(f'{condition_name(c)} {"unscored" if pd.isna(m) else f"{percent(m)} %"}' for c, m in means.items())
+    groups = part[part.condition.map(trains)].groupby('condition', sort=False)
+    asked = groups.id.agg(frozenset)
+    sizes = asked.map(len) if asked.nunique() > 1 else {}  # of different questions, the numbers are said
+    each = ', '.join(
+        f'{condition_name(c)} {"unscored" if pd.isna(m) else f"{percent(m)} %"}'
+        + (f' of {sizes[c]}' if c in sizes else '')
+        for c, m in groups.answer_exact.mean().items()
+    )
     guess = percent(guess[part.dataset.iloc[0]].iloc[-1])
     return [f'Exact answers: {each}; always giving the commonest answer of the label scores {guess} %.'] if each else []
 
@@ -159,6 +165,8 @@ def summarize_accuracy(
     order = each.mean().sort_values(ascending=False, kind='stable').index
     text = ', '.join(f'{condition_name(c)} {span(100 * each.get_group(c))} %' for c in order)
     caution = 'Overlapping intervals do not show equality; the paired tests above compare the same questions.'
+    if (lines.n / lines.seeds).groupby([lines.dataset, lines.model]).nunique().max() > 1:
+        caution += ' The conditions do not have the same number of scored questions.'
     if (lines.seeds == 1).any():
         caution += ' One seed per line: the intervals leave out what another seed would change.'
     return f'Exactly right answers{_many(lines)}: {text}.{unscored}', caution

@@ -53,6 +53,12 @@ def _estimate(v):
     return f'{_points(v.estimate)} points [{_points(v.low)}, {_points(v.high)}]'
 
 
+def _aside(r):
+    "Questions that could not be compared: unscored, or asked in one condition only."
+    unscored = [f'{r.unscored} questions unscored'] if r.unscored else []
+    return ''.join(f'; {x}' for x in (*unscored, *(x for x in r.note.split('; ') if 'in one condition only' in x)))
+
+
 def _clear(r, v, pair):
     "What is said of a pair that differs."
     test = 'McNemar exact' if r.test == 'McNemar, exact' else f'{r.test} test'
@@ -61,7 +67,7 @@ def _clear(r, v, pair):
     small = ', less than the margin of 3 points' if max(abs(v.low), abs(v.high)) < v.margin else ''
     return (
         f'{who}{pair} differ by {_estimate(v)} in answer exact{small} ({test}, {r.n} questions{seeds}, Holm-corrected '
-        f'{p_text(v.p)}).'
+        f'{p_text(v.p)}{_aside(r)}).'
     )
 
 
@@ -70,7 +76,7 @@ def _not_clear(r, v, names):
     found = (
         'no difference could be found' if v.detectable is None else f'{100 * v.detectable:.0f} points would be found'
     )
-    return f'{names[0]} v {names[1]} {_estimate(v)} (n = {r.n}, {p_text(v.p)}; {found})'
+    return f'{names[0]} v {names[1]} {_estimate(v)} (n = {r.n}, {p_text(v.p)}; {found}{_aside(r)})'
 
 # %% ../../nbs/03_stats/07_wording.ipynb #wording-place
 def _one_place(part, found, where, name):
