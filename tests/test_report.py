@@ -22,6 +22,7 @@ from tracenb.report.figures import (
 )
 from tracenb.report.page import make_report, runs_table, samples, section, show_table, to_page
 from tracenb.report.results import Case, finished, gather, load_costs, load_logs, load_runs, save_rows
+from tracenb.report.seed_means import PASSED, over_samples, pass_share
 from tracenb.report.statements import (
     findings,
     summarize_accuracy,
@@ -669,6 +670,87 @@ def test_linked_across_labels_not_within_is_said():
     claim = summarize_trace_answer(trace_answer_figure(table)[1], trace_answer_table(table, 'classification'))[0]
     assert 'linked across labels, not within: correct' in claim and 'odds ratio within labels' in claim
     assert headline(table)['odds ratio within labels'].iloc[0] != '-'
+
+
+# --- several samples of a question
+
+
+def sampled(k=4, n=50, seeds=(1,)):
+    "Random answers: `k` samples of each question."
+    rng = np.random.default_rng(3)
+    table = [rows(seeds=seeds, n=n, vanilla=20, correct=30).assign(sample=j) for j in range(k)]
+    table = pd.concat(table, ignore_index=True)
+    easy = table.id.map(dict(zip(table.id.unique(), rng.random(n))))
+    exact = (rng.random(len(table)) < easy) * 1.0
+    return table.assign(answer_exact=exact, answer_contains=exact)
+
+
+def test_samples_are_averaged_and_questions_counted():
+    table = sampled()
+    shown, plain = headline(table), headline(table[table['sample'] == 0])
+    assert shown.n.tolist() == [50, 50] and 'answer exact' in plain and 'pass@1' not in plain
+    each = table.groupby(['condition', 'id'], sort=False).answer_exact.agg(['mean', 'max'])
+    for c in ('vanilla', 'correct'):
+        mean, best = each.loc[c].mean()
+        key = ('toy', 'm', c)
+        assert shown['answer exact, mean@4'][key].startswith(f'{100 * mean:.0f} [')
+        assert shown['pass@4'][key].startswith(f'{100 * best:.0f} [')
+        line = measured(table).query('condition == @c and scorer == "answer_exact"').iloc[0]
+        spread = each.loc[c]['mean'].std() / 50**0.5
+        assert line.n == 50 and line.high - line.low == pytest.approx(2 * 2.0096 * spread, rel=1e-3)  # t, 49 df
+    found = pairs(table).iloc[0]
+    assert found.n == 50 and found.test == 'permutation, exact'
+    said = ' '.join(findings(table))
+    assert 'Each question has 4 samples' in said and '50 questions' in said and 'Fisher' not in said
+    assert trace_answer_table(table).notes.iloc[-1] == 'several samples: no test'
+
+
+def test_an_absent_sample_is_sample_0_and_repeats_change_nothing():
+    one = rows(vanilla=30, correct=60)
+    pd.testing.assert_frame_equal(headline(one.assign(sample=0)), headline(one))
+    again = pd.concat([one.assign(sample=k) for k in range(3)], ignore_index=True)  # the same answers three times
+    a, b = pairs(one).iloc[0], pairs(again).iloc[0]
+    assert (a.n, a.difference, a.low, a.high, a.p) == pytest.approx((b.n, b.difference, b.low, b.high, b.p))
+    assert headline(again)['answer exact, mean@3'].tolist() == headline(one)['answer exact'].tolist()
+    twice = pd.concat([one.assign(sample=0)] * 2)
+    with pytest.raises(TracenbError, match='two rows of one question and sample'):
+        headline(twice)
+
+
+def test_pass_at_k_is_the_chance_among_all_draws():
+    from itertools import combinations
+
+    for right in range(6):
+        for k in range(1, 6):
+            drawn = list(combinations([1] * right + [0] * (5 - right), k))
+            assert pass_share(right, 5, k) == pytest.approx(sum(map(max, drawn)) / len(drawn))
+    uneven = pd.DataFrame(
+        dict(
+            dataset='d',
+            model='m',
+            condition='c',
+            seed=1,
+            id=list('aaabb'),
+            sample=[0, 1, 2, 0, 1],
+            answer_exact=[1.0, 0, 0, 0, 1],
+        )
+    )
+    assert over_samples(uneven)[PASSED].tolist() == pytest.approx([2 / 3, 1])  # k = 2
+
+
+def test_run_folders_with_samples_are_read(tmp_path):
+    at = write_run(tmp_path, 'vanilla', n=6, right=3)
+    for name in ('generations', 'scores'):
+        lines = [json.loads(x) for x in (at / f'{name}.jsonl').read_text().splitlines()]
+        both = lines + [
+            x | dict(sample=1) | (dict(value=1.0 - x['value']) if x.get('scorer') == 'answer_exact' else {})
+            for x in lines
+        ]
+        (at / f'{name}.jsonl').write_text(''.join(json.dumps(x) + '\n' for x in both))
+    found = gather(tmp_path)
+    assert len(found.rows) == 12 and found.rows['sample'].tolist() == [0, 1] * 6 and not found.left_out
+    assert headline(found.rows)['answer exact, mean@2'].iloc[0].startswith('50') and headline(found.rows).n.iloc[0] == 6
+    assert headline(found.rows)['pass@2'].iloc[0].startswith('100')
 
 
 # --- the page

@@ -170,19 +170,20 @@ def trace_answer_table(
     columns = {c: (c, 'sum') for c in [*CELLS, 'unscored']}
     columns |= dict(seeds=('seed', 'size'), phi_low=('phi', 'min'), phi_high=('phi', 'max'))
     data = lines.agg(**columns).reset_index()
-    tests = pd.DataFrame([_tested(r) for r in data.to_dict('records')])
     groups = rows.groupby(RUN_KEYS[:3], sort=False, dropna=False)
+    several = [part.id.duplicated().any() for _, part in groups]
+    tests = pd.DataFrame([_tested(r, more) for r, more in zip(data.to_dict('records'), several)])
     links = pd.DataFrame([link_columns(link(part, trace, answer)) for _, part in groups])
     return pd.concat([data.assign(trace=trace, answer=answer), tests, links], axis=1)
 
 # %% ../../nbs/09_report/03_figures.ipynb #figures-tested
-def _tested(r):
-    "The measures of `independence` for a row of counts; no test where several seeds answer the same questions."
+def _tested(r, several):
+    "The measures of `independence` for a row of counts; no test where `several` rows answer one question."
     t = independence([r[c] for c in CELLS], r['unscored']).to_dict()
     found = {k: t[k] for k in ('phi', 'p_answer_given_trace', 'p_answer_given_no_trace')}
-    if r['seeds'] > 1:
+    if several:
         notes = '; '.join(n for n in t['notes'] if n.endswith('no test of independence'))
-        return found | dict(notes=notes or 'several seeds: no test')
+        return found | dict(notes=notes or f'several {"seeds" if r["seeds"] > 1 else "samples"}: no test')
     for name in ('interval_given_trace', 'interval_given_no_trace'):
         found |= dict(zip((f'{name}_low', f'{name}_high'), t[name] or (None, None)))
     return found | {k: t[k] for k in ('chi2', 'p_chi2', 'p_fisher', 'odds_ratio')} | dict(notes='; '.join(t['notes']))
@@ -204,7 +205,7 @@ def trace_answer_figure(
     Runs without a trace are left out and named.
     """
     title = 'Is the answer right when the trace is right?'
-    data = trace_answer_table(arrange(rows, ('id', trace, answer)), trace, answer)
+    data = trace_answer_table(arrange(rows, ('id', trace, answer), samples=True), trace, answer)
     scored = data[CELLS].sum(axis=1) > 0
     drawn, without = data[scored], ', '.join(map(condition_name, dict.fromkeys(data.condition[~scored])))
     if drawn.empty:
@@ -232,6 +233,8 @@ def _verdict(r):
     within = f'\nodds ratio within labels {_ratio(r)}'
     if r.seeds > 1:
         return f'phi = {r.phi:.2f} (range over {r.seeds} seeds {r.phi_low:.2f} to {r.phi_high:.2f}){within}'
+    if 'several samples' in r.notes:
+        return f'phi = {r.phi:.2f} [{r.phi_interval_low:.2f}, {r.phi_interval_high:.2f}]{within}'
     if 'smallest expected count' in r.notes:
         return f"phi = {r.phi:.2f}, Fisher's exact test {_p(r.p_fisher)}{within}"
     return f'phi = {r.phi:.2f}, chi-square = {r.chi2:.1f} ({_p(r.p_chi2)}){within}'

@@ -101,27 +101,34 @@ def read_run(
     run: Run,  # Its settings
     cases: dict[str, Case],  # Of `read_cases`
 ) -> dict[str, list]:
-    """Columns with one value per test question.
+    """Columns with one value per test question and sample.
 
-    Keys, id, label, answer, context_words, text, n_tokens, finish_reason, then one column per scorer.
-    Raises `TracenbError` where files do not fit each other.
+    Keys, id, sample (0 where the files name none), label, answer, context_words, text, n_tokens, finish_reason, then
+    one column per scorer. Raises `TracenbError` where files do not fit each other.
     """
-    wide, made, n = {}, {g['id']: g for g in read_jsonl(path / 'generations.jsonl', torn=True)}, 0
+    wide, made, n = {}, {_key(g): g for g in read_jsonl(path / 'generations.jsonl', torn=True)}, 0
     for n, s in enumerate(read_jsonl(path / 'scores.jsonl'), 1):
-        wide.setdefault(s['id'], {})[s['scorer']] = s['value']
+        wide.setdefault(_key(s), {})[s['scorer']] = s['value']
     names = list(next(iter(wide.values()), {}))
-    if set(wide) != set(cases) or n != len(wide) * len(names) or not set(cases) <= set(made):
+    if {i for i, _ in wide} != set(cases) or n != len(wide) * len(names) or not set(wide) <= set(made):
         raise TracenbError(
             f'{path}: {n} scores of {len(wide)} ids, {len(made)} generations and {len(cases)} examples do not match',
             'delete scores.jsonl and metrics.json of this run, and run it again',
         )
     number = lambda v: float('nan') if v is None else float(v)
-    own = cases.values()
-    columns = {k: [getattr(run, k)] * len(cases) for k in RUN_KEYS} | dict(id=list(cases))
+    place = {i: k for k, i in enumerate(cases)}
+    keys = sorted(wide, key=lambda key: (place[key[0]], key[1]))
+    own = [cases[i] for i, _ in keys]
+    columns = {k: [getattr(run, k)] * len(keys) for k in RUN_KEYS}
+    columns |= dict(id=[i for i, _ in keys], sample=[k for _, k in keys])
     columns |= dict(label=[c.gold.label for c in own], answer=[c.answer for c in own])
     columns |= dict(context_words=[c.words for c in own])
-    columns |= {c: [made[i][c] for i in cases] for c in ('text', 'n_tokens', 'finish_reason')}
-    return columns | {s: [number(wide[i][s]) for i in cases] for s in names}
+    columns |= {c: [made[key][c] for key in keys] for c in ('text', 'n_tokens', 'finish_reason')}
+    return columns | {s: [number(wide[key][s]) for key in keys] for s in names}
+
+# %% ../../nbs/09_report/05_results.ipynb #results-key
+def _key(line):
+    return line['id'], line.get('sample') or 0
 
 
 def joined(

@@ -11,7 +11,7 @@ __all__ = ['FEW', 'LONG_ANSWERS', 'Statement', 'summarize_pairs', 'summarize_tra
 import numpy as np
 import pandas as pd
 
-from .seed_means import condition_name
+from .seed_means import PASSED, condition_name, over_samples, sample_count
 from .tables import baselines, best_guess, guess_table, pairs
 from ..scoring.baselines import GUESSES
 from ..stats.association import two_by_two
@@ -52,9 +52,10 @@ def _trace_statement(part, rows, form):
         if p is not None
     ]
     seeds = part.seed.nunique()
-    said = link_text(
-        link(part, f'trace_correct_{form}'), f'Fisher {p_text(t.p_fisher)}' if seeds == 1 else f'{seeds} seeds'
-    )
+    how = f'Fisher {p_text(t.p_fisher)}'
+    if not part.id.is_unique:
+        how = f'{part.id.nunique()} questions' + (f', {seeds} seeds' if seeds > 1 else '')
+    said = link_text(link(part, f'trace_correct_{form}'), how)
     facts = 'any gold fact' if form == 'any' else 'exactly the gold facts'
     few = f' {right} right traces are too few to say what one is worth.' if 0 < right < FEW else ''
     name = f'{_place(part, rows)}{condition_name(part.condition.iloc[0])}'
@@ -103,6 +104,20 @@ def _tuned(part, guess):
     guess = percent(guess[part.dataset.iloc[0]].iloc[-1])
     return [f'Exact answers: {each}; always giving the commonest answer of the label scores {guess} %.'] if each else []
 
+# %% ../../nbs/09_report/07_statements.ipynb #statements-guessed
+def _sampled(rows):
+    "How samples were counted, and pass@k of each condition."
+    k = sample_count(rows)
+    if k < 2:
+        return []
+    groups = over_samples(rows).groupby(['dataset', 'model', 'condition'], sort=False)[PASSED].mean()
+    several = groups.groupby(level='condition', sort=False)
+    each = ', '.join(f'{condition_name(c)} {span(100 * v)} %' for c, v in several if v.notna().all())
+    return [
+        f'Each question has {k} samples or more: shares are means over them, intervals count questions. '
+        f'pass@{k}: {each}.'
+    ]
+
 
 def _guessed(rows):
     "What guesses score that do not read the context, one sentence per data set."
@@ -125,7 +140,7 @@ def findings(
     statements = [_untuned(zero, places)] if len(zero) else []
     if places == 1:
         statements += _tuned(rows, baselines(rows).share)
-    statements += _guessed(rows)
+    statements += _sampled(rows) + _guessed(rows)
     statements += summarize_pairs(rows, table)
     for dataset, part in rows[rows.classification.notna()].groupby('dataset', sort=False):
         label, share = majority_baseline(part.drop_duplicates('id').label)

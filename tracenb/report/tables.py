@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..core.files import atomic_path, write_text
 from .figures import balanced_over_seeds
-from .seed_means import RUN_KEYS, arrange, condition_name, over_seeds
+from .seed_means import PASSED, RUN_KEYS, arrange, condition_name, over_seeds, sample_count
 from ..scoring.baselines import GUESSES
 from ..stats.comparisons import compare_seeds, holm, seed_variance
 from ..stats.intervals import majority_answer, majority_baseline, p_text, percent
@@ -25,6 +25,7 @@ from ..traces.conditions import get_condition
 # %% ../../nbs/09_report/06_tables.ipynb #0a82758b
 HEADLINE = {
     'answer_exact': 'answer exact',
+    PASSED: 'pass@k',
     'answer_f1': 'answer F1',
     'answer_rouge_l': 'ROUGE-L',
     'answer_contains': 'answer contained',
@@ -34,16 +35,16 @@ HEADLINE = {
     'trace_correct_exact': 'trace right (exact)',
     'format_error': 'format errors',
 }
-WITH_INTERVAL = ('answer_exact', 'answer_contains', 'classification', 'trace_correct_exact')
+WITH_INTERVAL = ('answer_exact', PASSED, 'answer_contains', 'classification', 'trace_correct_exact')
 
 
 def measured(
     rows: pd.DataFrame,  # Of `gather`
 ) -> pd.DataFrame:
     "The numbers behind the headline: of `over_seeds` for each of its scorers, and balanced label accuracy."
-    rows = arrange(rows)
+    raw, rows = arrange(rows, samples=True), arrange(rows)
     values = [s for s in HEADLINE if s in rows and (s != 'answer_rouge_l' or rows[s].notna().any())]
-    return pd.concat([over_seeds(rows, values), balanced_over_seeds(rows), _links(rows)], ignore_index=True)
+    return pd.concat([over_seeds(rows, values), balanced_over_seeds(rows), _links(raw)], ignore_index=True)
 
 
 def _links(rows):
@@ -129,7 +130,8 @@ def headline(
     groups = arrange(rows).groupby(RUN_KEYS[:3], sort=False)
     wide.insert(0, 'n', groups.id.nunique())
     wide.insert(1, 'seeds', groups.seed.nunique())
-    return _beside(wide, rows)
+    wide, k = _beside(wide, rows), sample_count(rows)
+    return wide.rename(columns={'answer exact': f'answer exact, mean@{k}', 'pass@k': f'pass@{k}'}) if k > 1 else wide
 
 # %% ../../nbs/09_report/06_tables.ipynb #tables-labels
 def baselines(
