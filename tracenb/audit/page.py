@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from .figure import variants_figure
 from .judging import Prediction, looked_up, score_variants
 from .published import Predictions, read_all
-from .tables import add_links, disagreements, overview, reading_table, sentences
+from .tables import add_guesses, add_links, disagreements, overview, reading_table, sentences
 from ..core.files import atomic_path, write_jsonl, write_text
 from ..core.html import figure_html, html_page, render_template, table_html
 from ..core.records import TracenbError
@@ -154,7 +154,8 @@ def audit(
         paper = made.cases[0].task.paper
         looked = looked_up(made.cases, made.asked) if paper and paper.lookup else None
         figures, tables = score_variants(made.cases, gold=looked)
-        figures = pd.DataFrame([_about(made) | r for r in add_links(figures, tables).to_dict('records')])
+        figures = add_guesses(add_links(figures, tables), [p.example for p in made.cases], made.cases[0].task)
+        figures = pd.DataFrame([_about(made) | r for r in figures.to_dict('records')])
         audited.append((made, figures, rows_of(made, tables, looked)))
     audited.sort(key=_place)
     try:

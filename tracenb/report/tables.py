@@ -94,7 +94,7 @@ def _beside(wide, rows):
         guess = [f'{percent(best[d][0])} ({best[d][1]})' if d in best else '-' for d in datasets]
         wide.insert(wide.columns.get_loc('answer exact') + 1, 'best guess without reading', guess)
     if 'label' in wide:
-        commonest = [percent(labels[d]) for d in datasets]
+        commonest = ['-' if x == '-' else percent(labels[d]) for d, x in zip(datasets, wide.label)]
         wide.insert(wide.columns.get_loc('label') + 1, 'always the commonest label', commonest)
     return wide
 
