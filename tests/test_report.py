@@ -509,6 +509,8 @@ def degenerate():
     cells = rows(seeds=(1, 2, 3), n=200, vanilla=100, correct=100)
     cells.loc[(cells.seed == 2) & (cells.condition == 'correct') & (cells.id < 'e5'), 'answer_exact'] = np.nan
     one_label = rows(n=30, correct=15).assign(label='place')
+    part_label = rows(n=40, correct=20)
+    part_label.loc[part_label.label == 'place', ['classification', 'trace_correct_any', 'trace_correct_exact']] = np.nan
     no = 'No significant difference'
     return {
         'unscored': (
@@ -567,6 +569,11 @@ def degenerate():
             one_label,
             ['within labels: one label: nothing to compare within labels'],
             ['across labels, not within'],
+        ),
+        'a label without scores': (
+            part_label,
+            ['beside 100 %, which always saying "color" would score', 'No trace is scored for the label place[.]'],
+            ['beside 50 %'],
         ),
         'one condition': (rows(n=10, correct=5), ['Exact answers: correct 50 %'], ['differ', no]),
         'no trace is right': (

@@ -94,7 +94,8 @@ def balanced_over_seeds(
 def _step_data(rows):
     "Means and intervals of all step scorers, the balanced accuracy and the baselines."
     data = pd.concat([over_seeds(rows, list(STEPS)), balanced_over_seeds(rows)], ignore_index=True)
-    labels = {d: part.drop_duplicates('id').label for d, part in rows.groupby('dataset')}
+    named = rows[rows.classification.notna()]
+    labels = {d: part.drop_duplicates('id').label for d, part in named.groupby('dataset')}
     constant = {('classification', d): majority_baseline(x)[1] for d, x in labels.items()} | {
         ('balanced_accuracy', d): 1 / x.nunique() for d, x in labels.items()
     }

@@ -144,9 +144,12 @@ def findings(
     statements += summarize_pairs(rows, table)
     for dataset, part in rows[rows.classification.notna()].groupby('dataset', sort=False):
         label, share = majority_baseline(part.drop_duplicates('id').label)
+        every = set(rows.label[rows.dataset == dataset])
+        without = ', '.join(sorted(map(str, every - set(part.label))))
+        caution = f' No trace is scored for the label {without}.' if without else ''
         statements.append(
             f'{dataset}: read label accuracy beside {percent(share)} %, which always saying "{label}" would score, '
-            'and beside balanced accuracy.'
+            f'and beside balanced accuracy.{caution}'
         )
     few = rows.groupby(['dataset', 'model', 'condition']).ngroups <= 8  # else the figure and its table say it better
     return statements + (summarize_traces(rows, 'any') + summarize_traces(rows, 'exact') if few else [])

@@ -88,13 +88,14 @@ def best_guess(
 def _beside(wide, rows):
     "The headline with the baselines beside the figures that they concern."
     best = best_guess(rows)
-    labels = {d: majority_baseline(p.drop_duplicates('id').label)[1] for d, p in rows.groupby('dataset')}
+    named = rows[rows.classification.notna()] if 'classification' in rows else rows
+    labels = {d: majority_baseline(p.drop_duplicates('id').label)[1] for d, p in named.groupby('dataset')}
     datasets = wide.index.get_level_values('dataset')
     if best and 'answer exact' in wide:
         guess = [f'{percent(best[d][0])} ({best[d][1]})' if d in best else '-' for d in datasets]
         wide.insert(wide.columns.get_loc('answer exact') + 1, 'best guess without reading', guess)
     if 'label' in wide:
-        commonest = ['-' if x == '-' else percent(labels[d]) for d, x in zip(datasets, wide.label)]
+        commonest = ['-' if x == '-' else percent(labels.get(d)) for d, x in zip(datasets, wide.label)]
         wide.insert(wide.columns.get_loc('label') + 1, 'always the commonest label', commonest)
     return wide
 
