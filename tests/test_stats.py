@@ -777,7 +777,8 @@ def test_few_false_claims_where_seeds_move_conditions(seeds):
 @pytest.mark.parametrize('n, seed_sd', [(300, 0.04), (1000, 0.04), (100, 0.04), (300, 0.0), (300, 0.08)])
 @pytest.mark.parametrize('seeds', [2, 3, 4, 5])
 def test_few_false_claims_in_200_grids(seeds, n, seed_sd, conditions):
-    assert claimed(200, seeds, n=n, seed_sd=seed_sd, conditions=conditions) <= 0.06
+    limit = 0.05 if seed_sd <= 0.04 else 0.065  # the promise is for seeds that move a condition by 4 points
+    assert claimed(200, seeds, n=n, seed_sd=seed_sd, conditions=conditions) <= limit
 
 
 # Verdicts
