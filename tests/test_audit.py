@@ -12,7 +12,7 @@ from tracenb.audit.figure import variants_figure
 from tracenb.audit.judging import score_variants
 from tracenb.audit.page import audit
 from tracenb.audit.published import group_files, name_parts, read_all
-from tracenb.audit.tables import disagreements, sentences
+from tracenb.audit.tables import disagreements, reading_table, sentences
 from tracenb.audit.variants import SCORINGS, VARIANTS, fitting_scorings
 from tracenb.core.files import write_jsonl
 from tracenb.core.records import TracenbError
@@ -567,3 +567,23 @@ def test_the_package_is_called_like_its_main_function(tmp_path):
     assert tracenb.audit.audit is audit
     described = pydoc.render_doc(tracenb.audit)  # what `help(audit)` shows
     assert all(word in described for word in ('paths', 'out', 'dataset', 'source', 'audit.json'))
+
+
+def test_the_link_within_labels_and_the_guesses_stand_beside_phi(shared, tmp_path):
+    "METHOD.md section 8: the class step's odds ratio is 1.94 over all labels and 1.44 within them."
+    source = shared / 'published' / 'cotempqa_Qwen3-1.7B_correct.jsonl.gz'
+    figures = audit([source], tmp_path)
+    r = figures[figures.scoring == 'own_label'].iloc[0]
+    assert [round(x, 2) for x in (r.odds_ratio, r.odds_ratio_within, r.within_low, r.within_high)] == [
+        1.94,
+        1.44,
+        1.03,
+        2.03,
+    ]
+    assert r.link == 'differ' and not r.only_across_labels
+    assert round(100 * r.guesses['first candidate'], 1) == 6.9 and 'odds ratio within labels' in reading_table(figures)
+    said = ' '.join(sentences(figures))
+    assert 'odds ratio within labels 1.44 [1.03, 2.03]' in said and 'guesses that do not read the context' in said
+    assert 'smaller than 0.1 of phi' in said  # of the paper's own scoring: phi 0.04
+    page = (tmp_path / 'audit.html').read_text()
+    assert 'odds ratio within labels, label step' in page and 'best guess without reading' in page

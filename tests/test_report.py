@@ -22,6 +22,7 @@ from tracenb.report.figures import (
 )
 from tracenb.report.page import make_report, runs_table, samples, section, show_table, to_page
 from tracenb.report.results import Case, finished, gather, load_costs, load_logs, load_runs, save_rows
+from tracenb.report.seed_means import PASSED, over_samples, pass_share
 from tracenb.report.statements import (
     findings,
     summarize_accuracy,
@@ -29,6 +30,7 @@ from tracenb.report.statements import (
     summarize_cost,
     summarize_dose,
     summarize_length,
+    summarize_pairs,
     summarize_steps,
     summarize_trace_answer,
     summarize_training,
@@ -45,6 +47,7 @@ from tracenb.report.tables import (
 )
 from tracenb.report.viewer import SCRIPT, _units, chosen_rows, packed, policy, read_row, viewer_html
 from tracenb.runs.stages import make_run
+from tracenb.scoring.baselines import guess_scores, guesses
 from tracenb.scoring.scorers import SCORERS
 from tracenb.scoring.tables import score_all, tabulate
 from tracenb.stats.intervals import percent
@@ -230,6 +233,122 @@ def test_samples_show_wrong_and_right_answers(grid):
     )
 
 
+# --- two runs of one condition and seed
+
+
+def test_twin_runs_are_named_and_left_out(tmp_path):
+    "After --limit, or an edited setting: never pooled, and the rest is reported."
+    first, second = write_run(tmp_path, 'correct', n=6), write_run(tmp_path, 'correct', n=8)
+    write_run(tmp_path, 'vanilla', n=8, right=5)
+    found = gather(tmp_path)
+    assert list(found.rows.condition.unique()) == ['vanilla'] and len(found.rows) == 8 and not found.left_out
+    [twin] = found.twins
+    assert all(str(p.relative_to(tmp_path)) in twin for p in (first, second))
+    assert 'data.n_test: ' in twin and 'correct, seed 1' in twin and 'move the others out' in twin
+    assert (
+        'are not the only one of their condition and seed' in runs_table(found).data
+        and first.name in runs_table(found).data
+    )
+    assert (
+        len(load_runs(tmp_path)) == 8
+        and set(load_logs(tmp_path).condition) == {'vanilla'}
+        and len(load_costs(tmp_path)) == 1
+    )
+
+
+def test_only_twins_are_refused_before_anything_is_written(tmp_path):
+    first, second = write_run(tmp_path, 'correct', n=6), write_run(tmp_path, 'correct', n=8)
+    before = sorted(tmp_path.rglob('*'))
+    with pytest.raises(TracenbError, match='data.n_test: ') as e:
+        make_report(tmp_path)
+    assert first.name in str(e.value) and second.name in str(e.value) and 'move the others out' in str(e.value)
+    assert sorted(tmp_path.rglob('*')) == before
+
+
+@pytest.mark.slow
+def test_a_report_beside_twins_holds_no_pooled_figure(tmp_path, capsys):
+    write_run(tmp_path, 'correct', n=6), write_run(tmp_path, 'correct', n=8)
+    write_run(tmp_path, 'vanilla', n=8, right=5), write_run(tmp_path, 'incorrect', n=8, right=5)
+    make_report(tmp_path)
+    assert 'left out: 2 runs of toy, tiny-random, correct, seed 1' in capsys.readouterr().err
+    numbers = pd.read_csv(tmp_path / 'headline.csv')
+    assert set(numbers.condition) == {'vanilla', 'incorrect'} and numbers[numbers.scorer == 'answer_exact'].n.max() == 8
+
+
+# --- guesses that do not read
+
+
+def test_guesses_stand_beside_every_headline_figure(grid):
+    rows, table = gather(grid).rows, headline(gather(grid).rows)
+    assert {'guess_commonest', 'guess_commonest_of_label', 'guess_first', 'guess_last'} <= set(rows) | {
+        'guess_first',
+        'guess_last',
+    }
+    assert rows.guess_commonest.isin([0, 1]).all() and rows.guess_commonest.mean() == 1  # every answer is 'red'
+    assert set(table['best guess without reading']) == {'100 (commonest answer)'}
+    assert set(table['always the commonest label']) == {'100', '-'}
+    said = ' '.join(findings(rows))
+    assert 'exact answers of guesses that do not read the context: commonest answer 100 %' in said
+    (grid / 'x').mkdir()
+    write_headline(rows, grid / 'x')
+    assert 'best guess without reading' in (grid / 'x' / 'headline.md').read_text()
+
+
+def guess_examples():
+    "Six questions about places; the fifth is answered by a word that answers no other question."
+
+    def one(i, answer, *context):
+        return Example(
+            id=f'g{i}',
+            dataset='toy',
+            split='test',
+            context=context,
+            question='Where?',
+            answers=(answer,),
+            meta=dict(label='place', facts=[0]),
+        )
+
+    return [
+        one(0, 'hall', 'Ann went to the hall.', 'Ann went to the barn.'),
+        one(1, 'hall', 'Ann went to the barn.', 'Ann went to the hall.'),
+        one(2, 'barn', 'Ann went to the barn.', 'Ann was in a barnyard.'),
+        one(3, 'barn', 'Ann slept.'),
+        one(4, 'quay', 'Ann went to the quay.', 'Ann went to the hall.'),
+        one(5, 'hall', 'Ann went to the barn.', 'Bob went to the hall.', 'Ann went to the barn.'),
+    ]
+
+
+def test_guesses_by_hand():
+    found = guess_scores(guess_examples(), get_task('toy'))
+    assert found.guess_commonest.tolist() == [1, 1, 0, 0, 0, 1] and found.guess_commonest.equals(
+        found.guess_commonest_of_label
+    )
+    assert found.guess_first.tolist() == [1, 0, 1, 0, 0, 0]  # 'quay' answers its own question alone
+    assert found.guess_last.tolist() == [0, 1, 1, 0, 0, 0]
+    assert not {'guess_nearest', 'guess_no_answer'} & set(found)
+    assert guesses([], get_task('toy')) == {} and guess_scores([], get_task('toy')).empty
+
+
+def test_guesses_on_real_rows(shared):
+    task = get_task('cotempqa')
+    found = guess_scores(task.load(shared / 'cotempqa', 'test'), task)
+    assert len(found) == 950 and round(100 * found.guess_first.mean(), 1) == 6.9
+    assert round(100 * found.guess_nearest.mean(), 1) == 30.3 and round(100 * found.guess_commonest.mean(), 1) == 3.7
+    task = get_task('babi')
+    found = guess_scores(task.load(shared / 'babi', 'test'), task)
+    assert (
+        round(100 * found.guess_commonest_of_label.mean(), 1) == 34.6
+        and round(100 * found.guess_first.mean(), 1) == 40.7
+    )
+
+
+def test_the_constant_no_answer(tmp_path):
+    task = get_task('msmarco')
+    examples = task.simulate(n=60, seed=1, split='test')
+    found, share = guess_scores(examples, task), sum('No Answer Present.' in e.answers for e in examples) / 60
+    assert 0 < share < 1 and found.guess_no_answer.mean() == pytest.approx(share)
+
+
 # --- tables
 
 
@@ -276,14 +395,14 @@ def test_pairs_are_the_ones_worth_asking():
     assert chosen_pairs(['zero_shot']) == [] and chosen_pairs(['swapped', 'filler']) == [('swapped', 'filler')]
 
 
-def test_pairs_use_mcnemar_for_one_seed_and_permutation_for_several():
+def test_pairs_use_mcnemar_for_one_seed_and_take_several_seeds_as_drawn():
     one, two = pairs(rows(vanilla=30, correct=90)), pairs(rows(seeds=(1, 2), vanilla=30, correct=90))
     assert (
         one.test.tolist() == ['McNemar, exact']
-        and two.test.tolist() == ['permutation']
+        and two.test.tolist() == ['t, seeds and questions']
         and one.difference[0] == two.difference[0] == pytest.approx(-0.6)
     )
-    assert two.low[0] <= -0.6 <= two.high[0] and max(one.p_holm[0], two.p_holm[0]) < 0.001
+    assert two.low[0] <= -0.6 <= two.high[0] and one.p_holm[0] < 0.001 and two.p_holm[0] < 0.01
     assert pairs_table(one).points.iloc[0].startswith('-60 [')
 
 
@@ -372,6 +491,273 @@ def test_every_figure_has_its_sentence():
         summarize_training(pd.DataFrame()),
     ):
         assert absent is None
+
+
+# --- degenerate inputs: every sentence is true
+
+
+def degenerate():
+    "name -> (rows, what must be said, what must not be said)."
+    three = dict(vanilla=10, correct=12, incorrect=11)
+    unscored = rows(n=20, **three)
+    unscored.loc[unscored.condition == 'vanilla', 'answer_exact'] = np.nan
+    missing = rows(n=20, **three)
+    missing = missing[~((missing.condition == 'correct') & missing.id.isin([f'e{i}' for i in range(15)]))]
+    other = pd.concat([rows(n=20, vanilla=10, incorrect=11), rows(n=20, correct=12).assign(id=lambda t: t.id + 'x')])
+    nothing = rows(n=20, zero_shot=3, vanilla=5)
+    nothing[['answer_exact', 'answer_contains']] = np.nan
+    cells = rows(seeds=(1, 2, 3), n=200, vanilla=100, correct=100)
+    cells.loc[(cells.seed == 2) & (cells.condition == 'correct') & (cells.id < 'e5'), 'answer_exact'] = np.nan
+    one_label = rows(n=30, correct=15).assign(label='place')
+    part_label = rows(n=40, correct=20)
+    part_label.loc[part_label.label == 'place', ['classification', 'trace_correct_any', 'trace_correct_exact']] = np.nan
+    no = 'No significant difference'
+    return {
+        'unscored': (
+            unscored,
+            ['vanilla and correct are not compared: no question is scored in both', f'{no}.*n = 20'],
+            ['n = 0'],
+        ),
+        'missing': (
+            missing,
+            [
+                'vanilla v correct .*n = 5, .*could be found; 15 questions were asked in one condition only',
+                'vanilla 50 % of 20, correct 0 % of 5, incorrect 55 % of 20',
+                'vanilla v incorrect .*n = 20',
+            ],
+            [],
+        ),
+        'other questions': (
+            other,
+            [
+                'vanilla and correct are not compared: they were asked different questions',
+                'vanilla v incorrect .*n = 20',
+            ],
+            [],
+        ),
+        'one seed v three': (
+            pd.concat([rows(n=40, vanilla=10), rows(seeds=(1, 2, 3), n=40, correct=36)]),
+            ['Of these trained models, vanilla and correct differ', 'One seed was run of vanilla,'],
+            [],
+        ),
+        'all right': (
+            rows(n=20, zero_shot=20, vanilla=20),
+            ['100 % exact answers and 100 % that contain the answer[.]'],
+            ['understated', 'equal within'],
+        ),
+        'all wrong': (rows(n=20, vanilla=0, correct=0), [no, 'n = 20, p = 1.000; '], ['differ by', 'equal within']),
+        'all right, many': (
+            rows(seeds=(1, 2, 3), n=2000, vanilla=2000, correct=2000),
+            ['vanilla and correct are equal within 3 points'],
+            [no],
+        ),
+        'nothing scored': (nothing, ['no answer is scored', 'vanilla unscored'], ['differ by', no]),
+        'n = 1': (
+            rows(n=1, vanilla=1, correct=0),
+            [no, 'n = 1, p = 1.000; no difference could be found'],
+            ['differ by'],
+        ),
+        'n = 2': (
+            rows(n=2, vanilla=2, correct=0),
+            [no, 'n = 2, p = 0.500; no difference could be found'],
+            ['differ by'],
+        ),
+        'n = 5': (rows(n=5, vanilla=5, correct=0), [no, 'no difference could be found'], ['differ by']),
+        'n = 2, three seeds': (rows(seeds=(1, 2, 3), n=2, vanilla=2, correct=2), [no], ['equal within', 'differ by']),
+        'missing cells': (cells, [no], ['differ by']),
+        'one label': (
+            one_label,
+            ['within labels: one label: nothing to compare within labels'],
+            ['across labels, not within'],
+        ),
+        'a label without scores': (
+            part_label,
+            ['beside 100 %, which always saying "color" would score', 'No trace is scored for the label place[.]'],
+            ['beside 50 %'],
+        ),
+        'one condition': (rows(n=10, correct=5), ['Exact answers: correct 50 %'], ['differ', no]),
+        'no trace is right': (
+            rows(n=20, correct=10).assign(trace_correct_any=0.0, trace_correct_exact=0.0),
+            ['no trace is right: no test of independence'],
+            ['phi'],
+        ),
+    }
+
+
+@pytest.mark.parametrize('name', list(degenerate()))
+def test_sentences_of_degenerate_inputs(name):
+    table, must, never = degenerate()[name]
+    said = findings(table)
+    text = ' | '.join(said)
+    assert not re.search(r'\bnan\b|\binf\b|n = 0|- %|None', text), text
+    for words in must:
+        assert re.search(words, text), text
+    for words in never:
+        assert not re.search(words, text), text
+    shown = pairs_table(pairs(table))
+    assert not shown.astype(str).map(lambda v: 'nan' in v).any(axis=None)
+    assert not re.search(r'\bnan\b', headline(table).to_string())
+    finding, _ = summarize_accuracy(accuracy_figure(table)[1])
+    assert not re.search(r'nan|: [.]|over 0', finding), finding
+
+
+def test_the_verdict_is_the_same_in_table_sentence_and_file():
+    for table in (rows(vanilla=30, correct=90), rows(seeds=(1, 2), n=200, vanilla=60, correct=180)):
+        found = pairs(table)
+        assert found.verdict.tolist() == ['differ'] and not found.low[0] <= 0 <= found.high[0]
+        assert 'differ' in pairs_table(found).verdict[0] and any(' differ by ' in s for s in findings(table))
+        for column in ('p_questions', 'p_seeds', 'low', 'high', 'p_holm', 'detectable', 'p_equal'):
+            assert column in found
+        assert pd.notna(found.p_questions[0]) and pd.isna(found.p_seeds[0]) == (found.seeds_a[0] == 1)
+        assert ('these models' in pairs_table(found).verdict[0]) == (found.seeds_a[0] == 1)
+
+
+def seeds_move(seed, k=3, n=300):
+    "Case numbers/01: two conditions that are the same method; seeds move them by about 4 points."
+    rng = np.random.default_rng(seed)
+    q, parts = rng.normal(0, 1.5, n), []
+    for c in ('correct', 'incorrect'):
+        for s in range(k):
+            p = np.clip(1 / (1 + np.exp(-q)) + rng.normal(0, 0.04), 0, 1)
+            parts.append(
+                pd.DataFrame(
+                    dict(
+                        dataset='babi',
+                        model='m',
+                        condition=c,
+                        seed=s,
+                        id=[f'q{i}' for i in range(n)],
+                        answer_exact=(rng.random(n) < p) * 1.0,
+                    )
+                )
+            )
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_few_claims_in_a_world_without_differences():
+    made = [seeds_move(b) for b in range(40)]
+    claims = [any(' differ by ' in s for s in summarize_pairs(d)) for d in made]
+    assert sum(claims) <= 2
+    for d in made[:10]:
+        r = pairs(d).iloc[0]
+        assert (r.verdict == 'differ') == (r.p_holm < 0.05) == (not r.low <= 0 <= r.high)
+
+
+def test_132_pairs_can_be_significant():
+    "Case numbers/04: 3 data sets x 4 models, two seeds; `correct` answers everything, every other condition nothing."
+    names = ['vanilla', 'correct', 'incorrect', 'wrong_label', 'wrong_facts', 'swapped', 'shuffled', 'filler']
+    names += ['mix:0.25', 'mix:0.5', 'mix:0.75']
+    table = pd.DataFrame(
+        [
+            dict(dataset=d, model=f'm{m}', condition=c, seed=s, id=str(i), answer_exact=float(c == 'correct'))
+            for d in ('babi', 'cotempqa', 'msmarco')
+            for m in range(4)
+            for c in names
+            for s in (1, 2)
+            for i in range(40)
+        ]
+    )
+    found = pairs(table)
+    apart = found[found.difference.abs() > 0.5]
+    assert (
+        len(found) == 132 and len(apart) == 120 and (apart.p_holm < 0.001).all() and (apart.verdict == 'differ').all()
+    )
+    said = summarize_pairs(table, found)
+    assert any(s.startswith('vanilla minus correct') and '0 for vanilla and 12 for correct' in s for s in said)
+
+
+def test_linked_across_labels_not_within_is_said():
+    easy = np.arange(400) < 200
+    right = lambda x: np.where(easy, np.arange(400) % x != 0, np.arange(400) % x == 0).astype(float)
+    table = rows(n=400, correct=200).assign(label=np.where(easy, 'easy', 'hard'), answer_exact=right(5))
+    for s in ('classification', 'trace_correct_any', 'trace_correct_exact'):
+        table[s] = right(7)
+    said = ' '.join(findings(table))
+    assert 'linked across labels, not within: odds ratio within labels' in said
+    claim = summarize_trace_answer(trace_answer_figure(table)[1], trace_answer_table(table, 'classification'))[0]
+    assert 'linked across labels, not within: correct' in claim and 'odds ratio within labels' in claim
+    assert headline(table)['odds ratio within labels'].iloc[0] != '-'
+
+
+# --- several samples of a question
+
+
+def sampled(k=4, n=50, seeds=(1,)):
+    "Random answers: `k` samples of each question."
+    rng = np.random.default_rng(3)
+    table = [rows(seeds=seeds, n=n, vanilla=20, correct=30).assign(sample=j) for j in range(k)]
+    table = pd.concat(table, ignore_index=True)
+    easy = table.id.map(dict(zip(table.id.unique(), rng.random(n))))
+    exact = (rng.random(len(table)) < easy) * 1.0
+    return table.assign(answer_exact=exact, answer_contains=exact)
+
+
+def test_samples_are_averaged_and_questions_counted():
+    table = sampled()
+    shown, plain = headline(table), headline(table[table['sample'] == 0])
+    assert shown.n.tolist() == [50, 50] and 'answer exact' in plain and 'pass@1' not in plain
+    each = table.groupby(['condition', 'id'], sort=False).answer_exact.agg(['mean', 'max'])
+    for c in ('vanilla', 'correct'):
+        mean, best = each.loc[c].mean()
+        key = ('toy', 'm', c)
+        assert shown['answer exact, mean@4'][key].startswith(f'{100 * mean:.0f} [')
+        assert shown['pass@4'][key].startswith(f'{100 * best:.0f} [')
+        line = measured(table).query('condition == @c and scorer == "answer_exact"').iloc[0]
+        spread = each.loc[c]['mean'].std() / 50**0.5
+        assert line.n == 50 and line.high - line.low == pytest.approx(2 * 2.0096 * spread, rel=1e-3)  # t, 49 df
+    found = pairs(table).iloc[0]
+    assert found.n == 50 and found.test == 'permutation, exact'
+    said = ' '.join(findings(table))
+    assert 'Each question has 4 samples' in said and '50 questions' in said and 'Fisher' not in said
+    assert trace_answer_table(table).notes.iloc[-1] == 'several samples: no test'
+
+
+def test_an_absent_sample_is_sample_0_and_repeats_change_nothing():
+    one = rows(vanilla=30, correct=60)
+    pd.testing.assert_frame_equal(headline(one.assign(sample=0)), headline(one))
+    again = pd.concat([one.assign(sample=k) for k in range(3)], ignore_index=True)  # the same answers three times
+    a, b = pairs(one).iloc[0], pairs(again).iloc[0]
+    assert (a.n, a.difference, a.low, a.high, a.p) == pytest.approx((b.n, b.difference, b.low, b.high, b.p))
+    assert headline(again)['answer exact, mean@3'].tolist() == headline(one)['answer exact'].tolist()
+    twice = pd.concat([one.assign(sample=0)] * 2)
+    with pytest.raises(TracenbError, match='two rows of one question and sample'):
+        headline(twice)
+
+
+def test_pass_at_k_is_the_chance_among_all_draws():
+    from itertools import combinations
+
+    for right in range(6):
+        for k in range(1, 6):
+            drawn = list(combinations([1] * right + [0] * (5 - right), k))
+            assert pass_share(right, 5, k) == pytest.approx(sum(map(max, drawn)) / len(drawn))
+    uneven = pd.DataFrame(
+        dict(
+            dataset='d',
+            model='m',
+            condition='c',
+            seed=1,
+            id=list('aaabb'),
+            sample=[0, 1, 2, 0, 1],
+            answer_exact=[1.0, 0, 0, 0, 1],
+        )
+    )
+    assert over_samples(uneven)[PASSED].tolist() == pytest.approx([2 / 3, 1])  # k = 2
+
+
+def test_run_folders_with_samples_are_read(tmp_path):
+    at = write_run(tmp_path, 'vanilla', n=6, right=3)
+    for name in ('generations', 'scores'):
+        lines = [json.loads(x) for x in (at / f'{name}.jsonl').read_text().splitlines()]
+        both = lines + [
+            x | dict(sample=1) | (dict(value=1.0 - x['value']) if x.get('scorer') == 'answer_exact' else {})
+            for x in lines
+        ]
+        (at / f'{name}.jsonl').write_text(''.join(json.dumps(x) + '\n' for x in both))
+    found = gather(tmp_path)
+    assert len(found.rows) == 12 and found.rows['sample'].tolist() == [0, 1] * 6 and not found.left_out
+    assert headline(found.rows)['answer exact, mean@2'].iloc[0].startswith('50') and headline(found.rows).n.iloc[0] == 6
+    assert headline(found.rows)['pass@2'].iloc[0].startswith('100')
 
 
 # --- the page

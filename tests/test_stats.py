@@ -10,14 +10,16 @@ import pytest
 import statsmodels.api as sm
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest, norm, pearsonr, ttest_ind
+from scipy.stats import binom, binomtest, norm, pearsonr, ttest_ind, ttest_rel
 from scipy.stats import bootstrap as scipy_bootstrap
+from scipy.stats import t as student
 from statsmodels.datasets import china_smoking
 from statsmodels.formula.api import ols
+from statsmodels.stats.weightstats import ttost_paired
 
 from tracenb.core.records import TracenbError
 from tracenb.stats.association import TwoByTwo, independence, stratified, two_by_two
-from tracenb.stats.comparisons import Paired, compare_seeds, holm, paired, permuted
+from tracenb.stats.comparisons import Paired, _interval, compare_seeds, holm, paired, permuted, question_variance
 from tracenb.stats.intervals import (
     balanced_accuracy,
     bootstrap,
@@ -29,7 +31,9 @@ from tracenb.stats.intervals import (
     variance_shares,
     wilson,
 )
+from tracenb.stats.links import link, link_columns, link_text
 from tracenb.stats.power import detectable, paired_power
+from tracenb.stats.verdicts import decide, pair_verdicts
 
 bits = st.sampled_from([0, 1])
 cell = st.integers(0, 40)
@@ -553,12 +557,30 @@ def test_permutations_by_hand(change):
     assert permuted(change, np.zeros(len(change))) == pytest.approx(min(1, 2 * min(upper, lower)))
 
 
-def test_random_permutations_come_near_the_exact_test():
-    a, b = pair(10, 25, 12, 10)
-    assert permuted(a, b) == pytest.approx(paired(a, b).p, abs=0.01) and permuted(a, b) == permuted(a, b) != permuted(
-        a, b, seed=1
-    )
+def test_permutations_are_exact_in_large_samples_too():
+    for counts in ((10, 25, 12, 10), (0, 400, 300, 250), (5, 900, 20, 0)):
+        a, b = pair(*counts)
+        assert permuted(a, b) == pytest.approx(paired(a, b).p, rel=1e-9)
     assert permuted([], []) is None and permuted([1, 0], [1, 0]) == 1
+    assert permuted(np.ones(300), np.zeros(300)) == 2 * 0.5**300  # no draws: as small as the data allow
+
+
+@given(st.lists(st.integers(-6, 6), min_size=1, max_size=40), st.sampled_from([1, 2, 3, 6, 7]))
+def test_permutations_agree_with_all_sums(whole, parts):
+    "Against the distribution of the signed sum, built up number by number."
+    sums = {0: 1.0}
+    for w in whole:
+        sums = {s: 0.5 * (sums.get(s - w, 0) + sums.get(s + w, 0)) for s in {x + y for x in sums for y in (-w, w)}}
+    tail = sum(p for s, p in sums.items() if s >= abs(sum(whole)))
+    assert permuted(np.array(whole) / parts, np.zeros(len(whole))) == pytest.approx(min(1, 2 * tail))
+
+
+@pytest.mark.parametrize('center', [0.0, 0.02, 0.06, 0.2])
+def test_permutations_of_any_numbers_by_simulation(center):
+    change = np.random.default_rng(5).normal(center, 0.3, 120)
+    signs = np.random.default_rng(6).choice([-1, 1], (200_000, 120))
+    found = (np.abs(signs @ change) >= abs(change.sum())).mean()
+    assert permuted(change, 0 * change) == pytest.approx(found, rel=0.03, abs=2e-5)
 
 
 def test_compare_seeds_with_one_seed_is_paired():
@@ -588,10 +610,8 @@ def test_compare_seeds():
         and t.p[0] < 0.01
     )
     assert t.seeds_b.tolist() == [4, 3, 3]
-    per_seed = df.groupby(['condition', 'seed']).answer_exact.mean()
-    assert t.p_seeds.tolist() == pytest.approx(
-        [ttest_ind(per_seed[a], per_seed[b], equal_var=False).pvalue for a, b in zip(t.a, t.b)]
-    )
+    assert t.p.tolist() == t.p_seeds.tolist() and set(t.test) == {'t, seeds and questions'}
+    assert ((t.p < 0.05) == ((t.low > 0) | (t.high < 0))).all()
     back = compare_seeds(pd.concat([df[df.condition == c] for c in 'cba']))
     assert sorted(back.difference) == pytest.approx(sorted(-t.difference)) and back.p.tolist()[::-1] == pytest.approx(
         t.p.tolist(), abs=0.01
@@ -600,18 +620,216 @@ def test_compare_seeds():
     assert compare_seeds(df[df.condition == 'a']).empty
 
 
-def test_seeds_alone_make_an_interval():
-    df = pd.concat([long(8, 6), long(8, 6, condition='b')], ignore_index=True)
-    t = compare_seeds(df.assign(answer_exact=(df.seed < df.condition.map(dict(a=4, b=2))).astype(int))).iloc[
-        0
-    ]  # Whole seeds right or wrong
-    assert t.low < t.difference - 0.3 and t.difference + 0.3 < t.high and t.p < 0.01 < t.p_seeds and t.note == ''
+def grid_of(means, n=6000):
+    "Conditions whose every seed is right on the same share of questions: only seeds vary."
+    parts = [
+        pd.DataFrame(dict(dataset='d', model='m', condition=c, seed=s, id=range(n), answer_exact=m))
+        for c, ms in means.items()
+        for s, m in enumerate(ms)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_seeds_alone_are_the_t_test_of_scipy_and_of_the_analysis_of_variance():
+    "Where questions do not vary, two conditions have Student's test, and several the pooled one of a linear model."
+    means = dict(a=[0.5, 0.55, 0.48, 0.61], b=[0.4, 0.47, 0.52, 0.44])
+    t, known = compare_seeds(grid_of(means)).iloc[0], ttest_ind(means['a'], means['b'])
+    ci = known.confidence_interval()
+    assert (t.p_seeds, t.low, t.high) == pytest.approx((known.pvalue, ci.low, ci.high), rel=2e-3)
+    assert t.p_questions < 1e-100 and t.n == 6000
+
+    means |= dict(c=[0.2, 0.26, 0.22, 0.3])
+    flat = pd.DataFrame([dict(c=c, y=y) for c, ys in means.items() for y in ys])
+    fit = ols('y ~ 0 + C(c)', flat).fit()
+    t = compare_seeds(grid_of(means)).set_index(['a', 'b']).loc[('a', 'b')]
+    known = fit.t_test([1, -1, 0])
+    own = sum(np.var(means[c], ddof=1) / 4 for c in 'ab')  # larger than the pooled variance: it is taken
+    assert own > fit.mse_resid / 2
+    assert t.p_seeds == pytest.approx(2 * student.sf(known.effect[0] / math.sqrt(own), 9), rel=5e-3)
+    t = compare_seeds(grid_of(means)).set_index(['a', 'b']).loc[('b', 'c')]
+    own = sum(np.var(means[c], ddof=1) / 4 for c in 'bc')
+    assert own < fit.mse_resid / 2 and t.p_seeds == pytest.approx(fit.t_test([0, 1, -1]).pvalue, rel=5e-3)
+
+
+def test_questions_alone_are_the_paired_t_test():
+    "Seeds that do not vary leave the questions: scipy's paired test, with the degrees of freedom of the seeds."
+    rng = np.random.default_rng(2)
+    a, b = rng.random((2, 500)).round(3)
+    df = pd.concat(
+        [
+            pd.DataFrame(dict(dataset='d', model='m', condition=c, seed=s, id=range(500), answer_exact=y))
+            for c, y in (('a', a), ('b', b - 0.05))
+            for s in (1, 2, 3)
+        ]
+    )
+    t, known = compare_seeds(df).iloc[0], ttest_rel(a, b - 0.05)
+    assert t.p_seeds == pytest.approx(2 * student.sf(abs(known.statistic), 4), rel=0.03)
+
+
+def test_the_interval_over_questions_is_wilsons_without_disagreement():
+    for n in (8, 40, 300):
+        low, high = wilson(0, n)
+        same = compare_seeds(grid_of(dict(a=[1.0], b=[1.0]), n)).iloc[0]
+        apart = compare_seeds(grid_of(dict(a=[1.0], b=[0.0]), n)).iloc[0]
+        assert (same.low, same.high) == pytest.approx((-high, high)) and same.p == 1
+        assert (apart.low, apart.high) == pytest.approx((1 - high, 1))
+
+
+@pytest.mark.parametrize('n, b, c', [(40, 0.2, 0.1), (100, 0.05, 0.05), (100, 0.5, 0.1), (376, 0.03, 0.01)])
+def test_the_interval_over_questions_covers(n, b, c):
+    "95 % intervals hold the true difference of two single runs in about 95 % of samples (exact sum over outcomes)."
+    weights = {}
+    only_a, only_b, _ = np.random.default_rng(0).multinomial(n, [b, c, 1 - b - c], 4000).T
+    for x, y in zip(only_a, only_b):
+        weights[x, y] = weights.get((x, y), 0) + 1 / 4000
+    held = 0.0
+    for (x, y), w in weights.items():
+        change = np.repeat([1.0, -1.0, 0.0], [x, y, n - x - y])
+        low, high = _interval(change.mean(), question_variance(change) ** 0.5, math.inf, permuted(change, np.zeros(n)))
+        held += w * (low <= b - c <= high)
+    assert 0.94 <= held <= 0.995
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 200))
+def test_test_and_interval_over_questions_never_disagree(only_a, only_b, same):
+    assume(only_a + only_b + same)
+    df = pd.DataFrame(
+        dict(a=np.repeat([1.0, 0, 1], [only_a, only_b, same]), b=np.repeat([0.0, 1, 1], [only_a, only_b, same]))
+    )
+    long_form = df.rename_axis('id').reset_index().melt('id', var_name='condition', value_name='answer_exact')
+    t = compare_seeds(long_form.assign(dataset='d', model='m', seed=1)).iloc[0]
+    assert (t.p < 0.05) == (not t.low <= 0 <= t.high) and -1 <= t.low <= t.difference <= t.high <= 1
+    assert t.p == t.p_questions == pytest.approx(paired(df.a, df.b).p) and pd.isna(t.p_seeds)
+
+
+def test_equality_is_schuirmanns_pair_of_tests():
+    rng = np.random.default_rng(4)
+    a, b = (rng.random((2, 1500)) < 0.9).astype(float)
+    df = pd.concat(
+        [
+            pd.DataFrame(dict(dataset='d', model='m', condition=c, seed=1, id=range(1500), answer_exact=y))
+            for c, y in (('a', a), ('b', b))
+        ]
+    )
+    t, known = compare_seeds(df).iloc[0], ttost_paired(a, b, -0.03, 0.03)[0]
+    assert t.p_equal == pytest.approx(known, rel=0.05) and pair_verdicts(compare_seeds(df))[0].kind == 'equal'
+    assert compare_seeds(df, margin=0.001).p_equal[0] > 0.05
+
+
+def test_the_detectable_difference_is_detected_four_times_in_five():
+    rng, found = np.random.default_rng(0), []
+    for _ in range(120):
+        easy = rng.normal(0, 1.5, 200)
+        right = lambda shift: (rng.random(200) < 1 / (1 + np.exp(-easy)) + shift).astype(float)
+        a, b = right(0.06), right(-0.06)
+        df = pd.concat(
+            [
+                pd.DataFrame(dict(dataset='d', model='m', condition=c, seed=1, id=range(200), answer_exact=y))
+                for c, y in (('a', a), ('b', b))
+            ]
+        )
+        found.append(compare_seeds(df).iloc[0])
+    found = pd.DataFrame(found)
+    power = (found.p < 0.05).mean()
+    assert abs(found.difference.mean() - found.detectable.mean()) < 0.025 and 0.65 < power < 0.9
+
+
+# A world without effects, in which seeds move a condition by 4 points
+def world(rng, seeds, conditions=('correct', 'incorrect'), n=300, seed_sd=0.04, effect=0.0):
+    easy = 1 / (1 + np.exp(-rng.normal(0, 1.5, n)))
+    shifts = dict(zip(conditions, (effect / 2, -effect / 2, 0, 0)))
+    parts = [
+        pd.DataFrame(
+            dict(
+                dataset='babi',
+                model='m',
+                condition=c,
+                seed=s,
+                id=np.arange(n),
+                answer_exact=(rng.random(n) < np.clip(easy + shift + rng.normal(0, seed_sd), 0, 1)) * 1.0,
+            )
+        )
+        for c, shift in shifts.items()
+        for s in range(seeds)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def claimed(grids, seeds, **settings):
+    "Share of grids with at least one verdict that conditions differ."
+    made = 0
+    for g in range(grids):
+        table = compare_seeds(world(np.random.default_rng(g), seeds, **settings))
+        kinds = [v.kind for v in pair_verdicts(table)]
+        assert all(k != 'differ' or not r.low <= 0 <= r.high for k, r in zip(kinds, table.itertuples()))
+        made += 'differ' in kinds
+    return made / grids
+
+
+@pytest.mark.parametrize('seeds', [2, 3, 5])
+def test_few_false_claims_where_seeds_move_conditions(seeds):
+    assert claimed(40, seeds) <= 0.05
+    assert claimed(15, seeds, effect=0.3) >= 0.6
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize('conditions', [('correct', 'incorrect'), ('vanilla', 'correct', 'incorrect')])
+@pytest.mark.parametrize('n, seed_sd', [(300, 0.04), (1000, 0.04), (100, 0.04), (300, 0.0), (300, 0.08)])
+@pytest.mark.parametrize('seeds', [2, 3, 4, 5])
+def test_few_false_claims_in_200_grids(seeds, n, seed_sd, conditions):
+    limit = 0.05 if seed_sd <= 0.04 else 0.065  # the promise is for seeds that move a condition by 4 points
+    assert claimed(200, seeds, n=n, seed_sd=seed_sd, conditions=conditions) <= limit
+
+
+# Verdicts
+def test_the_four_verdicts():
+    assert decide(0.01, 0.1, 0.3) == 'differ' and decide(0.01, -0.1, 0.3) == 'open'  # the interval must agree
+    assert decide(0.3, -0.02, 0.02, 0.01) == 'equal' and decide(0.3, -0.02, 0.02, 0.2) == 'open'
+    assert decide(None, 0.1, 0.3) == decide(0.01, None, None) == decide(math.nan, 0.1, 0.2) == 'untested'
+
+
+@pytest.mark.parametrize('n', [1, 2, 3, 5, 10, 30])
+def test_few_questions_never_show_equality(n):
+    for seeds in (1, 2, 3):
+        [v] = pair_verdicts(compare_seeds(grid_of(dict(a=[1.0] * seeds, b=[1.0] * seeds), n)))
+        assert v.kind == 'open' and v.about == ('models' if seeds == 1 else 'conditions')
+        assert v.detectable is None or v.detectable > 0.03
+    assert pair_verdicts(compare_seeds(grid_of(dict(a=[1.0], b=[0.0]), n)))[0].kind == ('open' if n < 6 else 'differ')
+
+
+def test_one_seed_against_three_is_about_these_models():
+    df = pd.concat([long(200, 1), long(200, 3, seed=1, condition='b', effect=2)], ignore_index=True)
+    t = compare_seeds(df)
+    assert pd.isna(t.p_seeds[0]) and t.test[0] == 'permutation, exact' and pair_verdicts(t)[0].about == 'models'
+
+
+def test_a_hundred_and_thirty_two_pairs_can_reach_significance():
+    "Two seeds, 40 questions, 11 conditions on each of 12 places: `correct` is always right, the others never."
+    conditions = ['correct', *(f'c{k}' for k in range(11))]
+    parts = [grid_of({c: [float(c == 'correct')] * 2 for c in conditions}, 40).assign(model=f'm{m}') for m in range(12)]
+    t = compare_seeds(pd.concat(parts))
+    apart = t[t.a == 'correct']
+    assert len(apart) == 132 and (t.p_holm[apart.index] < 0.001).all()
+
+
+def test_samples_of_a_question_are_averaged_and_the_question_stays_the_unit():
+    rng = np.random.default_rng(0)
+    base = long(60, 1).drop(columns='answer_exact')
+    df = pd.concat(
+        [base.assign(condition=c, sample=k, answer_exact=rng.integers(0, 2, 60) * 1.0) for c in 'ab' for k in range(8)]
+    )
+    t = compare_seeds(df).iloc[0]
+    means = df.groupby(['condition', 'id']).answer_exact.mean()
+    assert t.n == 60 and t.difference == pytest.approx(means['a'].mean() - means['b'].mean())
+    assert t.p == pytest.approx(permuted(means['a'], means['b'])) and t.test == 'permutation, exact'
+    with pytest.raises(TracenbError, match='is duplicated'):
+        compare_seeds(df.drop(columns='sample'))
 
 
 def test_compare_seeds_edges():
     df = pd.concat([long(8, 3), long(8, 3, seed=1, condition='b')], ignore_index=True)
     same = compare_seeds(df.assign(answer_exact=1)).iloc[0]
-    assert (same.difference, same.p, same.low, same.high) == (0, 1, 0, 0) and pd.isna(same.p_seeds)
+    assert (same.difference, same.p, same.p_seeds, same.p_questions) == (0, 1, 1, 1) and same.low == -same.high < -0.3
     some = compare_seeds(
         df.assign(
             answer_exact=df.answer_exact.mask(
@@ -722,3 +940,84 @@ def test_plans_that_make_no_sense():
             paired_power(design(**(dict(n=10, difference=0.1, discordant=0.3) | wrong)))
     with pytest.raises(TracenbError, match='no columns'):
         paired_power(design(n=10))
+
+
+# Links of trace and answer, across labels and within them
+LABELS = [(231, 264, 51, 73), (58, 17, 6, 6), (1, 0, 22, 90), (20, 16, 41, 54)]  # METHOD.md section 8
+
+
+def linked(tables):
+    return from_counts(tables).rename_axis('id').reset_index()
+
+
+def test_the_link_of_the_published_label_step():
+    x = link(linked(LABELS), 't', 'a')
+    t = independence((310, 297, 120, 223))
+    assert (x.table, x.phi, x.p, x.crude) == (t.table, t.phi, t.p_chi2, t.odds_ratio) and round(x.crude, 2) == 1.94
+    assert [round(v, 2) for v in (x.within, x.within_low, x.within_high)] == [1.44, 1.03, 2.03]  # R: mantelhaen.test
+    assert x.verdict.kind == 'differ' and x.inside and 'linked within labels too' in link_text(x)
+
+
+def test_linked_across_labels_not_within():
+    x = link(linked([(81, 9, 9, 1), (1, 9, 9, 81)]), 't', 'a')
+    assert x.within == pytest.approx(1) and x.crude > 20 and x.verdict.kind == 'differ' and not x.inside
+    assert 'linked across labels, not within' in link_text(x) and link_columns(x)['only_across_labels']
+
+
+@pytest.mark.parametrize(
+    'tables, kind, words',
+    [
+        ([(0, 0, 0, 0), (0, 0, 0, 1)], 'untested', 'no test of independence'),
+        ([(1, 0, 0, 0), (0, 0, 0, 1)], 'open', 'no link could be found'),
+        ([(5, 0, 0, 0), (3, 0, 0, 0)], 'untested', 'no trace is wrong'),
+        ([(30, 0, 0, 30)], 'differ', 'one label'),
+        ([(30, 0, 0, 0), (0, 0, 0, 30)], 'differ', 'nothing to compare within'),
+        ([(30, 30, 30, 30), (30, 30, 30, 30)], 'open', 'no link is shown, a phi of'),
+        ([(500, 500, 500, 500), (500, 500, 500, 500)], 'equal', 'independent up to 0.1 of phi'),
+    ],
+)
+def test_links_of_degenerate_tables(tables, kind, words):
+    x = link(linked(tables), 't', 'a')
+    assert x.verdict.kind == kind and words in link_text(x) and 'nan' not in link_text(x)
+    assert x.phi is None or -1 <= x.verdict.low <= x.phi <= x.verdict.high <= 1
+
+
+def test_the_same_rows_again_are_no_further_questions():
+    one = linked(LABELS).assign(seed=1)
+    twice = link(pd.concat([one, one.assign(seed=2)]), 't', 'a')
+    alone = link(one, 't', 'a')
+    assert (twice.verdict.low, twice.verdict.high) == pytest.approx((alone.verdict.low, alone.verdict.high))
+    assert twice.within == pytest.approx(alone.within)  # strata are label and seed
+    logs = [(math.log(x.within_high) - math.log(x.within_low)) for x in (alone, twice)]
+    assert logs[1] == pytest.approx(logs[0], rel=0.05)  # the jackknife against Robins, Breslow and Greenland
+
+
+def test_the_jackknife_is_leaving_one_question_out():
+    rng = np.random.default_rng(3)
+    df = pd.DataFrame(dict(id=np.repeat(range(40), 2), seed=[1, 2] * 40, label=np.repeat(['x', 'y'], 40)))
+    df = df.assign(t=rng.integers(0, 2, 80) * 1.0, a=rng.integers(0, 2, 80) * 1.0)
+
+    def ratio(d):
+        s = stratified(d.assign(s=d.label + d.seed.astype(str)), 't', 'a', by=(), stratum='s').iloc[0]
+        return math.log(s.odds_ratio)
+
+    logs = np.array([ratio(df[df.id != i]) for i in range(40)])
+    error = math.sqrt(39 / 40 * ((logs - logs.mean()) ** 2).sum())
+    x = link(df, 't', 'a')
+    assert math.log(x.within) == pytest.approx(ratio(df))
+    assert math.log(x.within_high / x.within) == pytest.approx(1.959964 * error, rel=1e-6)
+
+
+def test_intervals_of_phi_cover_with_clusters():
+    "Answers of one question hang together over 4 samples; trace and answer are independent: phi is 0."
+    rng, held, claimed = np.random.default_rng(0), 0, 0
+    for _ in range(200):
+        easy, clear = rng.normal(0, 2, (2, 80, 1))
+        t, a = ((rng.random((80, 4)) < 1 / (1 + np.exp(-x))) * 1.0 for x in (easy, clear))
+        df = pd.DataFrame(
+            dict(id=np.repeat(range(80), 4), sample=[0, 1, 2, 3] * 80, label='x', t=t.ravel(), a=a.ravel())
+        )
+        x = link(df, 't', 'a')
+        held += x.verdict.low <= 0 <= x.verdict.high
+        claimed += x.verdict.kind == 'differ'
+    assert held >= 184 and claimed <= 16

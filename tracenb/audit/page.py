@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from .figure import variants_figure
 from .judging import Prediction, looked_up, score_variants
 from .published import Predictions, count_problems, read_all
-from .tables import disagreements, overview, reading_table, sentences
+from .tables import add_guesses, add_links, disagreements, overview, reading_table, sentences
 from ..core.files import atomic_path, write_jsonl, write_text
 from ..core.formats import FieldMap
 from ..core.html import figure_html, html_page, render_template, table_html
@@ -161,6 +161,7 @@ def audit(
         paper = made.cases[0].task.paper
         looked = looked_up(made.cases, made.asked) if paper and paper.lookup else None
         figures, tables = score_variants(made.cases, gold=looked)
+        figures = add_guesses(add_links(figures, tables), [p.example for p in made.cases], made.cases[0].task)
         figures = pd.DataFrame([_about(made) | r for r in figures.to_dict('records')])
         audited.append((made, figures, rows_of(made, tables, looked)))
     audited.sort(key=_place)

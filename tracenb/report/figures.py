@@ -20,6 +20,7 @@ from .canvas import BARS, FAINT, INK, colors, draw, forest, heading, nothing, pa
 from .seed_means import RUN_KEYS, arrange, condition_name, over_seeds
 from ..stats.association import independence
 from ..stats.intervals import majority_answer, majority_baseline, wilson
+from ..stats.links import link, link_columns
 
 # %% ../../nbs/09_report/03_figures.ipynb #b4ba9d06
 ANSWERS = {'answer_exact': 'is exactly the gold answer', 'answer_contains': 'contains the gold answer'}
@@ -93,7 +94,8 @@ def balanced_over_seeds(
 def _step_data(rows):
     "Means and intervals of all step scorers, the balanced accuracy and the baselines."
     data = pd.concat([over_seeds(rows, list(STEPS)), balanced_over_seeds(rows)], ignore_index=True)
-    labels = {d: part.drop_duplicates('id').label for d, part in rows.groupby('dataset')}
+    named = rows[rows.classification.notna()]
+    labels = {d: part.drop_duplicates('id').label for d, part in named.groupby('dataset')}
     constant = {('classification', d): majority_baseline(x)[1] for d, x in labels.items()} | {
         ('balanced_accuracy', d): 1 / x.nunique() for d, x in labels.items()
     }
@@ -156,7 +158,7 @@ def trace_answer_table(
 ) -> pd.DataFrame:
     """One row per condition: the four counts over all seeds, phi and its range over seeds, conditional shares.
 
-    With tests and Wilson intervals where a condition has one seed.
+    With tests and Wilson intervals where a condition has one seed, and the odds ratio within labels (`link_columns`).
     """
     t, a = rows[trace], rows[answer]
     kinds = dict(zip(CELLS, (t * a, t * (1 - a), (1 - t) * a, (1 - t) * (1 - a))))
@@ -169,17 +171,20 @@ def trace_answer_table(
     columns = {c: (c, 'sum') for c in [*CELLS, 'unscored']}
     columns |= dict(seeds=('seed', 'size'), phi_low=('phi', 'min'), phi_high=('phi', 'max'))
     data = lines.agg(**columns).reset_index()
-    tests = pd.DataFrame([_tested(r) for r in data.to_dict('records')])
-    return pd.concat([data.assign(trace=trace, answer=answer), tests], axis=1)
+    groups = rows.groupby(RUN_KEYS[:3], sort=False, dropna=False)
+    several = [part.id.duplicated().any() for _, part in groups]
+    tests = pd.DataFrame([_tested(r, more) for r, more in zip(data.to_dict('records'), several)])
+    links = pd.DataFrame([link_columns(link(part, trace, answer)) for _, part in groups])
+    return pd.concat([data.assign(trace=trace, answer=answer), tests, links], axis=1)
 
 # %% ../../nbs/09_report/03_figures.ipynb #figures-tested
-def _tested(r):
-    "The measures of `independence` for a row of counts; no test where several seeds answer the same questions."
+def _tested(r, several):
+    "The measures of `independence` for a row of counts; no test where `several` rows answer one question."
     t = independence([r[c] for c in CELLS], r['unscored']).to_dict()
     found = {k: t[k] for k in ('phi', 'p_answer_given_trace', 'p_answer_given_no_trace')}
-    if r['seeds'] > 1:
+    if several:
         notes = '; '.join(n for n in t['notes'] if n.endswith('no test of independence'))
-        return found | dict(notes=notes or 'several seeds: no test')
+        return found | dict(notes=notes or f'several {"seeds" if r["seeds"] > 1 else "samples"}: no test')
     for name in ('interval_given_trace', 'interval_given_no_trace'):
         found |= dict(zip((f'{name}_low', f'{name}_high'), t[name] or (None, None)))
     return found | {k: t[k] for k in ('chi2', 'p_chi2', 'p_fisher', 'odds_ratio')} | dict(notes='; '.join(t['notes']))
@@ -201,7 +206,7 @@ def trace_answer_figure(
     Runs without a trace are left out and named.
     """
     title = 'Is the answer right when the trace is right?'
-    data = trace_answer_table(arrange(rows, ('id', trace, answer)), trace, answer)
+    data = trace_answer_table(arrange(rows, ('id', trace, answer), samples=True), trace, answer)
     scored = data[CELLS].sum(axis=1) > 0
     drawn, without = data[scored], ', '.join(map(condition_name, dict.fromkeys(data.condition[~scored])))
     if drawn.empty:
@@ -215,7 +220,7 @@ def trace_answer_figure(
     if len(drawn) > MOSAICS:
         return _many_tables(title, note, drawn), data
     handles = [Patch(color=RIGHT, label='answer right'), Patch(color=WRONG, label='answer wrong')]
-    return draw(title, note, list(drawn.itertuples()), lambda _: 1.45, _mosaic, handles), data
+    return draw(title, note, list(drawn.itertuples()), lambda _: 1.65, _mosaic, handles), data
 
 # %% ../../nbs/09_report/03_figures.ipynb #f0edd335
 def _p(p):
@@ -226,11 +231,21 @@ def _verdict(r):
     "Phi and tests of one condition in words."
     if pd.isna(r.phi):
         return r.notes.split('; ')[0]
+    within = f'\nodds ratio within labels {_ratio(r)}'
     if r.seeds > 1:
-        return f'phi = {r.phi:.2f} (range over {r.seeds} seeds {r.phi_low:.2f} to {r.phi_high:.2f})'
+        return f'phi = {r.phi:.2f} (range over {r.seeds} seeds {r.phi_low:.2f} to {r.phi_high:.2f}){within}'
+    if 'several samples' in r.notes:
+        return f'phi = {r.phi:.2f} [{r.phi_interval_low:.2f}, {r.phi_interval_high:.2f}]{within}'
     if 'smallest expected count' in r.notes:
-        return f"phi = {r.phi:.2f}, Fisher's exact test {_p(r.p_fisher)}"
-    return f'phi = {r.phi:.2f}, chi-square = {r.chi2:.1f} ({_p(r.p_chi2)})'
+        return f"phi = {r.phi:.2f}, Fisher's exact test {_p(r.p_fisher)}{within}"
+    return f'phi = {r.phi:.2f}, chi-square = {r.chi2:.1f} ({_p(r.p_chi2)}){within}'
+
+
+def _ratio(r):
+    "The odds ratio within labels with its interval."
+    if pd.isna(r.odds_ratio_within):
+        return '-'
+    return f'{r.odds_ratio_within:.2f} [{r.within_low:.2f}, {r.within_high:.2f}]'
 
 
 def _bar(ax, good, bad, middle, height):
@@ -267,7 +282,7 @@ def _mosaic(ax, r):
         top += height
     places, names = zip(*ticks)
     ax.set(xlim=(0, 100), ylim=(1.06, -0.06), yticks=places, yticklabels=names, xlabel='right answers, % of the bar')
-    ax.set_title(f'{condition_name(r.condition)}  ({r.dataset}, {r.model})\n', fontweight='bold', fontsize=9.5)
+    ax.set_title(f'{condition_name(r.condition)}  ({r.dataset}, {r.model})\n\n', fontweight='bold', fontsize=9.5)
     ax.text(0, 1.03, _verdict(r), transform=ax.transAxes, fontsize=8.5, va='bottom', color='#444444')
     plain(ax, 'x', left=True)
     ax.grid(False)
@@ -276,7 +291,9 @@ def _mosaic(ax, r):
 def _many_tables(title, note, drawn):
     "P(answer right) after a right and after a wrong trace, one line per condition."
     shade = colors(drawn)
-    note = note.replace(_MOSAIC_NOTE, 'Beside each line phi and how many traces are right.')
+    note = note.replace(
+        _MOSAIC_NOTE, 'Beside each line phi, the odds ratio within labels (OR) and how many traces are right.'
+    )
     handles = [
         Line2D([], [], marker='o', ls='', color=INK, label='after a right trace'),
         Line2D([], [], marker='D', ls='', color=INK, mfc='white', label='after a wrong trace'),
@@ -295,7 +312,8 @@ def _tables_panel(ax, part, shade):
             ax.plot(x, y, marker, ms=6.5, color=color, mfc=face, mew=1.4, clip_on=False)
         right = r.both_right + r.trace_only
         phi = 'no phi' if pd.isna(r.phi) else f'phi {r.phi:.2f}'
-        text = f'{phi} ({right} of {right + r.answer_only + r.neither})'
+        within = '' if pd.isna(r.odds_ratio_within) else f', OR {r.odds_ratio_within:.1f}'
+        text = f'{phi}{within} ({right} of {right + r.answer_only + r.neither})'
         ax.text(1.03, y, text, transform=ax.get_yaxis_transform(), va='center', fontsize=8.5, color=color)
     ax.set(xlim=(0, 100), ylim=(len(part) - 0.5, -0.5), title=heading(part), xlabel='right answers, %')
     ax.set(yticks=range(len(part)), yticklabels=map(condition_name, part.condition))

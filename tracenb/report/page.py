@@ -9,6 +9,7 @@ __all__ = ['runs_table', 'files', 'show_table', 'write_runs', 'section', 'show_f
 # %% ../../nbs/09_report/09_page.ipynb #ae7157ae
 import base64
 import json
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +21,7 @@ from nbconvert import HTMLExporter
 from ..core.files import atomic_path, write_text
 from ..core.html import escaped, html_page, render_template, table_html
 from .canvas import save_figure
-from .results import Results, finished, gather, unfinished
+from .results import Results, finished, gather, left_out_twins, unfinished
 from .seed_means import RUN_KEYS, arrange, condition_name
 from .statements import Statement
 from .tables import headline
@@ -66,6 +67,7 @@ def _missing(results):
     "Runs that are begun and not finished or damaged, and the number of versions of the code."
     begun = [str(p.relative_to(results.folder)) for p in unfinished(results.folder)]
     missing = {'are not finished': begun, 'could not be read': results.left_out}
+    missing |= {'are not the only one of their condition and seed': list(results.twins)}
     codes = results.costs.code.dropna().nunique() if 'code' in results.costs else 0
     return dict(missing={what: found for what, found in missing.items() if found}, codes=codes)
 
@@ -231,8 +233,11 @@ def make_report(
     """Execute the report notebook for the finished runs below `folder`.
 
     Returns `folder/report.html`; tables and figures are written beside it. Raises `TracenbError` if no run is finished.
+    Runs that are not the only one of their condition and seed are named on stderr and left out.
     """
     folder = Path(folder)
     finished(folder)
+    for twin in left_out_twins(folder):
+        print(f'left out: {twin}', file=sys.stderr)
     notebook = execute(experiment('report'), folder / 'report.ipynb', dict(folder=str(folder.resolve())))
     return to_page(notebook, folder / 'report.html', title=f'tracenb report: {folder.resolve().name}')

@@ -66,7 +66,8 @@ def _check_ids(responses, examples):
     if bad:
         raise TracenbError(
             f'cannot join {len(responses)} responses to {len(examples)} examples: {"; ".join(bad)}',
-            'give one response per example: generate what is missing, or pass only the examples that were asked',
+            'give one response per example: generate what is missing, pass only the examples that were asked, '
+            'and score each of several samples by itself',
         )
 
 

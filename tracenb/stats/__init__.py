@@ -9,5 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'association': ['two_by_two', 'stratified'],
         'comparisons': ['paired', 'compare_seeds', 'holm'],
         'power': ['paired_power', 'detectable'],
+        'verdicts': ['pair_verdicts'],
+        'links': ['link'],
     },
 )
