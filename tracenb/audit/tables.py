@@ -135,7 +135,7 @@ def _short(name, part):
     }
     return row | {'odds ratio within labels, label step': _within(by['own_label'])} | label
 
-
+# %% ../../nbs/10_audit/07_tables.ipynb #tables-overview-rows
 def overview(
     figures: pd.DataFrame,  # Rows of `score_variants`, of all predictions, with a column `name`
 ) -> pd.DataFrame:

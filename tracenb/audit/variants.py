@@ -50,7 +50,6 @@ VARIANTS = _sequence(
     ('our_parser', "answers are read by our parser, judged by the paper's rule", dict(answer='paper_rule')),
     ('listed', 'all gold answers must be listed; extra ones go unpunished', dict(answer='listed')),
     ('own_any', 'answers are compared as sets: extra ones are wrong', dict(answer='exact')),
-    ('whole_numbers', 'numbers are kept whole, typographic marks folded', dict(normalization='ours')),
     ('own_exact', 'stricter: exactly the gold facts must be quoted', dict(trace='exact')),
     ('ours', "stricter: gold facts by our rule, not the paper's", dict(facts='task')),
 )
@@ -62,6 +61,7 @@ EXTRA_VARIANTS = [
     replace(_CORRECTED, name=name, says=says, **changes)
     for name, says, changes in (
         ('own_label', 'the classification step alone', dict(trace='label')),
+        ('whole_numbers', 'own_any, but numbers kept whole, typographic marks folded', dict(normalization='ours')),
         ('only_lookup', 'own_any, but gold looked up by answer text', dict(gold='lookup')),
         ('only_all_facts', 'own_any, but every fact of the context counts as gold', dict(facts='all')),
         ('only_reading', "own_any, but the paper's reading of traces", dict(reading='paper')),
