@@ -69,8 +69,10 @@ def _section(made, figures, rows):
     "What the page shows of one set of predictions."
     found = disagreements(rows)
     counts = found.kind.value_counts().rename_axis('verdicts').reset_index(name='rows')
+    forms = rows.error.fillna('as expected').value_counts().rename_axis('form').reset_index(name='rows')
     return dict(
         made=made,
+        forms=Markup(table_html(forms, text=('form',))),
         files=', '.join(Path(f).name for f in made.files[:3]),
         sentences=sentences(figures),
         table=Markup(table_html(reading_table(figures), text=('what it changes',))),

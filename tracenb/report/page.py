@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['runs_table', 'files', 'show_table', 'write_runs', 'section', 'show_findings', 'overlong_notice', 'forced_notice',
-           'samples', 'to_page', 'make_report']
+           'forms_table', 'samples', 'to_page', 'make_report']
 
 # %% ../../nbs/09_report/09_page.ipynb #ae7157ae
 import base64
@@ -91,7 +91,7 @@ def show_table(
     plain = plain.drop(columns=keys)
     if 'condition' in plain:
         plain['condition'] = plain.condition.map(condition_name)
-    words = tuple(c for c in (*table.index.names, 'data set', 'model', 'pair', 'test') if c in plain)
+    words = tuple(c for c in (*table.index.names, 'data set', 'model', 'pair', 'test', 'form') if c in plain)
     body = f'<div class="words">{table_html(plain, text=words)}</div>'
     if len(plain) > fold:
         body = f'<details><summary>A table of {len(plain)} rows</summary>{body}</details>'
@@ -181,6 +181,15 @@ def forced_notice(
         f'<p><b>Training traces with wrong facts that were forced</b>: {escaped(text)}. Of these, the context '
         'holds one set of wrong facts only, the same for every seed: such traces teach a rule, not noise.</p>'
     )
+
+# %% ../../nbs/09_report/09_page.ipynb #forms-table
+def forms_table(
+    results: Results,  # Of `gather`
+) -> pd.DataFrame:
+    "How many texts have which form, by data set and condition: as expected, or the first thing that is irregular."
+    form = results.rows.form.str.replace(r'cut off after \d+ tokens', 'cut off', regex=True)
+    counts = results.rows.assign(form=form).groupby(['dataset', 'model', 'condition', 'form'], sort=False).size()
+    return counts.rename('texts').reset_index()
 
 # %% ../../nbs/09_report/09_page.ipynb #57c8b1b7
 def samples(

@@ -103,12 +103,15 @@ def read_run(
 ) -> dict[str, list]:
     """Columns with one value per test question and sample.
 
-    Keys, id, sample (0 where the files name none), label, answer, context_words, text, n_tokens, finish_reason, then
-    one column per scorer. Raises `TracenbError` where files do not fit each other.
+    Keys, id, sample (0 where the files name none), label, answer, context_words, form (what is irregular), text,
+    n_tokens, finish_reason, then one column per scorer. Raises `TracenbError` where files do not fit each other.
     """
-    wide, made, n = {}, {_key(g): g for g in read_jsonl(path / 'generations.jsonl', torn=True)}, 0
+    wide, forms, n = {}, {}, 0
+    made = {_key(g): g for g in read_jsonl(path / 'generations.jsonl', torn=True)}
     for n, s in enumerate(read_jsonl(path / 'scores.jsonl'), 1):
         wide.setdefault(_key(s), {})[s['scorer']] = s['value']
+        if s['scorer'] == 'format_error':
+            forms[_key(s)] = s['explanation']
     names = list(next(iter(wide.values()), {}))
     if {i for i, _ in wide} != set(cases) or n != len(wide) * len(names) or not set(wide) <= set(made):
         raise TracenbError(
@@ -122,7 +125,7 @@ def read_run(
     columns = {k: [getattr(run, k)] * len(keys) for k in RUN_KEYS}
     columns |= dict(id=[i for i, _ in keys], sample=[k for _, k in keys])
     columns |= dict(label=[c.gold.label for c in own], answer=[c.answer for c in own])
-    columns |= dict(context_words=[c.words for c in own])
+    columns |= dict(context_words=[c.words for c in own], form=[forms.get(key, '') for key in keys])
     columns |= {c: [made[key][c] for key in keys] for c in ('text', 'n_tokens', 'finish_reason')}
     return columns | {s: [number(wide[key][s]) for key in keys] for s in names}
 
