@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,15 +18,18 @@ import pytest
 import yaml
 from conftest import ROOT
 from jupyter_client.manager import AsyncKernelManager
+from transformers import AutoTokenizer
 
 from tracenb.core.files import read_jsonl
 from tracenb.core.records import TracenbError
+from tracenb.models.presets import model_source
 from tracenb.runs.engine import plan_grid, run_grid
 from tracenb.runs.folders import list_runs, run_progress, show_run, state
 from tracenb.runs.grids import SHIPPED, Grid, expand, get_grid
 from tracenb.runs.notebook import execute, experiment, printed
-from tracenb.runs.stages import Run, answer, build, finish, make_run, open_run, score, tune
+from tracenb.runs.stages import Run, answer, build, finish, make_run, open_run, run_name, score, tune
 from tracenb.runs.verification import verify
+from tracenb.traces.chat import TEMPLATES
 
 SMALL = dict(
     dataset='toy',
@@ -488,3 +492,49 @@ def test_a_socket_that_is_there_accepts_connections(tmp_path):
     finally:
         server.kill()
         server.communicate()
+
+
+# --- The chat template of a run
+
+
+@pytest.fixture
+def own_template(tmp_path):
+    "A folder with the tiny model, whose chat template can be replaced."
+    folder = tmp_path / 'model'
+    shutil.copytree(model_source('tiny-random'), folder)
+
+    def write(template):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(folder)
+        return str(folder)
+
+    return write
+
+
+def test_a_run_whose_template_loses_the_trace_stops_before_it_trains(own_template, tmp_path):
+    model = own_template(TEMPLATES['chatml'].replace("m['content']", "m['content'].split('</think>')[-1]"))
+    opened = open_run(make_run(**SMALL | dict(model=model)), tmp_path / 'o')
+    with pytest.raises(TracenbError, match=f'the chat template of .*{model}.* loses the taught trace'):
+        build(opened)
+    assert not opened.file('chat.jsonl').exists() and not opened.file('train.json').exists()
+
+
+def test_a_run_goes_on_with_the_template_it_was_begun_with_alone(own_template, tmp_path):
+    run = make_run(**SMALL | dict(model=own_template(TEMPLATES['chatml'])))
+    chats = build(open_run(run, tmp_path / 'o'))
+    record = json.loads((tmp_path / 'o' / run.name / 'run.json').read_text())
+    assert record['chat_template'].keys() == {'digest', 'date', 'system'} and record['n_chats_not_parsed_back'] == 0
+    own_template(TEMPLATES['chatml'].replace('assistant\n', 'assistant \n'))
+    with pytest.raises(TracenbError, match='begun with another chat template .*\n.*delete this folder'):
+        build(open_run(run, tmp_path / 'o'))
+    assert chats
+
+
+def test_the_system_turn_is_a_setting_and_the_usual_one_changes_no_name(tmp_path):
+    run = make_run(**SMALL)
+    settings = {k: v for k, v in run.to_dict().items() if k != 'system'}
+    assert run_name(settings) == run.name
+    other = make_run(**SMALL | dict(system=''))
+    assert other.name != run.name
+    assert [m['role'] for m in build(open_run(other, tmp_path / 'o'))[0].prompt] == ['user']

@@ -172,7 +172,7 @@ def _inside(r):
     within = f', odds ratio within labels {_within(r)}' if pd.notna(r['odds_ratio_within']) else ''
     return f'{small}{across}{within}'
 
-
+# %% ../../nbs/10_audit/07_tables.ipynb #tables-joint
 def _joint(own):
     "Right traces and right answers: the joint share and the conditional ones."
     both, trace_only, *_ = own['table']
