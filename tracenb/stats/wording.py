@@ -127,13 +127,13 @@ def _over_places(table, found, name):
 # %% ../../nbs/03_stats/07_wording.ipynb #wording-pairs
 def pair_sentences(
     table: pd.DataFrame,  # Rows of `compare_seeds`, with the column `verdict`: one family
-    name: Callable[[str], str] = str,  # How a condition is written
+    name: Callable[[str], str] | None = None,  # How a condition is written; None = as in the table
     where: str = '',  # Before each sentence, e.g. 'babi, m: '
 ) -> list[str]:
     "What the tests of pairs of conditions allow to be said of exact answers."
     if table.empty:
         return []
-    found = pair_verdicts(table)
+    name, found = name or str, pair_verdicts(table)
     if table[['dataset', 'model']].drop_duplicates().shape[0] > 1:
         return _over_places(table, found, name) + _one_seed(table, name)
     return _one_place(table, found, where, name) + _one_seed(table, name)
@@ -141,10 +141,10 @@ def pair_sentences(
 # %% ../../nbs/03_stats/07_wording.ipynb #wording-summary
 def pair_summary(
     table: pd.DataFrame,  # Rows of `compare_seeds` with the column `verdict`: one family of one data set and model
-    name: Callable[[str], str] = str,  # How a condition is written
+    name: Callable[[str], str] | None = None,  # How a condition is written; None = as in the table
 ) -> str:
     "All pairs in one or two sentences: which differ, which are equal within the margin, and what would be found."
-    by = {}
+    name, by = name or str, {}
     for r, v in zip(table.itertuples(), pair_verdicts(table)):
         by.setdefault(v.kind, []).append((f'{name(r.a)} and {name(r.b)}', v))
     differ = ', '.join(f'{pair} by {_estimate(v)}' for pair, v in by.get('differ', ()))
