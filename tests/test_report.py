@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from test_stats import world
 
 from tracenb.core.files import write_jsonl
 from tracenb.core.records import Example, Generation, Steps, TracenbError
@@ -612,30 +613,9 @@ def test_the_verdict_is_the_same_in_table_sentence_and_file():
         assert ('these models' in pairs_table(found).verdict[0]) == (found.seeds_a[0] == 1)
 
 
-def seeds_move(seed, k=3, n=300):
-    "Case numbers/01: two conditions that are the same method; seeds move them by about 4 points."
-    rng = np.random.default_rng(seed)
-    q, parts = rng.normal(0, 1.5, n), []
-    for c in ('correct', 'incorrect'):
-        for s in range(k):
-            p = np.clip(1 / (1 + np.exp(-q)) + rng.normal(0, 0.04), 0, 1)
-            parts.append(
-                pd.DataFrame(
-                    dict(
-                        dataset='babi',
-                        model='m',
-                        condition=c,
-                        seed=s,
-                        id=[f'q{i}' for i in range(n)],
-                        answer_exact=(rng.random(n) < p) * 1.0,
-                    )
-                )
-            )
-    return pd.concat(parts, ignore_index=True)
-
-
 def test_few_claims_in_a_world_without_differences():
-    made = [seeds_move(b) for b in range(40)]
+    "Case numbers/01: two conditions that are the same method; seeds move them by about 4 points."
+    made = [world(np.random.default_rng(b), seeds=3) for b in range(40)]
     claims = [any(' differ by ' in s for s in summarize_pairs(d)) for d in made]
     assert sum(claims) <= 2
     for d in made[:10]:

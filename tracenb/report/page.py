@@ -21,7 +21,7 @@ from nbconvert import HTMLExporter
 from ..core.files import atomic_path, write_text
 from ..core.html import escaped, html_page, render_template, table_html
 from .canvas import save_figure
-from .results import Results, finished, gather, left_out_twins, unfinished
+from .results import Results, finished_and_twins, gather, unfinished
 from .seed_means import RUN_KEYS, arrange, condition_name
 from .statements import Statement
 from .tables import headline
@@ -245,8 +245,7 @@ def make_report(
     Runs that are not the only one of their condition and seed are named on stderr and left out.
     """
     folder = Path(folder)
-    finished(folder)
-    for twin in left_out_twins(folder):
+    for twin in finished_and_twins(folder)[1]:
         print(f'left out: {twin}', file=sys.stderr)
     notebook = execute(experiment('report'), folder / 'report.ipynb', dict(folder=str(folder.resolve())))
     return to_page(notebook, folder / 'report.html', title=f'tracenb report: {folder.resolve().name}')
