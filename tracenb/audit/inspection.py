@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from .joining import LOOSE_IDS, OFFICIAL_IDS, dataset_of, prediction_of, text_field
 from .published import count_problems, group_files, name_parts
 from ..core.formats import PREDICTION_FIELDS, ROW_FORMATS, FieldMap, format_of, read_samples
+from ..core.messages import REASONING_FIELDS
 from ..core.records import TracenbError
 from ..core.rows import RowCollector, read_files
 
@@ -123,7 +124,7 @@ def _mapping(row, plain, how):
         ('context', ('facts', 'passage', 'passages', 'context')),
         ('gold', ('gold', 'answer', 'answers')),
         ('label', ('label', 'category', 'query_type')),
-        ('reasoning', ('reasoning_content', 'reasoning', 'thinking')),
+        ('reasoning', REASONING_FIELDS),
     ):
         if name := next((k for k in names if plain.get(k) not in (None, '')), ''):
             found.setdefault(ours, name)

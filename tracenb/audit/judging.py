@@ -19,6 +19,7 @@ from scipy.stats import t as student
 
 from .variants import Scoring, fitting_scorings
 from ..core.records import Example, Generation, Response, Steps, TracenbError, normalize, normalize_paper
+from ..report.seed_means import pass_share
 from ..scoring.overlap import Overlap, answer_overlap, as_set
 from ..scoring.rouge_bleu import evaluate
 from ..stats.association import two_by_two
@@ -231,11 +232,10 @@ def _effective(mean, spread, samples, questions, pooled):
     return max(n, 1 if pooled else questions)
 
 
-def _wilson_of(mean, n, z=_Z):
+def _wilson_of(mean, n):
     "Wilson's interval of a share among `n`, which need not be whole."
-    center, half = mean + z * z / 2 / n, z * math.sqrt(mean * (1 - mean) / n + z * z / 4 / n / n)
-    ends = (center - half) / (1 + z * z / n), (center + half) / (1 + z * z / n)
-    return max(0.0, float(ends[0])), min(1.0, float(ends[1]))
+    low, high = wilson(mean * n, n)
+    return max(0.0, low), min(1.0, high)
 
 # %% ../../nbs/10_audit/02_judging.ipynb #judging-by-question
 def by_question(
@@ -256,7 +256,7 @@ def pass_at_k(
     n, right = groups.size(), groups.sum().astype(int)
     if not 1 <= k <= n.min():
         raise TracenbError(f'pass@{k} of questions with {n.min()} samples or more', f'use a k from 1 to {n.min()}')
-    return 1 - pd.Series([math.comb(a - c, k) / math.comb(a, k) for a, c in zip(n, right)], index=n.index)
+    return pd.Series([pass_share(c, a, k) for a, c in zip(n, right)], index=n.index)
 
 
 def _clustered_link(table, test):
