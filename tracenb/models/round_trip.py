@@ -25,10 +25,6 @@ class Taught:
     chat: ChatExample
 
 
-def _squeezed(text):
-    return ' '.join(normalize(text).split())
-
-
 def _misread(text: str, taught: Taught, task: Task) -> list[str]:
     "What of the think block, label, facts and answers is not parsed back from `text`."
     example, steps = taught.example, taught.trace.steps
@@ -36,7 +32,7 @@ def _misread(text: str, taught: Taught, task: Task) -> list[str]:
     gold = example.answers[:1] if task.alternatives else example.answers
     wrong = [] if as_set(said.answers) == as_set(gold) else ['the answers']
     thought = next((s.value for s in said.spans if s.kind == 'think'), '')
-    wrong += [] if _squeezed(thought) == _squeezed(taught.trace.text) else ['the think block']
+    wrong += [] if normalize(thought) == normalize(taught.trace.text) else ['the think block']
     if steps:
         wrong += [] if said.label and normalize(said.label) == normalize(steps.label) else ['the label']
         quoted = as_set(example.context[i] for i in steps.facts)
@@ -53,7 +49,7 @@ def what_gets_lost(
     encoded = encode(taught.chat, tokenizer)
     learned = decode_text(tokenizer, [i for i, m in zip(encoded.input_ids, encoded.loss_mask) if m])
     texts = {'the taught trace': taught.trace.text, 'the taught answer': task.write_answers(taught.example.answers)}
-    lost = [what for what, text in texts.items() if _squeezed(text) not in _squeezed(learned)]
+    lost = [what for what, text in texts.items() if normalize(text) not in normalize(learned)]
     bos = tokenizer.bos_token_id
     if bos is not None and bos != tokenizer.eos_token_id and encoded.input_ids[:2] == (bos, bos):
         lost.append('one beginning (the begin token is written twice)')

@@ -56,13 +56,13 @@ def pair_verdicts(
         Decision(
             kind=decide(p[k], r.low, r.high, equal[k]),
             about='conditions' if min(r.seeds_a, r.seeds_b) > 1 else 'models',
-            **{name: _number(getattr(r, column)) for name, column in _FIELDS.items()},
+            estimate=_number(r.difference),
+            low=_number(r.low),
+            high=_number(r.high),
+            detectable=_number(r.detectable),
             p=p[k],
             p_equal=equal[k],
             margin=margin,
         )
         for k, r in enumerate(table.itertuples())
     ]
-
-
-_FIELDS = dict(estimate='difference', low='low', high='high', detectable='detectable')

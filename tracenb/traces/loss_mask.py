@@ -91,12 +91,17 @@ def template_record(
 # %% ../../nbs/04_traces/04_loss_mask.ipynb #template-escape
 @lru_cache(maxsize=8)
 def _special_tokens(tokenizer, size):
-    "A pattern of the tokenizer's special tokens other than think and answer tags, None without any."
-    special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special} | {
-        *tokenizer.all_special_tokens
-    }
-    found = sorted((t for t in special if len(t) > 1 and not t[0].isalnum() and not is_tag(t)), key=len, reverse=True)
-    return re.compile('|'.join(map(re.escape, found))) if found else None
+    "Id -> text of the tokenizer's special tokens other than think and answer tags; `size` is its length by now."
+    special = {i: t.content for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens))
+    return {i: text for i, text in special.items() if not is_tag(text)}
+
+
+@lru_cache(maxsize=8)
+def _special_pattern(tokenizer, size):
+    "A pattern of these tokens, None without any."
+    found = {t for t in _special_tokens(tokenizer, size).values() if len(t) > 1 and not t[0].isalnum()}
+    return re.compile('|'.join(map(re.escape, sorted(found, key=len, reverse=True)))) if found else None
 
 
 def escape_special(
@@ -104,7 +109,7 @@ def escape_special(
     tokenizer,  # Whose special tokens
 ) -> dict:
     "The message with a space inside each special token that its text contains."
-    special = _special_tokens(tokenizer, len(tokenizer))
+    special = _special_pattern(tokenizer, len(tokenizer))
     if not special:
         return message
     return message | dict(content=special.sub(lambda m: f'{m[0][0]} {m[0][1:]}', message['content']))
@@ -115,7 +120,7 @@ def n_special_tokens(
     tokenizer,  # Whose special tokens
 ) -> int:
     "How many special tokens stand in the texts of a chat and are therefore written with a space inside."
-    special = _special_tokens(tokenizer, len(tokenizer))
+    special = _special_pattern(tokenizer, len(tokenizer))
     return sum(len(special.findall(m['content'])) for m in (*chat.prompt, *chat.completion)) if special else 0
 
 
@@ -167,19 +172,12 @@ def token_counter(tokenizer):
     return lambda text: len(tokenizer(text, add_special_tokens=False)['input_ids'])
 
 # %% ../../nbs/04_traces/04_loss_mask.ipynb #decode
-@lru_cache(maxsize=8)
-def _hidden_ids(tokenizer, size):
-    "Ids of the special tokens other than think and answer tags."
-    special = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special} | {*tokenizer.all_special_ids}
-    return frozenset(i for i in special if not is_tag(tokenizer.convert_ids_to_tokens(i)))
-
-
 def decode_text(
     tokenizer,  # Of the model
     ids,  # Token ids that it generated
 ) -> str:
     "The text of tokens, without special tokens; think and answer tags stay, also where they are special tokens."
-    hidden = _hidden_ids(tokenizer, len(tokenizer))
+    hidden = _special_tokens(tokenizer, len(tokenizer))
     return tokenizer.decode([i for i in ids if i not in hidden], clean_up_tokenization_spaces=False)
 
 # %% ../../nbs/04_traces/04_loss_mask.ipynb #e06d8581
