@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from tracenb.core.canvas import color_of, colors, save_figure
 from tracenb.core.records import TracenbError
-from tracenb.report.canvas import color_of, colors, save_figure
 from tracenb.report.design_figures import (
     DESIGN,
     corruption_figure,

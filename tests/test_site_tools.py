@@ -28,7 +28,7 @@ def linker(source='04_traces/01_conditions.ipynb', names=()):
     ('path', 'page'),
     [
         ('04_traces/01_conditions.ipynb', 'reference/traces/conditions'),
-        ('09_report/09_page.ipynb', 'reference/report/page'),
+        ('09_report/08_page.ipynb', 'reference/report/page'),
         ('10_audit/08_page.ipynb', 'reference/audit/page'),
         ('tutorials/train.ipynb', 'tutorials/train'),
         ('site/howto/index.md', 'howto/index'),

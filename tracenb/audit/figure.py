@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from .variants import CORRECTED, VARIANTS
-from ..report.canvas import FAINT, INK, OTHERS, STYLE
+from ..core.canvas import FAINT, INK, OTHERS, STYLE
 
 # %% ../../nbs/10_audit/06_figure.ipynb #f3ead88c
 CRITICAL = 3.841  # Chi-square, 1 degree of freedom, 5 %: the threshold of arXiv 2505.13792

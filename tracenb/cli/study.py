@@ -183,8 +183,8 @@ def study_power(
     seed: Seed = 0,
 ):
     "Power by participants per condition, and how many are needed, from simulated people and the planned tests."
+    from tracenb.core.canvas import save_figure
     from tracenb.ratings.power import participants_needed, power_figure, power_table, read_power_plan
-    from tracenb.report.canvas import save_figure
 
     plan = read_power_plan(design, effects)
     table, enough = (

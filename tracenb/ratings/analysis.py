@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 from markupsafe import Markup
 
+from ..core.canvas import save_figure
 from ..core.files import atomic_path, write_text
 from ..core.html import figure_html, render_template
 from ..core.records import TracenbError
@@ -35,7 +36,6 @@ from tracenb.ratings.scales import (
     score_trials,
 )
 from .sentences import Analysis, estimate_text, odds_text, rating_sentences, sentences_by_topic
-from ..report.canvas import save_figure
 from ..report.seed_means import RUN_KEYS, condition_name, over_seeds
 from ..stats.intervals import p_text, wilson
 from ..study.answers import guard_cell

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from ..core.canvas import COLORS, FAINT, INK, color_of, draw, nothing, plain
 from .scales import Rules, condition_order, participant_means, scales_by_kind
-from ..report.canvas import COLORS, FAINT, INK, color_of, draw, nothing, plain
 from ..report.seed_means import condition_name
 
 # %% ../../nbs/12_ratings/07_figures.ipynb #export-names

@@ -21,6 +21,7 @@ from matplotlib.lines import Line2D
 from scipy.stats import friedmanchisquare, kruskal, mannwhitneyu, wilcoxon
 from tqdm.auto import tqdm
 
+from ..core.canvas import FAINT, plain
 from ..core.files import read_yaml
 from ..core.records import Record, TracenbError, record
 from .contrasts import pairwise
@@ -38,7 +39,6 @@ from tracenb.ratings.effects import (
 from .figures import extra_height, rating_figure, short_name
 from .scales import check_answers, mean_ratings, participant_table, rules_of, score_trials
 from .simulated import simulate_answers
-from ..report.canvas import FAINT, plain
 from ..report.seed_means import condition_name
 from ..stats.comparisons import holm_rows
 from ..stats.intervals import wilson
