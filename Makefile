@@ -75,7 +75,7 @@ bench: setup $(VENV)/bench  ## measure training and generation speed against TRL
 
 export: setup  ## format and lint notebooks and tests, then notebooks -> library and README
 	$(BIN)/ruff format --quiet .
-	$(BIN)/ruff check --no-cache --fix .
+	$(BIN)/ruff check --fix .
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 	$(BIN)/python nbs/site/readme.py

@@ -15,10 +15,10 @@ import yaml
 
 from tracenb.core.records import TracenbError
 from tracenb.runs.engine import Unwritable, run_grid
+from tracenb.runs.finished import verify
 from tracenb.runs.folders import list_runs, state
 from tracenb.runs.grids import Grid, get_grid
 from tracenb.runs.stages import make_run
-from tracenb.runs.verification import verify
 
 BIN = Path(sys.executable).parent
 SMALL = dict(

@@ -10,11 +10,11 @@ from tracenb.core.records import TracenbError
 from tracenb.models.batches import TrainConfig
 from tracenb.report.page import make_report
 from tracenb.runs.engine import run_grid
+from tracenb.runs.finished import verify
 from tracenb.runs.folders import list_runs, show_run
 from tracenb.runs.grids import Grid, expand
 from tracenb.runs.provenance import OLD_NAMES, current_names
 from tracenb.runs.stages import Run, load_run
-from tracenb.runs.verification import verify
 
 # Two runs of the smoke grid of revision fcd2576, without adapter, chats and notebook.
 STORED = ROOT / 'tests' / 'data' / 'version_0.1'

@@ -24,11 +24,11 @@ from tracenb.core.files import read_jsonl
 from tracenb.core.records import TracenbError
 from tracenb.models.presets import model_source
 from tracenb.runs.engine import plan_grid, run_grid
+from tracenb.runs.finished import verify
 from tracenb.runs.folders import list_runs, run_progress, show_run, state
 from tracenb.runs.grids import SHIPPED, Grid, expand, get_grid
 from tracenb.runs.notebook import execute, experiment, printed
 from tracenb.runs.stages import Run, answer, build, finish, make_run, open_run, run_name, score, tune
-from tracenb.runs.verification import verify
 from tracenb.traces.chat import TEMPLATES
 
 SMALL = dict(

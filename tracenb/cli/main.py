@@ -105,8 +105,8 @@ def verify(
     folder: Annotated[Path, typer.Argument(help='A run folder, or any above it.')],
 ):
     "Compute scores and metrics again from the stored generations, and compare."
+    from tracenb.runs.finished import verify
     from tracenb.runs.folders import find_runs
-    from tracenb.runs.verification import verify
 
     finished = [at for at in find_runs(folder) if (at / 'metrics.json').exists()]
     if not finished:
