@@ -8,7 +8,6 @@ __all__ = ['add_links', 'add_guesses', 'reading_table', 'overview', 'sentences',
 # %% ../../nbs/10_audit/07_tables.ipynb #tables-imports
 import pandas as pd
 
-from .figure import CRITICAL
 from ..core.records import Example
 from ..report.statements import FEW
 from ..scoring.baselines import GUESSES, guess_scores
@@ -149,13 +148,12 @@ def _verdict(r):
     if pd.isna(r['chi2']):
         return '; '.join(r['notes'])
     small, clustered = (any(words in n for n in r['notes']) for words in ('smallest expected', 'several samples'))
-    compatible = r['p_fisher'] >= 0.05 if small else r['p_chi2'] >= 0.05 if clustered else r['chi2'] < CRITICAL
     test = f'chi-square {r["chi2"]:.2f}, phi {r["phi"]:.2f}, '
     if clustered:
         test = f'phi {r["phi"]:.2f}, p = {r["p_chi2"]:.2g} with each question as one cluster, '
     if small:
         test = f"phi {r['phi']:.2f}, a cell expects fewer than 5 rows, so Fisher's p = {r['p_fisher']:.2g}: "
-    return test + ('compatible with independence' if compatible else 'not independent') + _inside(r)
+    return test + ('not independent' if r['link'] == 'differ' else 'compatible with independence') + _inside(r)
 
 
 def _inside(r):

@@ -32,6 +32,9 @@ class Grid(Record):
     runs: tuple[Run, ...]  # In the order of the file: seed by seed, so that a stopped grid has whole seeds
     retries: int = 0  # How often a failing run is tried again
     about: str = ''  # The question, for readers
+    interventions: dict | None = (
+        None  # Settings of `tracenb.interventions.running`, made on each finished run; None = none
+    )
 
     def _html(self) -> str:
         axes = ((plural, dict.fromkeys(getattr(r, field) for r in self.runs)) for plural, field in AXES.items())
@@ -47,7 +50,9 @@ class Grid(Record):
         return '\n'.join([title, wrapped(self.about, '', 0), *(r.name for r in self.runs)])
 
 # %% ../../nbs/07_runs/03_grids.ipynb #grid-check
-GRID_KEYS = dict(about=str, **dict.fromkeys(AXES, list), settings=dict, overrides=dict, exclude=list, retries=int)
+GRID_KEYS = dict.fromkeys(AXES, list) | dict(
+    about=str, settings=dict, overrides=dict, exclude=list, retries=int, interventions=dict
+)
 
 
 @contextmanager
@@ -76,7 +81,7 @@ def _check(spec, where):
             raise TracenbError(f'{where}: {key}: no value', f'write {key}: [...]')
         if len(set(map(str, values))) < len(values):
             raise TracenbError(f'{where}: {key}: duplicate value', 'name each once')
-    return {'seeds': [1], 'settings': {}, 'overrides': {}, 'exclude': [], 'retries': 0, 'about': ''} | spec
+    return {'seeds': [1], 'settings': {}, 'overrides': {}, 'exclude': []} | spec
 
 # %% ../../nbs/07_runs/03_grids.ipynb #927588df
 def _merge(*parts):
@@ -143,7 +148,8 @@ def expand(
             runs.append(make_run(**_merge(spec['settings'], *parts, point)))
     if not runs:
         raise TracenbError(f'{where}: every run is excluded', 'relax `exclude`')
-    return Grid(name=name, runs=tuple(runs), retries=spec['retries'], about=spec['about'])
+    kept = {k: spec[k] for k in ('retries', 'about', 'interventions') if k in spec}
+    return Grid(name=name, runs=tuple(runs), **kept)
 
 
 def read_grid(
