@@ -72,8 +72,9 @@ def _file(module):
 def _imports(module, tree):
     "The package's modules that `tree`, the source of `module`, names in its imports."
     here = module.split('.')
-    for node in (n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level):
-        base = here[: len(here) - node.level] + (node.module.split('.') if node.module else [])
+    for node in (n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)):
+        named = node.module.split('.') if node.module else []
+        base = here[: len(here) - node.level] + named if node.level else named[1:] * (named[:1] == ['tracenb'])
         names = ['.'.join(base), *('.'.join([*base, a.name]) for a in node.names)]
         yield from (n for n in names if n and _file(n))
 
@@ -91,9 +92,11 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @cache
-def code_version() -> str:
-    "Fingerprint of the code that a run uses: changes when what it does might change."
-    trees = _needed('runs.stages', {})
+def code_version(
+    module: str = 'runs.stages',  # That uses the code
+) -> str:
+    "Fingerprint of the code that a run, or another module, uses: changes when what it does might change."
+    trees = _needed(module, {})
     for name in SHIPPED_TASKS:  # imported by name, when a run asks for them
         _needed(f'tasks.{name}', trees)
     for node in (n for tree in trees.values() for n in ast.walk(tree)):
