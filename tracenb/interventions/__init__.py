@@ -1,0 +1,11 @@
+"""Forced traces: does the answer of a model depend on its trace?"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        'probes': ['HIDE', 'Probe', 'Probed', 'forced_response'],
+        'subject': ['Subject'],
+    },
+)
