@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from fastcore.basics import patch
+
+from ..core.files import seeded
+from ..core.records import ChatExample, TracenbError
 from tracenb.interventions.probes import (
     END,
     Marked,
@@ -25,9 +28,6 @@ from tracenb.interventions.probes import (
     prompt_tokens,
     trace_offsets,
 )
-
-from ..core.files import seeded
-from ..core.records import ChatExample, TracenbError
 from ..models.generation import stop_ids
 from ..models.loading import dequantized, memory_errors, should_dequantize
 from ..traces.loss_mask import decode_text
