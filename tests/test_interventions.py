@@ -11,7 +11,10 @@ import pytest
 from fastcore.test import test_close as close
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tracenb.core.records import Example, Steps, TracenbError
 from tracenb.interventions.attribution import area_over_curve, area_under_curve, commitment, shapley
+from tracenb.interventions.probes import Probed
 from tracenb.interventions.questions import (
     InterventionSettings,
     QuestionItem,
@@ -31,9 +34,6 @@ from tracenb.interventions.registry import (
     summarize_rows,
 )
 from tracenb.interventions.validity import certify, force_contrasts, force_matrix, validity
-
-from tracenb.core.records import Example, Steps, TracenbError
-from tracenb.interventions.probes import Probed
 from tracenb.stats.comparisons import holm, paired
 from tracenb.stats.intervals import wilson
 from tracenb.tasks.task import Task

@@ -11,6 +11,8 @@ import math
 from dataclasses import replace
 from itertools import combinations
 
+from ..core.files import seeded
+from ..core.records import Steps, TracenbError
 from tracenb.interventions.questions import (
     Forced,
     QuestionItem,
@@ -21,9 +23,6 @@ from tracenb.interventions.questions import (
     score_request,
 )
 from .registry import NOT_WRONG, Metric, intervention, left_out
-
-from ..core.files import seeded
-from ..core.records import Steps, TracenbError
 
 # %% ../../nbs/08_interventions/05_following.ipynb #following-shared
 def forced_or_why(

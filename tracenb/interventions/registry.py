@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student
-from .questions import QuestionItem, ScoreRequest, WriteRequest
 
 from ..core.records import TracenbError, lookup
+from .questions import QuestionItem, ScoreRequest, WriteRequest
 from ..stats.comparisons import MARGIN, SIGNIFICANT, compare_seeds, holm, permuted
 from ..stats.intervals import bootstrap_interval, bootstrap_means, bootstrap_weights, cell_sums, p_text, wilson
 from ..stats.verdicts import decide

@@ -161,6 +161,30 @@
     return box;
   }
 
+  function strip(i) {
+    const [text, m] = rows.strip[i],
+      box = make('details'),
+      body = make('div', undefined, 'tv-text'),
+      top = Math.max(100, ...m.filter((_, k) => k % 3 === 2).map(Math.abs));
+    let done = 0;
+    for (let k = 0; k < m.length; k += 3) {
+      body.append(text.slice(done, m[k]));
+      const span = make('span', text.slice(m[k], m[k + 1])),
+        gain = m[k + 2];
+      span.style.backgroundColor = `rgba(${gain > 0 ? '213, 94, 0' : '0, 114, 178'}, ${Math.abs(gain) / top})`;
+      span.title = (gain / 100).toFixed(2) + ' nats';
+      body.append(span);
+      done = m[k + 1];
+    }
+    body.append(text.slice(done));
+    box.append(
+      make('summary', 'What each token of the correct trace adds to the log-probability of gold'),
+      make('p', 'Orange raises it, blue lowers it. The trace was forced on the model.', 'note'),
+      body,
+    );
+    return box;
+  }
+
   function pick(i) {
     current = i;
     draw();
@@ -216,6 +240,7 @@
       ),
       colored(i),
       marked,
+      ...(rows.strip[i] ? [strip(i)] : []),
       make('h4', 'Context'),
       list,
       fold('Prompt', data.system + '\n\n' + c.p),
