@@ -11,7 +11,10 @@ import pytest
 from fastcore.test import test_close as close
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tracenb.core.records import Example, Steps, TracenbError
 from tracenb.interventions.attribution import area_over_curve, area_under_curve, commitment, shapley
+from tracenb.interventions.probes import Probed
 from tracenb.interventions.questions import (
     InterventionSettings,
     QuestionItem,
@@ -31,9 +34,6 @@ from tracenb.interventions.registry import (
     summarize_rows,
 )
 from tracenb.interventions.validity import certify, force_contrasts, force_matrix, validity
-
-from tracenb.core.records import Example, Steps, TracenbError
-from tracenb.interventions.probes import Probed
 from tracenb.stats.comparisons import holm, paired
 from tracenb.stats.intervals import wilson
 from tracenb.tasks.task import Task
@@ -376,7 +376,7 @@ def test_a_test_that_cannot_be_made_leaves_a_reason_and_the_others_go_on():
     assert all('too long' in r['why'] for r in rows if r['test'] == 'filler_sweep')
     s = summarize_rows(rows)
     [r] = s[(s.test == 'filler_sweep') & (s.metric == 'lp_drop')].to_dict('records')
-    assert (r['n'], r['n_eligible']) == (6, 0) and 'nothing can be said' in r['sentence']
+    assert (r['n'], r['n_eligible']) == (6, 0) and 'no eligible question' in r['sentence']
 
 
 @pytest.mark.parametrize('lost', ['edit', 'implied'])
@@ -567,3 +567,76 @@ def test_answers_of_several_items_have_several_orders():
 
 def test_a_metric_has_the_margin_of_its_unit():
     assert Metric('x', '').margin == 0.03 and Metric('x', '', unit='logprob').margin == 0.1
+
+
+@pytest.fixture(scope='module')
+def tiny():
+    "A real subject: random weights, fp32."
+    from tracenb.interventions.subject import Subject
+    from tracenb.models.loading import load_model, load_tokenizer
+
+    return Subject(load_model('tiny-random', device='cpu', dtype='float32'), load_tokenizer('tiny-random'))
+
+
+@pytest.fixture(scope='module')
+def tiny_rows(tiny):
+    with tiny.ready():
+        return rows_of(tiny, n=6, samples=2)
+
+
+def test_a_real_subject_gives_the_same_value_in_every_test(tiny_rows):
+    by_test = {}
+    for r in tiny_rows:
+        by_test.setdefault((r['id'], r['test'], r['variant']), r)
+    for k in range(6):
+        own = by_test[f'q{k}', 'forced_wrong', 'correct']['lp_gold']
+        others = [
+            by_test[f'q{k}', 'step_attribution', 'deleted']['v']['both'],
+            by_test[f'q{k}', 'token_attribution', 'correct']['lp'][-1],
+            by_test[f'q{k}', 'conflict', '']['lp']['00'][0],
+            by_test[f'q{k}', 'knock_out', 'trace']['lp_own'],
+            by_test[f'q{k}', 'swap', 'swapped_label_kept']['lp_own'],
+            by_test[f'q{k}', 'filler_sweep', 'filler 4']['lp_own'],
+        ]
+        close(others, [own] * len(others), 1e-4)
+        empty = [
+            by_test[f'q{k}', 'forced_wrong', 'none']['lp_gold'],
+            by_test[f'q{k}', 'filler_sweep', 'filler 0']['lp'],
+            by_test[f'q{k}', 'step_attribution', 'deleted']['v']['none'],
+        ]
+        close(empty, [by_test[f'q{k}', 'token_attribution', 'correct']['lp'][0]] * 3, 1e-4)
+
+
+def test_what_a_real_subject_cannot_see_changes_nothing(tiny_rows):
+    changes = [r['null_change'] for r in tiny_rows if r['test'] == 'swap']
+    assert len(changes) == 12 and max(map(abs, changes)) < 1e-4
+    drops = [abs(r['lp_drop']) for r in tiny_rows if r['test'] == 'swap']
+    assert max(drops) > 1e-4  # what it can see does change something
+
+
+def test_a_block_after_the_answer_changes_nothing(tiny):
+    import torch
+
+    from tracenb.interventions.probes import forced_chat
+    from tracenb.traces.loss_mask import encode
+
+    item = items(tiny, 2)[0]
+    ids = encode(forced_chat(item.chat(), item.correct.text, item.example.answers[0]), tiny.tokenizer).input_ids
+    blocks = [
+        tiny.tokenizer(t, add_special_tokens=False)['input_ids'][:12] for t in ('The hat is blue. ' * 4, '. ' * 40)
+    ]
+    with torch.no_grad():
+        a, b = (tiny.model(torch.tensor([[*ids, *block]])).logits[0, : len(ids)] for block in blocks)
+    assert (a - b).abs().max() < 1e-4 and blocks[0] != blocks[1]
+
+
+def test_a_real_subject_is_summarized_with_all_tests(tiny_rows):
+    assert {r['test'] for r in tiny_rows} == set(known_interventions())
+    json.dumps(tiny_rows)
+    s = summarize_rows(tiny_rows)
+    assert set(s.test) == set(known_interventions())
+    assert s.sentence.str.len().min() > 20 and s.n.eq(6).all() and s.n_eligible.between(0, 6).all()
+    shares = s[
+        s.metric.isin(['follow', 'resist', 'other']) & (s.test == 'forced_wrong') & (s.variant == 'edited_facts')
+    ]
+    close(shares.estimate.sum(), 1, 1e-9)

@@ -11,6 +11,8 @@ import math
 
 import numpy as np
 import pandas as pd
+
+from ..core.records import TracenbError
 from tracenb.interventions.questions import (
     WriteRequest,
     cut_points,
@@ -21,8 +23,6 @@ from tracenb.interventions.questions import (
     split_steps,
 )
 from .registry import Metric, intervention, left_out
-
-from ..core.records import TracenbError
 from ..stats.intervals import bootstrap_weights
 
 # %% ../../nbs/08_interventions/06_attribution.ipynb #attribution-b-shapley

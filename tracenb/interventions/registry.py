@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student
-from .questions import QuestionItem, ScoreRequest, WriteRequest
 
 from ..core.records import TracenbError, lookup
+from .questions import QuestionItem, ScoreRequest, WriteRequest
 from ..stats.comparisons import MARGIN, SIGNIFICANT, compare_seeds, holm, permuted
 from ..stats.intervals import bootstrap_interval, bootstrap_means, bootstrap_weights, cell_sums, p_text, wilson
 from ..stats.verdicts import decide
@@ -309,7 +309,7 @@ def estimate_sentence(
     about = f'{r["test"]}{", " + r["variant"] if r["variant"] else ""}'
     counted = f'{r["n_eligible"]} of {r["n"]} questions eligible'
     if not r['n_eligible']:
-        return f'{about}: nothing can be said of {metric.says} ({counted}).'
+        return f'{about}: no eligible question for {metric.name} ({counted}).'
     said = f'{about}: {metric.says} {_number_text(r, metric)} ({counted}'
     if not metric.null:
         return f'{said}).'

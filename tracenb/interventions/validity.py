@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
+
+from ..core.records import TracenbError
 from tracenb.interventions.registry import (
     estimate_mean,
     get_intervention,
@@ -18,8 +20,6 @@ from tracenb.interventions.registry import (
     metric_values,
     row_table,
 )
-
-from ..core.records import TracenbError
 from ..stats.comparisons import compare_seeds
 from ..stats.intervals import bootstrap_interval, cell_sums
 
