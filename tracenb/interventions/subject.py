@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from fastcore.basics import patch
+
+from ..core.files import seeded
+from ..core.records import ChatExample, TracenbError
 from tracenb.interventions.probes import (
     END,
     Marked,
@@ -25,11 +28,8 @@ from tracenb.interventions.probes import (
     prompt_tokens,
     trace_offsets,
 )
-
-from ..core.files import seeded
-from ..core.records import ChatExample, TracenbError
 from ..models.generation import stop_ids
-from ..models.loading import dequantized, memory_errors, should_dequantize
+from ..models.loading import dequantized, keep_freed_memory, memory_errors, should_dequantize
 from ..traces.loss_mask import decode_text
 
 # %% ../../nbs/08_interventions/02_subject.ipynb #su-tree
@@ -128,6 +128,8 @@ class Subject:
             yield self
             return
         attention = self.model.config._attn_implementation
+        if self.model.device.type == 'cpu':
+            keep_freed_memory()
         with (
             torch.no_grad(),
             dequantized(self.model.eval(), should_dequantize(self.model)),
