@@ -159,9 +159,10 @@ def of_condition(
 ) -> Forced:
     "The trace that the condition writes for this question. Raises `TracenbError` where there is none."
     found = get_condition(name)
-    rule = getattr(found, 'rule', '')
-    if rule and not getattr(item.task, rule):
-        raise TracenbError(f'{item.task.name} has no rule {rule!r}, which the condition {name!r} needs', 'leave it out')
+    if found.rule and not getattr(item.task, found.rule):
+        raise TracenbError(
+            f'{item.task.name} has no rule {found.rule!r}, which the condition {name!r} needs', 'leave it out'
+        )
     made = found.write(item.example, item.ctx)
     if isinstance(made, Steps):
         return Forced(name, item.task.trace_text(item.example, made), item.implied(made))
