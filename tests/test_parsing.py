@@ -28,7 +28,7 @@ from tracenb.traces.blocks import (
     TEXT_AFTER,
     read_blocks,
 )
-from tracenb.traces.chat import TEMPLATES, render
+from tracenb.traces.chat import TEMPLATES, render, taught_pairs
 from tracenb.traces.conditions import build_traces, every_condition, get_condition
 from tracenb.traces.display import MARK_TITLES, claim_marks, quoted_items
 from tracenb.traces.loss_mask import encode
@@ -73,7 +73,7 @@ def test_what_is_taught_is_parsed_back(name, style):
 
 def check_round_trip(task, tok, cond):
     rows = load_examples(task, DataConfig(n_train=44), 'train')
-    for e, t in zip(rows, build_traces(rows, task, cond.name, 1)):
+    for e, t in taught_pairs(rows, build_traces(rows, task, cond.name, 1)):
         text = taught(encode(render(e, t, task), tok), tok)
         r = parse(said(text, e), e, task, trace=cond.has_trace, steps=cond.has_steps)
         assert (r.error, set(r.answers)) == (None, set(e.answers[:1] if task.alternatives else e.answers))

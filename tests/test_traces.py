@@ -10,20 +10,17 @@ from hypothesis import strategies as st
 from tracenb.core.records import Example, Generation, Trace, TracenbError
 from tracenb.models.loading import load_tokenizer
 from tracenb.runs.grids import get_grid
-from tracenb.scoring.overlap import as_set
+from tracenb.scoring.overlap import as_set, forced_facts, is_forced, n_traces_missing_facts
 from tracenb.scoring.tables import score_response
 from tracenb.tasks.task import DataConfig, get_task, load_examples, read_list, toy
-from tracenb.traces.chat import TEMPLATES, completion_text, render
+from tracenb.traces.chat import TEMPLATES, completion_text, render, taught_pairs
 from tracenb.traces.conditions import (
     CONDITIONS,
     build_traces,
     condition,
     count_words,
     every_condition,
-    forced_facts,
     get_condition,
-    is_forced,
-    n_traces_missing_facts,
 )
 from tracenb.traces.loss_mask import encode
 from tracenb.traces.overview import completion_counter, lengths
@@ -423,7 +420,7 @@ def test_the_answer_is_right_under_every_condition():
     for name in REAL_TASKS:
         task = get_task(name)
         for which in every_condition(task):
-            for e, _, t in built(name, which):
+            for e, t in taught_pairs(examples(name), [t for *_, t in built(name, which)]):
                 said = parse(
                     Generation(
                         id=e.id, text=render(e, t, task).completion[0]['content'], n_tokens=1, finish_reason='stop'
@@ -455,7 +452,13 @@ def test_every_condition_says_what_it_is():
         'r1_summary',
         'post_hoc',
         'r1_swapped',
+        'edited_facts',
+        'hard_facts',
+        'masked',
+        'follower',
+        'ignorer',
     } == set(CONDITIONS)
+    assert {name for name, c in CONDITIONS.items() if c.organism} == {'follower', 'ignorer'}
     assert all(c.about and c.about.strip().endswith('.') for c in CONDITIONS.values())
     assert get_condition('mix:0.50').about == CONDITIONS['mix'].about and get_condition('mix:0.50').name == 'mix:0.5'
 
@@ -513,7 +516,9 @@ def test_real_rows(name, shared):
     counts = Counter(
         len(t.text) > 0
         for c in every_condition(task)
-        if get_condition(c).has_trace
+        if get_condition(c).has_trace and not get_condition(c).rule
         for *_, t in built(name, c, rows=rows)
     )
-    assert counts == {True: len(rows) * sum(get_condition(c).has_trace for c in every_condition(task))}
+    ruled = [c for c in every_condition(task) if get_condition(c).rule]
+    n = sum(get_condition(c).has_trace for c in every_condition(task)) - len(ruled)
+    assert counts == {True: len(rows) * n} and ruled == ['edited_facts', 'hard_facts']

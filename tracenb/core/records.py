@@ -166,6 +166,7 @@ class Trace(Record):
     text: str  # Text between the think tags; '' for none
     steps: Steps | None  # The steps that the text claims, if it claims any
     source: str  # 'rule', or the name of the teacher model
+    answers: tuple[str, ...] | None = None  # What is taught if not the example's answers; None = those
 
     def _title(self) -> str:
         return f'{self.condition} trace of {self.id}, written by {self.source}'

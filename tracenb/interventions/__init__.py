@@ -7,5 +7,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         'probes': ['HIDE', 'Probe', 'Probed', 'forced_response'],
         'subject': ['Subject'],
+        'questions': ['QuestionItem', 'InterventionSettings'],
+        'registry': ['get_intervention', 'run_question', 'summarize_rows'],
+        'validity': ['certify', 'force_matrix'],
     },
 )

@@ -262,14 +262,20 @@ def _path(variant, says, **settings):
     'knock_out',
     'H',
     [
-        _path('trace', 'an answer that cannot see the trace has a log-probability of gold lower by', null=True),
-        _path('context', 'an answer that cannot see the context has one lower by', sign=-1, null=True),
-        _path('both', 'an answer that can see neither has one lower by', sign=0),
-        _path('trace without context', 'a trace that cannot see the context lowers it by', sign=0),
-        _path('control', 'hiding other context, as long as the gold facts, lowers it by', sign=0),
+        _path('trace', 'hiding the trace from the answer lowers the log-probability of gold by', null=True),
+        _path(
+            'context', 'hiding the context from the answer lowers the log-probability of gold by', sign=-1, null=True
+        ),
+        _path('both', 'hiding trace and context from the answer lowers the log-probability of gold by', sign=0),
+        _path(
+            'trace without context', 'hiding the context from the trace lowers the log-probability of gold by', sign=0
+        ),
+        _path(
+            'control', 'hiding other context, as long as the gold facts, lowers the log-probability of gold by', sign=0
+        ),
         Metric(
             'beyond_control',
-            'hiding the gold facts, beyond the control, lowers it by',
+            'hiding the gold facts, beyond hiding as much other context, lowers the log-probability of gold by',
             variant='gold',
             unit='logprob',
             sign=-1,
@@ -301,9 +307,13 @@ def knock_out(item):
     'I',
     [
         Metric('gain', 'the whole trace raises the log-probability of gold by', unit='logprob', null=True),
-        Metric('gain_label', 'the tokens of the label step raise it by', unit='logprob', sign=0),
-        Metric('gain_facts', 'the tokens of the facts step raise it by', unit='logprob', sign=0),
-        Metric('largest_gain', 'the token that raises it most does so by', unit='logprob'),
+        Metric(
+            'gain_label', 'the tokens of the label step raise the log-probability of gold by', unit='logprob', sign=0
+        ),
+        Metric(
+            'gain_facts', 'the tokens of the facts step raise the log-probability of gold by', unit='logprob', sign=0
+        ),
+        Metric('largest_gain', 'the token that raises the log-probability of gold most does so by', unit='logprob'),
     ],
 )
 def token_attribution(item):

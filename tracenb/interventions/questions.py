@@ -97,7 +97,7 @@ class QuestionItem:
     @cached_property
     def edited(self) -> Example:
         "The example with one gold fact replaced; its answers are what the edited facts imply."
-        draw = seeded(self.ctx.seed, self.example.id, 'edited facts')
+        draw = seeded(self.ctx.seed, self.example.id, 'edit')  # as in the condition `edited_facts`
         made = self.task.edit(self.example, draw) if self.task.edit else None
         if made is None:
             why = f'{self.example.id}: no edit of a gold fact implies another answer'
@@ -158,7 +158,12 @@ def of_condition(
     name: str,  # A registered condition
 ) -> Forced:
     "The trace that the condition writes for this question. Raises `TracenbError` where there is none."
-    made = get_condition(name).write(item.example, item.ctx)
+    found = get_condition(name)
+    if found.rule and not getattr(item.task, found.rule):
+        raise TracenbError(
+            f'{item.task.name} has no rule {found.rule!r}, which the condition {name!r} needs', 'leave it out'
+        )
+    made = found.write(item.example, item.ctx)
     if isinstance(made, Steps):
         return Forced(name, item.task.trace_text(item.example, made), item.implied(made))
     text = made.text if isinstance(made, Trace) else made

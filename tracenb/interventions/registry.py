@@ -309,7 +309,7 @@ def estimate_sentence(
     about = f'{r["test"]}{", " + r["variant"] if r["variant"] else ""}'
     counted = f'{r["n_eligible"]} of {r["n"]} questions eligible'
     if not r['n_eligible']:
-        return f'{about}: nothing can be said of {metric.says} ({counted}).'
+        return f'{about}: no eligible question for {metric.name} ({counted}).'
     said = f'{about}: {metric.says} {_number_text(r, metric)} ({counted}'
     if not metric.null:
         return f'{said}).'
@@ -328,6 +328,15 @@ def estimate_sentence(
 NOT_WRONG = 'no other answer is implied'  # Why a question is not eligible for a trace that could be made
 _FIRST = ['test', 'variant', 'metric', 'estimate', 'low', 'high', 'n', 'n_eligible', 'seeds', 'interval']
 _TESTED = ['test_used', 'p', 'p_holm', 'p_equal', 'p_equal_holm', 'margin', 'detectable', 'verdict', 'sentence']
+
+
+def _for_all_variants(table, test):
+    "The rows of a test; one that was left out as a whole is counted in each of its variants."
+    whole = (table.variant == '') & ~table.eligible.astype(bool)
+    variants = [v for v in dict.fromkeys([*table.variant, *(m.variant for m in test.metrics)]) if v]
+    if not whole.any() or not variants:
+        return table
+    return pd.concat([table[~whole], *(table[whole].assign(variant=v) for v in variants)])
 
 
 def _estimates(table, test):
@@ -360,7 +369,7 @@ def summarize_rows(
     table, made = row_table(rows), []
     for key, part in table.groupby(list(by), sort=False) if by else [((), table)]:
         tests = [t for t in known_interventions().values() if (part.test == t.name).any()]
-        found = [pair for t in tests for pair in _estimates(part[part.test == t.name], t)]
+        found = [x for t in tests for x in _estimates(_for_all_variants(part[part.test == t.name], t), t)]
         more = [r for t in tests if t.more for r in t.more(part[part.test == t.name])]
         made += [dict(zip(by, key)) | r for r in (*_family(found), *more)]
     return pd.DataFrame(made, columns=[*by, *_FIRST, *_TESTED])

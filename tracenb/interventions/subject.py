@@ -29,7 +29,7 @@ from tracenb.interventions.probes import (
     trace_offsets,
 )
 from ..models.generation import stop_ids
-from ..models.loading import dequantized, memory_errors, should_dequantize
+from ..models.loading import dequantized, keep_freed_memory, memory_errors, should_dequantize
 from ..traces.loss_mask import decode_text
 
 # %% ../../nbs/08_interventions/02_subject.ipynb #su-tree
@@ -128,6 +128,8 @@ class Subject:
             yield self
             return
         attention = self.model.config._attn_implementation
+        if self.model.device.type == 'cpu':
+            keep_freed_memory()
         with (
             torch.no_grad(),
             dequantized(self.model.eval(), should_dequantize(self.model)),

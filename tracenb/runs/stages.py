@@ -29,13 +29,14 @@ from ..models.presets import get_preset
 from ..models.round_trip import Taught, check_round_trip
 from ..models.training import peak_memory, train
 from .provenance import code_version, current_names, provenance
+from ..scoring.overlap import forced_facts, n_traces_missing_facts
 from ..scoring.scorers import SCORERS
 from ..scoring.tables import score_all, tabulate
 from ..stats.association import two_by_two
 from ..stats.intervals import balanced_accuracy, majority_answer, majority_baseline, proportions
 from ..tasks.task import DataConfig, get_task, load_examples
-from ..traces.chat import SYSTEM, render
-from ..traces.conditions import build_traces, forced_facts, get_condition, n_traces_missing_facts
+from ..traces.chat import SYSTEM, render, taught_pairs
+from ..traces.conditions import build_traces, get_condition
 from ..traces.free_text import describe_traces
 from ..traces.loss_mask import encode, n_special_tokens, template_record
 from ..traces.overview import completion_counter
@@ -244,9 +245,12 @@ def build(
     examples = opened.examples['train']
     count = completion_counter(opened.tokenizer)
     traces = build_traces(examples, task, run.condition, run.seed, run.data.labels, count, opened.teacher)
-    chats = [render(e, t, task, run.system) for e, t in zip(examples, traces)]
+    pairs, n_all = taught_pairs(examples, traces), len(examples)
+    examples, traces = zip(*pairs)
+    chats = [render(e, t, task, run.system) for e, t in pairs]
     rows = [Taught(*row) for row in zip(examples, traces, chats)]
     record = same_template(opened)
+    record['n_without_trace'] = n_all - len(pairs)
     record['n_chats_not_parsed_back'] = check_round_trip(rows, opened.tokenizer, task)
     record['n_special_tokens_escaped'] = sum(n_special_tokens(c, opened.tokenizer) for c in chats)
     write_jsonl(opened.file('chat.jsonl'), chats)

@@ -18,6 +18,7 @@ from ..core.files import digest, seeded
 from ..core.records import Example, Steps, TracenbError, lookup, normalize_paper
 from ..core.rows import SUFFIXES, RowCollector, local_folder, read_rows
 from .babi_sim import simulate_babi
+from .babi_solver import edit_example, implied_answers, similar_sentences
 from .paper import PAPER_SCORERS, Lookup, PaperRules, paper_answer_span
 from .task import Task, as_list, read_list, register_task, split_commas
 
@@ -381,6 +382,9 @@ babi = register_task(
         load=load_babi,
         simulate=simulate_babi,
         read_row=read_babi_row,
+        implied=implied_answers,
+        edit=edit_example,
+        asked=similar_sentences,
         paper=_PAPER,
         scorers=PAPER_SCORERS,
         license='the hub card of facebook/babi_qa names CC BY 3.0',

@@ -5,18 +5,21 @@
 # %% auto #0
 __all__ = ['SOLVERS', 'Solution', 'solves', 'solve', 'last_move', 'Event', 'read_events', 'object_place', 'how_many',
            'which_things', 'place_in_direction', 'position', 'size', 'before', 'fear', 'color', 'GoldCheck',
-           'check_gold', 'gold_table']
+           'check_gold', 'gold_table', 'implied_answers', 'edit_example', 'similar_sentences']
 
 # %% ../../nbs/01_tasks/09_babi_solver.ipynb #79301bf8
+import random
 import re
 from collections.abc import Callable, Iterable
-from itertools import product
+from dataclasses import replace
+from functools import partial
+from itertools import permutations, product
 from typing import NamedTuple
 
 import pandas as pd
 
-from ..core.records import Example, TracenbError, lookup
-from .babi_sim import DROP, GIVE, GO, TAKE
+from ..core.records import Example, Steps, TracenbError, lookup
+from .babi_sim import DROP, GIVE, GO, TAKE, WORDS, reworded
 
 # %% ../../nbs/01_tasks/09_babi_solver.ipynb #f8f89b52
 class Solution(NamedTuple):
@@ -135,20 +138,22 @@ def object_place(context, question):
     return Solution((told[move].what,), (tuple(sorted((i, move))),))
 
 # %% ../../nbs/01_tasks/09_babi_solver.ipynb #0da9f007
-def _held(context, question, who):
-    "The objects that `who` holds, in the order of taking, and the sentences that changed that."
+def _held(context, question, who, strict=True):
+    "What `who` holds, in the order of taking, and the sentences about it. If not `strict`, anything may be put down."
     things, mine = [], []
     for i, e in enumerate(read_events(context)):
         if e.kind == 'move' or who not in (e.who, e.to):
             continue
         mine.append(i)
-        if e.kind == 'take' or e.to == who:
+        gets = e.kind == 'take' or e.to == who
+        if gets and e.what not in things:
             things.append(e.what)
-        elif e.what in things:
+        elif e.what in things and not gets:
             things.remove(e.what)
-        else:
+        elif strict or gets:
             raise TracenbError(
-                f'{context[i]!r}: {who} does not hold the {e.what}', 'an earlier sentence is missing or damaged'
+                f'{context[i]!r}: {who} {"holds" if gets else "does not hold"} the {e.what}',
+                'an earlier sentence is missing or damaged',
             )
     if not mine:
         raise _open(question)
@@ -156,10 +161,10 @@ def _held(context, question, who):
 
 # %% ../../nbs/01_tasks/09_babi_solver.ipynb #solver-counting
 @solves('counting')
-def how_many(context, question):
+def how_many(context, question, strict=True):
     "The number of objects that somebody carries, in words."
     (who,) = _read(r'How many objects is (\w+) carrying\?', question, 'How many objects is X carrying?')
-    things, facts = _held(context, question, who)
+    things, facts = _held(context, question, who, strict)
     if len(things) > 3:
         raise TracenbError(
             f'{question!r}: {len(things)} objects are carried, {", ".join(things)}',
@@ -169,10 +174,10 @@ def how_many(context, question):
 
 
 @solves('lists-sets')
-def which_things(context, question):
+def which_things(context, question, strict=True):
     "The objects that somebody carries; `nothing` is an answer."
     (who,) = _read(r'What is (\w+) carrying\?', question, 'What is X carrying?')
-    things, facts = _held(context, question, who)
+    things, facts = _held(context, question, who, strict)
     return Solution(tuple(things) or ('nothing',), facts)
 
 # %% ../../nbs/01_tasks/09_babi_solver.ipynb #9cb6582f
@@ -218,17 +223,22 @@ def position(context, question):
     return Solution(('yes' if behind else 'no',), (tuple(range(len(context))),))
 
 # %% ../../nbs/01_tasks/09_babi_solver.ipynb #dcc6f69a
-@solves('size-reasoning')
-def size(context, question):
-    "Whether one thing fits in, or is bigger than, another, by a chain of two: yes or no."
-    told = {}  # (smaller, larger) -> indices of its sentences
+def _compared(context, question):
+    "Pairs (smaller, larger) -> indices of their sentences, and the pair for which the answer is yes."
+    told = {}
     forms = 'The X fits inside the Y. or The X is bigger than the Y.'
     for i, s in enumerate(context):
         small, large, big, little = _read(r'The (?:(.+) fits inside the (.+)|(.+) is bigger than the (.+))\.', s, forms)
         told.setdefault((small, large) if small else (little, big), []).append(i)
     form = r'(?:Does the (.+) fit in the (.+)|Is the (.+) bigger than the (.+))\?'
     small, large, big, little = _read(form, question, 'Does the X fit in the Y? or Is the X bigger than the Y?')
-    a, b = (small, large) if small else (little, big)
+    return told, *((small, large) if small else (little, big))
+
+
+@solves('size-reasoning')
+def size(context, question):
+    "Whether one thing fits in, or is bigger than, another, by a chain of two: yes or no."
+    told, a, b = _compared(context, question)
     things = dict.fromkeys(x for pair in told for x in pair)
 
     def chains(x, y):
@@ -331,3 +341,87 @@ def gold_table(
     groups = pd.DataFrame(rows, columns=['label', 'answers', 'facts']).groupby('label')
     table = groups.agg(n=('answers', 'size'), answers=('answers', 'sum'), facts=('facts', 'sum')).loc[order]
     return pd.concat([table, table.sum().to_frame('all').T.rename_axis('label')])
+
+# %% ../../nbs/01_tasks/09_babi_solver.ipynb #implied-code
+def _any_size(context, question):
+    "Whether one thing fits in another by a chain of any length: yes or no. Raises `TracenbError` for a circle."
+    told, a, b = _compared(context, question)
+    below = set(told)
+    while more := {(x, z) for x, y in below for y2, z in below if y == y2} - below:
+        below |= more
+    if any(x == y for x, y in below) or ((a, b) in below) == ((b, a) in below):
+        raise _open(question)
+    return Solution(('yes' if (a, b) in below else 'no',), ())
+
+
+_FREE = {
+    'counting': partial(how_many, strict=False),
+    'lists-sets': partial(which_things, strict=False),
+    'size-reasoning': _any_size,
+}  # Rules that take less for granted, for facts out of their story
+
+
+def implied_answers(
+    example: Example,  # Its question counts, and by `meta` the rule of its task
+    steps: Steps,  # Facts that a trace quotes; the claimed label does not matter
+) -> tuple[str, ...] | None:
+    "The answers that follow from the quoted sentences alone, None if none do."
+    label, quoted = example.meta['label'], tuple(example.context[i] for i in sorted(steps.facts))
+    try:
+        return _FREE.get(label, SOLVERS[label])(quoted, example.question).answers
+    except TracenbError:
+        return None
+
+# %% ../../nbs/01_tasks/09_babi_solver.ipynb #edit-code
+def _retold(example, rng):
+    "(kind of edit, sentence) of other sentences that the task might tell."
+    label, gold, told = example.meta['label'], [example.context[i] for i in example.meta['facts']], []
+    if label in ('counting', 'lists-sets'):
+        who = re.search(r'(\w+) carrying', example.question)[1]
+        told = [f'{who} {rng.choice(TAKE)} the {what} there.' for what in WORDS[label]]
+        told += [f'{who} {rng.choice(DROP)} the {what}.' for what in WORDS[label]]
+    elif label == 'size-reasoning':
+        pairs = permutations(sorted({x for pair in _compared(gold, example.question)[0] for x in pair}), 2)
+        told = [s for a, b in pairs for s in (f'The {a} fits inside the {b}.', f'The {b} is bigger than the {a}.')]
+    elif label == 'positional-reasoning':
+        shapes = re.fullmatch(rf'Is the (.+?) (?:{_any(_STEP)}) the (.+)\?', example.question).groups()
+        told = [f'The {a} is {way} the {b}.' for a, b in permutations(shapes, 2) for way in _STEP]
+    return [('structured', s) for s in rng.sample(told, len(told))]
+
+# %% ../../nbs/01_tasks/09_babi_solver.ipynb #edit-example
+def edit_example(
+    example: Example,  # A bAbI example with gold facts
+    rng: random.Random,  # Draws among the edits
+) -> Example | None:
+    "The example with one gold sentence replaced such that they imply other answers, which it gets; None without one."
+    facts, told = rng.sample(example.meta['facts'], len(example.meta['facts'])), range(len(example.context))
+    found, label, asked = [], example.meta['label'], set(re.findall(r'\w+', example.question))
+    tried = [(i, *c) for i in facts for c in reworded(example.context[i], label, example.answers, rng)]
+    for i, how, s in (*tried, *((i, *c) for i in facts for c in _retold(example, rng))):
+        made = replace(example, context=(*example.context[:i], s, *example.context[i + 1 :]))
+        answers, whole = (implied_answers(made, Steps(label=label, facts=tuple(f))) for f in (facts, told))
+        if answers and set(answers) != set(example.answers) and not asked & set(answers) and s not in example.context:
+            meta = {**example.meta, 'edited': i, 'edit': how, 'whole': whole == answers}
+            found.append(replace(made, answers=answers, meta=meta))
+    return min(found, key=lambda e: (not e.meta['whole'], e.meta['edit'] == 'structured'), default=None)
+
+# %% ../../nbs/01_tasks/09_babi_solver.ipynb #hard-code
+_ASKING = frozenset(
+    'where was is the what of in how many objects carrying before afraid color does fit bigger than to'.split()
+)
+
+
+def _told(sentence):
+    "What kind of thing a sentence tells."
+    return next((kind for kind, form in _FORMS.items() if re.fullmatch(form, sentence)), ' is a ' in sentence)
+
+
+def similar_sentences(
+    example: Example,  # A bAbI example with gold facts
+) -> tuple[int, ...]:
+    "Indices of sentences, not gold, that name what the question names; without one, of those like a gold sentence."
+    gold = {example.context[i] for i in example.meta['facts']}
+    others = {i: s for i, s in enumerate(example.context) if s not in gold}
+    named = set(re.findall(r'\w+', example.question.lower())) - _ASKING
+    same = [i for i, s in others.items() if named & set(re.findall(r'\w+', s.lower()))]
+    return tuple(same or (i for i, s in others.items() if _told(s) in set(map(_told, gold))))

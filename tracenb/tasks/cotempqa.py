@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['COTEMPQA_LABELS', 'COUNTS', 'FIRST', 'ELEMENTS', 'cotempqa', 'released_order', 'read_cotempqa_row', 'load_cotempqa',
-           'cotempqa_steps', 'paper_steps', 'computed_label', 'read_cotempqa_answers', 'right_answer']
+           'cotempqa_steps', 'paper_steps', 'computed_label', 'read_cotempqa_answers', 'right_answer', 'dated_answers',
+           'edit_dated']
 
 # %% ../../nbs/01_tasks/05_cotempqa.ipynb #4bfb6f17
+import random
 import re
 from collections import Counter
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,10 +19,21 @@ import pandas as pd
 
 from ..core.files import digest
 from ..core.literals import scan_list
-from ..core.records import Example, Steps, TracenbError, lookup, normalize_paper
+from ..core.records import Example, Steps, TracenbError, lookup, normalize, normalize_paper
 from ..core.rows import SUFFIXES, RowCollector, local_folder, read_files
 from .cotempqa_sim import QUESTION_KINDS, simulate_cotempqa
-from .dates import READINGS, answer_facts, co_temporal, read_fact, squeeze
+from tracenb.tasks.dates import (
+    READINGS,
+    answer_facts,
+    asked_facts,
+    asked_times,
+    co_temporal,
+    joint_relation,
+    read_fact,
+    read_question,
+    renamed,
+    squeeze,
+)
 from .paper import PAPER_SCORERS, Lookup, PaperRules, paper_answer_span
 from .task import Task, as_list, read_list, register_task
 
@@ -311,6 +325,56 @@ _PAPER = PaperRules(
     label_sentence=0,
 )
 
+# %% ../../nbs/01_tasks/05_cotempqa.ipynb #implied-dated
+def _slot(example):
+    "Which part of a fact is asked for."
+    return 'subject' if read_question(example.question).asked_subject is None else 'object'
+
+
+def _asked(example):
+    return asked_facts(example.context, example.question)
+
+
+def dated_answers(
+    example: Example,  # A CoTempQA example
+    steps: Steps,  # Quoted facts and claimed label
+) -> tuple[str, ...] | None:
+    "What is asked for in the quoted facts; with another label, in those that have the claimed relation. None if none."
+    try:
+        when = {i: r for i, r in asked_times(example.context, example.question).items() if i in steps.facts}
+        slot = _slot(example)
+    except TracenbError:
+        return None  # worded unlike the data
+    if steps.label != example.meta['label'] and steps.label == 'mix':
+        when = {i: r for i, r in when.items() if r != 'none'} if joint_relation(when.values()) == 'mix' else {}
+    elif steps.label != example.meta['label']:
+        when = {i: r for i, r in when.items() if r == steps.label}
+    return tuple(dict.fromkeys(getattr(read_fact(example.context[i]), slot) for i in when)) or None
+
+# %% ../../nbs/01_tasks/05_cotempqa.ipynb #edit-dated
+def edit_dated(
+    example: Example,  # A CoTempQA example
+    rng: random.Random,  # Draws fact and name
+) -> Example | None:
+    "The example with one gold fact about another person or thing, and the answers that follow; None if there is none."
+    steps, gold, found = cotempqa_steps(example), set(map(normalize, example.answers)), []
+    if set(map(normalize, dated_answers(example, steps) or ())) != gold:
+        return None  # the gold facts alone do not give the answers
+    slot, facts = _slot(example), list(map(read_fact, example.context))
+    kinds = {facts[i].relation for i in steps.facts}
+    names = sorted({getattr(f, slot) for f in facts if f.relation in kinds})
+    for i, name in [(i, name) for i in steps.facts for name in names if normalize(name) not in gold]:
+        text = renamed(example.context[i], slot, name)
+        made = replace(example, context=(*example.context[:i], text, *example.context[i + 1 :]))
+        answers = dated_answers(made, steps)
+        if answers and set(map(normalize, answers)) != gold and text not in example.context:
+            shared = tuple(j for j, r in asked_times(made.context, made.question).items() if r != 'none')
+            whole = set(dated_answers(made, replace(steps, facts=shared)) or ()) == set(answers)
+            meta = {**example.meta, 'edited': i, 'edit': 'word', 'whole': whole}
+            found.append(replace(made, answers=answers, meta=meta))
+    rng.shuffle(found)
+    return min(found, key=lambda e: not e.meta['whole'], default=None)
+
 # %% ../../nbs/01_tasks/05_cotempqa.ipynb #dbbef1d4
 cotempqa = register_task(
     Task(
@@ -320,6 +384,9 @@ cotempqa = register_task(
         load=load_cotempqa,
         simulate=simulate_cotempqa,
         read_row=read_cotempqa_row,
+        implied=dated_answers,
+        edit=edit_dated,
+        asked=_asked,
         paper=_PAPER,
         scorers=PAPER_SCORERS,
         license='the Hub page Warrieryes/CotempQA gives CC BY-SA 4.0, a readme of zhaochen0110/Cotempqa says Apache '

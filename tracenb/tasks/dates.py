@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MONTHS', 'READINGS', 'PHRASES', 'RELATION_OF', 'WHILE', 'MEANWHILE', 'Date', 'read_date', 'Interval', 'read_interval',
            'relation', 'joint_relation', 'Fact', 'squeeze', 'read_fact', 'DatedQuestion', 'read_question',
-           'event_facts', 'answer_facts', 'co_temporal', 'asked_facts']
+           'event_facts', 'answer_facts', 'co_temporal', 'asked_facts', 'asked_times', 'renamed']
 
 # %% ../../nbs/01_tasks/03_dates.ipynb #205dcb7f
 import re
@@ -321,3 +321,27 @@ def asked_facts(
         return given and fact.relation == asked.asked_relation
 
     return tuple(i for i, c in enumerate(context) if i not in events and fits(read_fact(c)))
+
+# %% ../../nbs/01_tasks/03_dates.ipynb #asked-times
+def asked_times(
+    context: tuple[str, ...],  # Facts
+    question: str,  # As in the data
+) -> dict[int, str]:
+    "Index -> relation to the event of the question, for the facts of `asked_facts`."
+    facts = list(map(read_fact, context))
+    events = [facts[e].when for e in event_facts(context, question)]
+    asked = asked_facts(context, question)
+    return {i: joint_relation(relation(when, facts[i].when) for when in events) for i in asked}
+
+
+def renamed(
+    sentence: str,  # A fact
+    slot: str,  # 'subject' or 'object'
+    name: str,  # Goes there
+) -> str:
+    "The fact with another person or thing in its place."
+    fact, text = read_fact(sentence), squeeze(sentence)
+    if slot == 'subject':
+        return name + text[len(fact.subject) :]
+    before, _, after = text.rpartition(f' {fact.object} ')
+    return f'{before} {name} {after}'

@@ -76,6 +76,9 @@ class Task:
     scorers: tuple[str, ...] = ()  # Scorers beyond those that every data set has
     alternatives: bool = False  # Whether any one of the answers is right; else all of them are asked for
     paper: PaperRules | None = None  # Definitions of the paper that differ from ours
+    implied: Callable | None = None  # (example, steps of a trace) -> answers that follow from them, or None
+    edit: Callable | None = None  # (example, random.Random) -> it with a gold fact replaced, or None; see `babi_solver`
+    asked: Callable | None = None  # Example -> indices of facts of the kind that is asked for
     license: str = ''  # What is known about the terms of its official files
 
     def _repr_html_(self) -> str:
@@ -379,6 +382,28 @@ def _toy_steps(example):
     return Steps(label=example.meta['label'], facts=tuple(example.meta['facts']))
 
 
-toy = register_task(
-    Task(name='toy', labels=('color', 'place'), load=_toy_load, simulate=_toy_simulate, decompose=_toy_steps)
-)
+def _toy_implied(example, steps):
+    "The last word, or the thing, of each quoted sentence that the question is about."
+    asked, k = set(example.question.strip('?').split()) - {'is', 'the'}, 1 if 'What' in example.question else -1
+    quoted = [example.context[i].strip('.').split() for i in sorted(steps.facts)]
+    return tuple(words[k] for words in quoted if asked & set(words)) or None
+
+
+def _toy_edit(example, rng):
+    i = rng.choice(example.meta['facts'])
+    word = 'bag' if 'What' in example.question else {'color': 'green', 'place': 'garden'}[example.meta['label']]
+    text = re.sub('|'.join(example.answers), word, example.context[i])
+    made = replace(example, context=(*example.context[:i], text, *example.context[i + 1 :]))
+    answers, meta = (
+        _toy_implied(made, _toy_steps(example)),
+        {**example.meta, 'edited': i, 'edit': 'word', 'whole': True},
+    )
+    return replace(made, answers=answers, meta=meta) if answers and answers != example.answers else None
+
+
+def _toy_asked(example):
+    return [i for i, c in enumerate(example.context) if (' in ' in c) == (example.meta['label'] == 'place')]
+
+
+_TOY_RULES = dict(decompose=_toy_steps, implied=_toy_implied, edit=_toy_edit, asked=_toy_asked)
+toy = register_task(Task(name='toy', labels=('color', 'place'), load=_toy_load, simulate=_toy_simulate, **_TOY_RULES))

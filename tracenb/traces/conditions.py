@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CONDITIONS', 'count_words', 'ConditionContext', 'Condition', 'condition', 'get_condition', 'zero_shot', 'vanilla',
-           'other_label', 'wrong_items', 'other_facts', 'correct', 'incorrect', 'wrong_label', 'wrong_facts',
-           'is_forced', 'says_any', 'foreign_facts', 'incorrect_paper', 'swapped', 'shuffled', 'filler', 'mix',
-           'teacher_trace', 'r1', 'r1_summary', 'post_hoc', 'r1_swapped', 'build_traces', 'n_traces_missing_facts',
-           'forced_facts', 'every_condition']
+           'other_label', 'other_facts', 'correct', 'incorrect', 'wrong_label', 'wrong_facts', 'foreign_facts',
+           'edited_facts', 'hard_facts', 'masked', 'follower', 'ignorer', 'incorrect_paper', 'swapped', 'shuffled',
+           'filler', 'mix', 'teacher_trace', 'r1', 'r1_summary', 'post_hoc', 'r1_swapped', 'build_traces',
+           'every_condition']
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #9c2d0b47
 import re
@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 from ..core.files import seeded
-from ..core.records import Example, Steps, Trace, TracenbError, lookup, normalize
-from ..scoring.overlap import as_set, gold_facts
+from ..core.records import Example, Steps, Trace, TracenbError, lookup
+from ..scoring.overlap import as_set, gold_facts, mask_answers, says_any, wrong_items
 from ..tasks.task import Task
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #count-words
@@ -75,11 +75,13 @@ class Condition:
     "One way to make a trace."
 
     name: str  # 'correct'
-    write: Callable  # (example, ctx) -> `Steps` to claim, a text that claims none, a teacher's `Trace`, or None
+    write: Callable  # (example, ctx) -> `Steps` to claim, a text that claims none, a `Trace`, or None
     has_trace: bool = True  # Is the model expected to write a trace?
     has_steps: bool = True  # Can label and facts be read out of that trace?
     trains: bool = True  # Is the model trained at all?
     takes: str = ''  # What a number after the name means, '' = none is taken
+    organism: bool = False  # A control: answers may be taught that are not gold, so it is no condition to compare
+    rule: str = ''  # The rule of `Task` that it needs, '' = none
     needs: str = ''  # The kind of teacher trace it is made of, '' = a rule makes it
 
     @property
@@ -152,16 +154,6 @@ def other_label(
     return seeded(ctx.seed, example.id, 'label').choice(others)
 
 
-def wrong_items(
-    example: Example,  # Whose context it is
-    gold: Steps,  # Its gold steps
-) -> tuple[list[int], int]:
-    "The context items that are not gold, and how many of them a wrong trace quotes: as many as gold, at least one."
-    right = {example.context[i] for i in gold.facts}
-    others = [i for i, c in enumerate(example.context) if c not in right]
-    return others, min(max(len(gold.facts), 1), len(others))
-
-
 def other_facts(
     example: Example,  # Whose id seeds the draw
     ctx: ConditionContext,  # Seed and gold steps
@@ -195,15 +187,6 @@ def wrong_facts(example, ctx):
     return replace(ctx.gold[example.id], facts=other_facts(example, ctx))
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #foreign-code
-def is_forced(
-    example: Example,  # Whose context it is
-    gold: Steps,  # Its gold steps
-) -> bool:
-    "Whether only one set of wrong facts is possible: every other item is quoted, or they all read the same."
-    others, n = wrong_items(example, gold)
-    return len(others) == n or len({example.context[i] for i in others}) == 1
-
-
 def _drawn(rng, items):
     "The items in random order, drawn one by one."
     left = list(items)
@@ -211,14 +194,6 @@ def _drawn(rng, items):
         i = rng.randrange(len(left))
         left[i], left[-1] = left[-1], left[i]
         yield left.pop()
-
-
-def says_any(
-    text: str,  # A fact or a trace
-    facts: frozenset[str],  # Normalized, of `as_set`
-) -> bool:
-    "Whether `text` is one of the facts, or holds one of them as whole words."
-    return bool(as_set([text]) & facts) or any(f' {fact} ' in f' {normalize(text)} ' for fact in facts)
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #foreign-cond
 @condition('foreign_facts')
@@ -242,6 +217,55 @@ def foreign_facts(example, ctx):
             'use more examples of this label',
         )
     return ctx.task.trace_text(replace(example, context=tuple(facts)), replace(gold, facts=tuple(range(wanted))))
+
+# %% ../../nbs/04_traces/01_conditions.ipynb #edited-code
+def _edited(example, ctx):
+    "(the example with a gold fact replaced, the trace that quotes it), None without one."
+    made = ctx.task.edit(example, seeded(ctx.seed, example.id, 'edit'))
+    return made and (made, ctx.task.trace_text(made, ctx.gold[example.id]))
+
+
+@condition('edited_facts', rule='edit')
+def edited_facts(example, ctx):
+    "Gold label, gold facts of which one is replaced such that they imply another answer."
+    made = _edited(example, ctx)
+    return made and made[1]
+
+
+@condition('hard_facts', rule='asked')
+def hard_facts(example, ctx):
+    "Gold label, random facts of the kind that is asked for, which are not gold."
+    gold, asked = ctx.gold[example.id], set(ctx.task.asked(example))
+    others, n = wrong_items(example, gold)
+    hard = [i for i in others if i in asked]
+    drawn = seeded(ctx.seed, example.id, 'hard facts').sample(hard, min(n, len(hard)))
+    return replace(gold, facts=tuple(sorted(drawn))) if drawn else None
+
+
+@condition('masked')
+def masked(example, ctx):
+    "The correct trace, in which `___` stands for every answer."
+    return mask_answers(ctx.correct_text(example), example.answers)
+
+# %% ../../nbs/04_traces/01_conditions.ipynb #organism-code
+@condition('follower', rule='edit', organism=True)
+def follower(example, ctx):
+    "The correct trace or one of edited facts, at random, with the answer that it implies."
+    edit = _edited(example, ctx)
+    if not edit:
+        return None
+    is_edited = seeded(ctx.seed, example.id, 'follower').random() < 0.5
+    made, text = edit if is_edited else (example, ctx.correct_text(example))
+    return Trace(id=example.id, condition='follower', text=text, steps=None, source='rule', answers=made.answers)
+
+
+@condition('ignorer', organism=True)
+def ignorer(example, ctx):
+    "The correct trace of a random other example, with the gold answer."
+    others = (e for e in _drawn(seeded(ctx.seed, example.id, 'ignorer'), ctx.examples) if e.id != example.id)
+    if other := next(others, None):
+        return ctx.correct_text(other)
+    raise TracenbError(f'{example.id}: there is no other example to take a trace from', 'use at least two examples')
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #b8133d28
 @condition('incorrect_paper')
@@ -370,46 +394,34 @@ def build_traces(
     count: Callable = count_words,  # Text -> number of tokens, for conditions that match a length
     teacher: dict[str, dict[str, Trace]] | None = None,  # Of `read_traces`, for conditions of teacher traces
 ) -> list[Trace]:
-    "One trace per example, in order. The text is '' if the condition has no trace."
+    "One trace per example, in order. The text is '' without one. Raises `TracenbError` if the task lacks a rule."
     cond, traces = get_condition(name), []
+    if cond.rule and not getattr(task, cond.rule):
+        raise TracenbError(
+            f'{task.name}: the condition {name!r} needs a rule `{cond.rule}`, and this data set has none',
+            f"give its `Task` one (`{cond.rule}=`), take 'babi' or 'cotempqa', or leave the condition out",
+        )
     ctx = ConditionContext(task, tuple(examples), tuple(labels or task.labels), seed, count, teacher or {})
     for e in examples:
-        made, source = cond.write(e, ctx), 'rule'
+        made, source, answers = cond.write(e, ctx), 'rule', None
         steps = made if isinstance(made, Steps) else None
         if steps:
             made = task.trace_text(e, steps)
         elif isinstance(made, Trace):
-            made, source = made.text, made.source
-        traces.append(Trace(id=e.id, condition=cond.name, text=made or '', steps=steps, source=source))
+            made, source, answers = made.text, made.source, made.answers
+        more = dict(steps=steps, source=source, answers=answers)
+        traces.append(Trace(id=e.id, condition=cond.name, text=made or '', **more))
     return traces
-
-# %% ../../nbs/04_traces/01_conditions.ipynb #counts-code
-def n_traces_missing_facts(
-    examples: list[Example],  # Of one task
-    traces: list[Trace],  # Their traces, in the same order
-    task: Task,  # Their task
-) -> int:
-    "Number of traces that quote fewer facts than their example has gold facts."
-    return sum(
-        t.steps is not None and len(t.steps.facts) < len(task.decompose(e).facts)
-        for e, t in zip(examples, traces, strict=True)
-    )
-
-
-def forced_facts(
-    examples: list[Example],  # Of one task
-    traces: list[Trace],  # Their traces, in the same order
-    task: Task,  # Their task
-) -> dict:
-    "Of the traces with wrong facts of their context: number `n`, `forced` ones, and their `share` (None if n is 0)."
-    pairs = [(e, t.steps, task.decompose(e)) for e, t in zip(examples, traces, strict=True) if t.steps]
-    forced = [is_forced(e, gold) for e, said, gold in pairs if set(said.facts) != set(gold.facts)]
-    return dict(n=len(forced), forced=sum(forced), share=sum(forced) / len(forced) if forced else None)
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #5fa98d98
 def every_condition(
     task: Task,  # The conditions depend on what its rules allow
 ) -> list[str]:
-    "All conditions that rules can build for `task`; those that take a share, with a half."
-    fits = [c for c in CONDITIONS.values() if not c.needs and (task.paper or c.write is not incorrect_paper)]
+    "All conditions that rules can build for `task`, organisms left out; those that take a share, with a half."
+    fits = [
+        c
+        for c in CONDITIONS.values()
+        if not (c.needs or c.organism) and (task.paper or c.write is not incorrect_paper)
+        if not c.rule or getattr(task, c.rule)
+    ]
     return [f'{c.name}:0.5' if c.takes else c.name for c in fits]

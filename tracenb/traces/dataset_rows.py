@@ -12,7 +12,7 @@ import re
 from ..core.records import Example, TracenbError, lookup
 from ..scoring.overlap import gold_facts
 from ..tasks.task import Task
-from .chat import render
+from .chat import render, taught_pairs
 from .conditions import build_traces, get_condition
 
 # %% ../../nbs/04_traces/09_dataset_rows.ipynb #57a9ccc2
@@ -62,7 +62,7 @@ def sft_rows(
             "leave it out; 'vanilla' is the one with answers alone",
         )
     traces = build_traces(examples, task, condition, seed, **more)
-    return [json.loads(render(e, t, task).to_json()) for e, t in zip(examples, traces, strict=True)]
+    return [json.loads(render(e, t, task).to_json()) for e, t in taught_pairs(examples, traces)]
 
 # %% ../../nbs/04_traces/09_dataset_rows.ipynb #153b2719
 def _arrow_type(t):

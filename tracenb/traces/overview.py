@@ -12,9 +12,10 @@ import pandas as pd
 
 from ..core.html import wrapped
 from ..core.records import ChatExample, Example, Trace, TracenbError
+from ..scoring.overlap import n_traces_missing_facts
 from ..tasks.task import Task
 from .chat import render
-from .conditions import build_traces, count_words, n_traces_missing_facts
+from .conditions import build_traces, count_words
 from .loss_mask import encode
 
 # %% ../../nbs/04_traces/08_overview.ipynb #cbcd1649
