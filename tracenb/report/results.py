@@ -154,6 +154,7 @@ class Results:
     costs: pd.DataFrame  # One row per run
     left_out: list[str]  # Runs that could not be read, and why
     twins: list[str] = ()  # Of `finished_and_twins`
+    organisms: list[str] = ()  # Runs of organisms, which are controls and not compared
 
 # %% ../../nbs/09_report/05_results.ipynb #results-guesses
 def _with_guesses(rows, cases):
@@ -172,7 +173,10 @@ def gather(
     "Read all finished runs below `folder`, once. Raises `TracenbError` if there is none that can be read."
     folder, known, cases, parts, left_out, runs = Path(folder), {}, {}, dict(rows=[], logs=[], costs=[]), [], {}
     every, twins = finished_and_twins(folder)
+    controls = [path for path, run in every.items() if get_condition(run.condition).organism]
     for path, run in every.items():
+        if path in controls:
+            continue
         try:
             own = read_cases(path, run, known)
             found = dict(rows=[read_run(path, run, own)], logs=read_log(path, run), costs=[read_cost(path, run)])
@@ -186,6 +190,8 @@ def gather(
             parts[name] += part
         if not own.keys() <= cases.get(run.dataset, {}).keys():
             cases.setdefault(run.dataset, {}).update(own)
+    if not runs and not left_out:
+        raise TracenbError(f'{folder}: all runs are of organisms', 'add a run of a condition to compare, e.g. correct')
     if not runs:
         raise TracenbError(
             f'{folder}: none of {len(left_out)} finished runs can be read; the first: {left_out[0]}',
@@ -200,6 +206,7 @@ def gather(
         pd.DataFrame(parts['costs']),
         left_out,
         twins,
+        [str(path.relative_to(folder)) for path in controls],
     )
 
 # %% ../../nbs/09_report/05_results.ipynb #d66d18dc
