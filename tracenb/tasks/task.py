@@ -82,9 +82,8 @@ class Task:
     license: str = ''  # What is known about the terms of its official files
 
     def _repr_html_(self) -> str:
-        shown = ('labels', 'prompt_text', 'label_sentence', 'facts_sentence', 'scorers', 'license')
-        rows = ([escaped(k), value(getattr(self, k))] for k in shown)
-        return block(f'<p>data set <b>{escaped(self.name)}</b></p>', table(rows))
+        shown = 'labels prompt_text label_sentence facts_sentence scorers license'.split()
+        return block(f'<p>data set <b>{escaped(self.name)}</b></p>', table([k, value(getattr(self, k))] for k in shown))
 
     def prompt(self, example: Example) -> str:
         "The user turn for `example`."
