@@ -70,18 +70,14 @@ def make_config(
 
 # %% ../../nbs/08_interventions/08_running.ipynb #rn-open
 def _check_adapter(trained):
-    "Raises `TracenbError` without an adapter, or for one of another base model."
+    "Raises `TracenbError` without an adapter, or for one that was tuned on another base model."
     if not trained.condition.trains:
         return
-    path = trained.folder / 'adapter' / 'adapter_config.json'
-    if not path.is_file():
-        raise TracenbError(f'{trained.folder}: no adapter', 'it was removed or never saved: run this run again')
+    path, own = trained.folder / 'adapter' / 'adapter_config.json', trained.load().get_base_model().name_or_path
     base = json.loads(path.read_text(encoding='utf-8')).get('base_model_name_or_path')
-    own = json.loads((trained.folder / 'run.json').read_text(encoding='utf-8'))['settings']['model']
-    if base and Path(base).name not in (Path(own).name, trained.run.model):
-        raise TracenbError(
-            f'{path}: the adapter was tuned on {base!r}, the run names {own!r}', 'put its own adapter there'
-        )
+    if base and Path(base).name != Path(own).name:
+        why = f'{path}: the adapter was tuned on {base!r}, the run loads {own!r}'
+        raise TracenbError(why, 'load the model that it was tuned on')
 
 
 def _check_template(trained):
@@ -139,7 +135,7 @@ def _begun(folder, config):
     "Write `settings.json`, or raise `TracenbError` where the folder was begun with other settings."
     path, now = folder / 'settings.json', config.to_dict() | dict(code=code_version('interventions.running'))
     now, free = json.loads(json.dumps(now)), ('tests', 'limit')
-    if path.exists():
+    if path.exists() and any(folder.glob('*.jsonl')):
         before = json.loads(path.read_text(encoding='utf-8'))
         differ = [k for k in now if k not in free and before.get(k) != now[k]]
         if differ:
