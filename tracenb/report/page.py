@@ -67,7 +67,8 @@ def _missing(results):
     "Runs that are begun and not finished or damaged, and the number of versions of the code."
     begun = [str(p.relative_to(results.folder)) for p in unfinished(results.folder)]
     missing = {'are not finished': begun, 'could not be read': results.left_out}
-    missing |= {'are not the only one of their condition and seed': list(results.twins)}
+    missing['are not the only one of their condition and seed'] = list(results.twins)
+    missing['are organisms, taught other answers than gold by design,'] = list(results.organisms)
     codes = results.costs.code.dropna().nunique() if 'code' in results.costs else 0
     return dict(missing={what: found for what, found in missing.items() if found}, codes=codes)
 

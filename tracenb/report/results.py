@@ -154,8 +154,20 @@ class Results:
     costs: pd.DataFrame  # One row per run
     left_out: list[str]  # Runs that could not be read, and why
     twins: list[str] = ()  # Of `finished_and_twins`
+    organisms: list[str] = ()  # Runs of organisms, which are controls and not compared
 
 # %% ../../nbs/09_report/05_results.ipynb #results-guesses
+def _compared(folder):
+    "Runs to compare, twins, and the names of runs of organisms. Raises `TracenbError` if all are of organisms."
+    runs, twins = finished_and_twins(folder)
+    controls = [path for path, run in runs.items() if get_condition(run.condition).organism]
+    if len(controls) == len(runs):
+        what = f'{folder}: all {len(runs)} finished runs are of organisms, which are controls'
+        raise TracenbError(what, "add a run of a condition to compare, e.g. 'correct'")
+    left = {path: run for path, run in runs.items() if path not in controls}
+    return left, twins, [str(path.relative_to(folder)) for path in controls]
+
+
 def _with_guesses(rows, cases):
     "The rows with what guesses that do not read the context score on each question."
     made = []
@@ -171,8 +183,8 @@ def gather(
 ) -> Results:
     "Read all finished runs below `folder`, once. Raises `TracenbError` if there is none that can be read."
     folder, known, cases, parts, left_out, runs = Path(folder), {}, {}, dict(rows=[], logs=[], costs=[]), [], {}
-    every, twins = finished_and_twins(folder)
-    for path, run in every.items():
+    compared, twins, organisms = _compared(folder)
+    for path, run in compared.items():
         try:
             own = read_cases(path, run, known)
             found = dict(rows=[read_run(path, run, own)], logs=read_log(path, run), costs=[read_cost(path, run)])
@@ -200,6 +212,7 @@ def gather(
         pd.DataFrame(parts['costs']),
         left_out,
         twins,
+        organisms,
     )
 
 # %% ../../nbs/09_report/05_results.ipynb #d66d18dc

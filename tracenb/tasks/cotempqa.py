@@ -357,13 +357,14 @@ def edit_dated(
     rng: random.Random,  # Draws fact and name
 ) -> Example | None:
     "The example with one gold fact about another person or thing, and the answers that follow; None if there is none."
-    steps, gold, found = cotempqa_steps(example), set(map(normalize, example.answers)), []
+    steps, gold = cotempqa_steps(example), set(map(normalize, example.answers))
     if set(map(normalize, dated_answers(example, steps) or ())) != gold:
         return None  # the gold facts alone do not give the answers
     slot, facts = _slot(example), list(map(read_fact, example.context))
     kinds = {facts[i].relation for i in steps.facts}
     names = sorted({getattr(f, slot) for f in facts if f.relation in kinds})
-    for i, name in [(i, name) for i in steps.facts for name in names if normalize(name) not in gold]:
+    tries, found = [(i, name) for i in steps.facts for name in names if normalize(name) not in gold], None
+    for i, name in rng.sample(tries, len(tries)):
         text = renamed(example.context[i], slot, name)
         made = replace(example, context=(*example.context[:i], text, *example.context[i + 1 :]))
         answers = dated_answers(made, steps)
@@ -371,9 +372,10 @@ def edit_dated(
             shared = tuple(j for j, r in asked_times(made.context, made.question).items() if r != 'none')
             whole = set(dated_answers(made, replace(steps, facts=shared)) or ()) == set(answers)
             meta = {**example.meta, 'edited': i, 'edit': 'word', 'whole': whole}
-            found.append(replace(made, answers=answers, meta=meta))
-    rng.shuffle(found)
-    return min(found, key=lambda e: not e.meta['whole'], default=None)
+            found = replace(made, answers=answers, meta=meta) if whole or not found else found
+            if whole:
+                break
+    return found
 
 # %% ../../nbs/01_tasks/05_cotempqa.ipynb #dbbef1d4
 cotempqa = register_task(

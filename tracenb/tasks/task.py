@@ -82,10 +82,8 @@ class Task:
     license: str = ''  # What is known about the terms of its official files
 
     def _repr_html_(self) -> str:
-        parts = dict(labels=self.labels, prompt=self.prompt_text, label_sentence=self.label_sentence)
-        parts |= dict(facts_sentence=self.facts_sentence, scorers=self.scorers, license=self.license)
-        rows = ([escaped(k), value(v)] for k, v in parts.items())
-        return block(f'<p>data set <b>{escaped(self.name)}</b></p>', table(rows))
+        shown = 'labels prompt_text label_sentence facts_sentence scorers license'.split()
+        return block(f'<p>data set <b>{escaped(self.name)}</b></p>', table([k, value(getattr(self, k))] for k in shown))
 
     def prompt(self, example: Example) -> str:
         "The user turn for `example`."
@@ -381,7 +379,7 @@ def _toy_simulate(n, seed, split, labels=('color', 'place'), max_words=None):
 def _toy_steps(example):
     return Steps(label=example.meta['label'], facts=tuple(example.meta['facts']))
 
-
+# %% ../../nbs/01_tasks/02_task.ipynb #toy-rules
 def _toy_implied(example, steps):
     "The last word, or the thing, of each quoted sentence that the question is about."
     asked, k = set(example.question.strip('?').split()) - {'is', 'the'}, 1 if 'What' in example.question else -1

@@ -80,7 +80,7 @@ class Condition:
     has_steps: bool = True  # Can label and facts be read out of that trace?
     trains: bool = True  # Is the model trained at all?
     takes: str = ''  # What a number after the name means, '' = none is taken
-    organism: bool = False  # A control: answers may be taught that are not gold, so it is no condition to compare
+    organism: bool = False  # A control that may be taught answers that are not gold; left out of comparisons
     rule: str = ''  # The rule of `Task` that it needs, '' = none
     needs: str = ''  # The kind of teacher trace it is made of, '' = a rule makes it
 
