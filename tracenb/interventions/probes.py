@@ -89,7 +89,7 @@ class ForcedTokens:
         "Whether the tag and the answer share a token."
         return self.tag == self.start
 
-
+# %% ../../nbs/08_interventions/01_probes.ipynb #pr-tokenize
 def _tokenize(texts, tokenizer):
     "(ids, starts, ends) of the tokens of each text."
     if not getattr(tokenizer, 'is_fast', False):
@@ -189,7 +189,7 @@ def _sentence_tokens(chat, context, text, starts, ends, tokenizer):
         found.append(range(*_covering(starts, ends, (place, at))))
     return found
 
-
+# %% ../../nbs/08_interventions/01_probes.ipynb #pr-prompt-tokens
 def prompt_tokens(
     chat: ChatExample,  # Its prompt
     tokenizer,

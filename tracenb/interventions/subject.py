@@ -88,7 +88,7 @@ def attention_mask(
         if place.get(parent, -1) >= first:
             seen[i] = seen[place[parent] - first]
         else:
-            seen[i, [place[n] for n in (*tree.path(node),)]] = True
+            seen[i, [place[n] for n in tree.path(node)]] = True
         seen[i, first + i] = True
     for blind in {tree.blind[n] for n in new} - {frozenset()}:
         rows = [i for i, n in enumerate(new) if tree.blind[n] == blind]
