@@ -376,8 +376,9 @@ def test_a_test_that_cannot_be_made_leaves_a_reason_and_the_others_go_on():
     }
     assert all('too long' in r['why'] for r in rows if r['test'] == 'filler_sweep')
     s = summarize_rows(rows)
-    [r] = s[(s.test == 'filler_sweep') & (s.metric == 'lp_drop')].to_dict('records')
-    assert (r['n'], r['n_eligible']) == (6, 0) and 'no eligible question' in r['sentence']
+    sweep = s[s.test == 'filler_sweep']
+    assert len(sweep) and set(zip(sweep.n, sweep.n_eligible)) == {(6, 0)}
+    assert sweep.sentence.str.contains('no eligible question').all()
     equal = pick(s, 'filler_sweep', 'drop_filler_equal')  # a test left out as a whole is counted in its variants
     assert (equal.n, equal.n_eligible) == (6, 0)
 
@@ -578,14 +579,14 @@ def tiny():
 @pytest.fixture(scope='module')
 def tiny_rows(tiny):
     with tiny.ready():
-        return rows_of(tiny, n=6, samples=2)
+        return rows_of(tiny, n=4, samples=2)
 
 
 def test_a_real_subject_gives_the_same_value_in_every_test(tiny_rows):
     by_test = {}
     for r in tiny_rows:
         by_test.setdefault((r['id'], r['test'], r['variant']), r)
-    for k in range(6):
+    for k in range(4):
         own = by_test[f'q{k}', 'forced_wrong', 'correct']['lp_gold']
         others = [
             by_test[f'q{k}', 'step_attribution', 'deleted']['v']['both'],
@@ -606,7 +607,7 @@ def test_a_real_subject_gives_the_same_value_in_every_test(tiny_rows):
 
 def test_what_a_real_subject_cannot_see_changes_nothing(tiny_rows):
     changes = [r['null_change'] for r in tiny_rows if r['test'] == 'swap']
-    assert len(changes) == 12 and max(map(abs, changes)) < 1e-4
+    assert len(changes) == 8 and max(map(abs, changes)) < 1e-4
     drops = [abs(r['lp_drop']) for r in tiny_rows if r['test'] == 'swap']
     assert max(drops) > 1e-4  # what it can see does change something
 
@@ -632,7 +633,7 @@ def test_a_real_subject_is_summarized_with_all_tests(tiny_rows):
     json.dumps(tiny_rows)
     s = summarize_rows(tiny_rows)
     assert set(s.test) == set(known_interventions())
-    assert s.sentence.str.len().min() > 20 and s.n.eq(6).all() and s.n_eligible.between(0, 6).all()
+    assert s.sentence.str.len().min() > 20 and s.n.eq(4).all() and s.n_eligible.between(0, 4).all()
     shares = s[
         s.metric.isin(['follow', 'resist', 'other']) & (s.test == 'forced_wrong') & (s.variant == 'edited_facts')
     ]
