@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,25 @@ def smoke(tmp_path_factory) -> Path:
                 assert done.returncode == 0, done.stderr[-2000:]
                 (folder / name).write_text(done.stdout)
     return folder / 'o'
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    "`call(*args, cwd=..., code=0)`: (output, errors) of the entry point that the command calls, in this process."
+    monkeypatch.setattr(warnings, 'showwarning', warnings.showwarning)  # the entry point replaces it
+
+    from tracenb.cli.main import main
+
+    def ended(*args, cwd, code=0):
+        monkeypatch.chdir(cwd)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(a) for a in args])
+        out, err = capsys.readouterr()
+        assert (end.value.code or 0) == code, err
+        return out, err
+
+    return ended
 
 
 @pytest.fixture(
