@@ -16,6 +16,7 @@ SHARED = ROOT.parent / 'shared' / 'data'
 
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 os.environ.setdefault('GOMP_SPINCOUNT', '10000')  # before torch is loaded: as the command sets it
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # one per process: `make test` has as many processes as there are cores
 os.environ.setdefault('HF_HUB_OFFLINE', '1')  # nothing here may wait for a hub
 
 # Hypothesis: 25 examples per property, 200 in `make test-all`. Costly properties set a smaller number themselves.
@@ -29,9 +30,14 @@ LONGEST = (
     'test_docs.py',
     'test_notebooks.py',
     'test_runs.py',
+    'test_survey_page.py',
+    'test_teacher.py',
     'test_cli.py',
+    'test_train.py',
+    'test_rating_page.py',
+    'test_report.py',
 )  # begun first, so that no process waits for another at the end
-APART = ('test_engine.py', 'test_notebooks.py')  # their tests share nothing
+APART = ('test_engine.py', 'test_notebooks.py', 'test_tutorials.py')  # their tests share nothing
 
 
 def pytest_collection_modifyitems(items):

@@ -117,12 +117,13 @@ def until(true, process, seconds=90):
 
 
 def kill_all(process):
-    "The command alone is killed; everything below it must end by itself."
+    "The command alone is killed; everything below it must end by itself. Returns how many processes that were."
     below = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
     _, alive = psutil.wait_procs(below, timeout=20)
     assert not alive
+    return len(below)
 
 
 def bytes_of(out):
@@ -172,7 +173,7 @@ def test_the_command_killed_in_its_stages_and_while_rendering(tmp_path, conditio
             for at in (tmp_path / 'killed' / r.name for r in runs)
         )
         if until(there, process) and process.poll() is None:
-            kill_all(process)
+            assert kill_all(process) >= 4  # worker, fork server, proxy, kernel
             kills.append(stage)
     assert kills == list(stages)
     assert start('run', file, '--out', 'killed', cwd=tmp_path).wait() == 0
