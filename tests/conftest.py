@@ -7,6 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import base_install
 import pytest
 from filelock import FileLock
 from hypothesis import settings
@@ -76,9 +77,17 @@ def embedded():
 
 
 @pytest.fixture(scope='session')
-def smoke(tmp_path_factory) -> Path:
+def base_only(tmp_path_factory) -> dict[str, str]:
+    "An environment for subprocesses in which only the base requirements can be imported."
+    return base_install.environment(ROOT, tmp_path_factory.mktemp('base'))
+
+
+@pytest.fixture(scope='session')
+def smoke(tmp_path_factory, base_only) -> Path:
     """
     Folder of the smoke grid: 4 finished runs and their report, made once for all processes. To be read, or copied.
+
+    Made with the base requirements alone.
 
     `run.txt` and `report.txt` beside it hold what the two commands printed.
     """
@@ -90,7 +99,7 @@ def smoke(tmp_path_factory) -> Path:
         for name, args in (('run.txt', ('run', 'smoke', '--out', 'o')), ('report.txt', ('report', 'o'))):
             if not (folder / name).exists():
                 command = [Path(sys.executable).parent / 'tracenb', *args]
-                done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+                done = subprocess.run(command, cwd=folder, env=base_only, capture_output=True, text=True, timeout=600)
                 assert done.returncode == 0, done.stderr[-2000:]
                 (folder / name).write_text(done.stdout)
     return folder / 'o'
