@@ -81,5 +81,5 @@ OUTSIDE = [p for p in TUTORIALS if not BROWSER or f'tutorials/{p.name}' not in I
 @pytest.mark.slow
 @pytest.mark.parametrize('path', OUTSIDE, ids=lambda p: p.stem)
 def test_runs_in_any_folder_and_leaves_nothing_there(path, tmp_path):
-    assert run(Path(shutil.copy(path, tmp_path))) == ''
+    assert run(Path(shutil.copy(path, tmp_path)), timeout=900) == ''
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
