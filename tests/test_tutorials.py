@@ -75,7 +75,11 @@ def test_calls_the_library_and_adds_nothing_to_it(path):
         assert path.stem == 'add_a_data_set' or not defines, cell['id']
 
 
-OUTSIDE = [p for p in TUTORIALS if not BROWSER or f'tutorials/{p.name}' not in IN_BROWSER]
+OUTSIDE = [
+    pytest.param(p, marks=pytest.mark.exhaustive) if p.stem == 'train' else p  # trains the embedded model for minutes
+    for p in TUTORIALS
+    if not BROWSER or f'tutorials/{p.name}' not in IN_BROWSER
+]
 
 
 @pytest.mark.slow
