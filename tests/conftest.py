@@ -4,8 +4,10 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import base_install
 import pytest
 from filelock import FileLock
 from hypothesis import settings
@@ -15,6 +17,7 @@ SHARED = ROOT.parent / 'shared' / 'data'
 
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 os.environ.setdefault('GOMP_SPINCOUNT', '10000')  # before torch is loaded: as the command sets it
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # one per process: `make test` has as many processes as there are cores
 os.environ.setdefault('HF_HUB_OFFLINE', '1')  # nothing here may wait for a hub
 
 # Hypothesis: 25 examples per property, 200 in `make test-all`. Costly properties set a smaller number themselves.
@@ -28,9 +31,14 @@ LONGEST = (
     'test_docs.py',
     'test_notebooks.py',
     'test_runs.py',
+    'test_survey_page.py',
+    'test_teacher.py',
     'test_cli.py',
+    'test_train.py',
+    'test_rating_page.py',
+    'test_report.py',
 )  # begun first, so that no process waits for another at the end
-APART = ('test_engine.py', 'test_notebooks.py')  # their tests share nothing
+APART = ('test_engine.py', 'test_notebooks.py', 'test_tutorials.py')  # their tests share nothing
 
 
 def pytest_collection_modifyitems(items):
@@ -69,9 +77,17 @@ def embedded():
 
 
 @pytest.fixture(scope='session')
-def smoke(tmp_path_factory) -> Path:
+def base_only(tmp_path_factory) -> dict[str, str]:
+    "An environment for subprocesses in which only the base requirements can be imported."
+    return base_install.environment(ROOT, tmp_path_factory.mktemp('base'))
+
+
+@pytest.fixture(scope='session')
+def smoke(tmp_path_factory, base_only) -> Path:
     """
     Folder of the smoke grid: 4 finished runs and their report, made once for all processes. To be read, or copied.
+
+    Made with the base requirements alone.
 
     `run.txt` and `report.txt` beside it hold what the two commands printed.
     """
@@ -83,10 +99,29 @@ def smoke(tmp_path_factory) -> Path:
         for name, args in (('run.txt', ('run', 'smoke', '--out', 'o')), ('report.txt', ('report', 'o'))):
             if not (folder / name).exists():
                 command = [Path(sys.executable).parent / 'tracenb', *args]
-                done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+                done = subprocess.run(command, cwd=folder, env=base_only, capture_output=True, text=True, timeout=600)
                 assert done.returncode == 0, done.stderr[-2000:]
                 (folder / name).write_text(done.stdout)
     return folder / 'o'
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    "`call(*args, cwd=..., code=0)`: (output, errors) of the entry point that the command calls, in this process."
+    monkeypatch.setattr(warnings, 'showwarning', warnings.showwarning)  # the entry point replaces it
+
+    from tracenb.cli.main import main
+
+    def ended(*args, cwd, code=0):
+        monkeypatch.chdir(cwd)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(a) for a in args])
+        out, err = capsys.readouterr()
+        assert (end.value.code or 0) == code, err
+        return out, err
+
+    return ended
 
 
 @pytest.fixture(

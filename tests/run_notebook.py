@@ -6,35 +6,48 @@ import re
 import traceback
 from pathlib import Path
 
-# What nearly every notebook imports. The server imports it once; a child starts with all of it loaded.
+# What nearly every notebook imports. The server imports it once; a child starts with all of it loaded. Of this library,
+# modules that import most of the others.
 PRELOAD = [
     'IPython',
     'execnb.shell',
     'matplotlib.pyplot',
+    'nbformat',
     'pandas',
+    'pyarrow',
     'seaborn',
     'statsmodels.api',
     'torch',
     'peft',
-    'tracenb',
+    'tracenb.audit.page',
+    'tracenb.models.serve',
+    'tracenb.ratings.analysis',
+    'tracenb.report.page',
+    'tracenb.runs.engine',
+    'tracenb.runs.explorer',
+    'tracenb.runs.verification',
+    'tracenb.study.server',
+    'tracenb.teacher.collection',
 ]
+SLOW = re.compile(r'^#\| *slow', re.M)  # nbdev's flag: long simulations, which `make test-all` runs
 
 
-def _cells(path):
+def _cells(path, slow):
     import nbformat
 
     cells = nbformat.read(path, as_version=4).cells
-    return [c for c in cells if c.cell_type == 'code' and not re.search(r'^#\| *eval: *false', c.source, re.M)]
+    cells = [c for c in cells if c.cell_type == 'code' and not re.search(r'^#\| *eval: *false', c.source, re.M)]
+    return [c for c in cells if slow or not SLOW.search(c.source)]
 
 
-def _child(path, pipe):
-    "Run all code cells of the notebook at `path` in its folder. Sends '' or the cell that failed with its traceback."
+def _child(path, slow, pipe):
+    "Run the code cells of the notebook at `path` in its folder. Sends '' or the cell that failed with its traceback."
     try:
         os.chdir(path.parent)
         from execnb.shell import CaptureShell
 
         shell = CaptureShell(path.parent)
-        for cell in _cells(path):
+        for cell in _cells(path, slow):
             shell.run(cell.source)
             if shell.exc:
                 why = ''.join(traceback.format_exception(shell.exc))
@@ -53,10 +66,14 @@ def context():
     return found
 
 
-def run(path: Path, timeout: float = 300) -> str:
-    "Run one notebook. Returns '', or the cell that failed and its traceback. Raises `TimeoutError` after `timeout` s."
+def run(path: Path, timeout: float = 300, slow: bool = False) -> str:
+    """
+    Run one notebook; its slow cells only if asked. Returns '', or the cell that failed and its traceback.
+
+    Raises `TimeoutError` after `timeout` s.
+    """
     here, there = context().Pipe(duplex=False)
-    child = context().Process(target=_child, args=(path, there))
+    child = context().Process(target=_child, args=(path, slow, there))
     child.start()
     there.close()
     try:

@@ -1,4 +1,4 @@
-"""The command, run as a user runs it: in a process of its own."""
+"""The command: in a process of its own where runs or exit codes are the subject, else by its entry point."""
 
 import json
 import re
@@ -22,6 +22,11 @@ def test_help_and_version():
     assert tracenb('--version')[0].strip() == '0.1.0'
 
 
+def test_an_error_has_no_traceback(tmp_path):
+    _, err = tracenb('run', 'dmeo', cwd=tmp_path, code=1)
+    assert err.startswith('error: ') and "did you mean 'demo'" in err and 'Traceback' not in err
+
+
 @pytest.mark.parametrize(
     'args, says',
     [
@@ -30,13 +35,13 @@ def test_help_and_version():
         (('run', 'smoke', '--limit', 0), 'at least one'),
     ],
 )
-def test_errors_say_what_to_do_without_a_traceback(args, says, tmp_path):
-    _, err = tracenb(*args, cwd=tmp_path, code=1)
+def test_errors_say_what_to_do(args, says, tmp_path, call):
+    _, err = call(*args, cwd=tmp_path, code=1)
     assert err.startswith('error: ') and says in err and 'Traceback' not in err
 
 
-def test_dry_run_lists_and_writes_nothing(tmp_path):
-    out, _ = tracenb('run', 'demo', '--dry-run', cwd=tmp_path)
+def test_dry_run_lists_and_writes_nothing(tmp_path, call):
+    out, _ = call('run', 'demo', '--dry-run', cwd=tmp_path)
     assert out.count('new ') == 4 and not list(tmp_path.iterdir())
 
 
@@ -77,8 +82,8 @@ def test_the_smoke_grid_from_run_to_report(smoke):
 
 
 @pytest.mark.parametrize('name', ['cotempqa', 'msmarco', 'babi'])
-def test_data_show(name, tmp_path):
-    out, _ = tracenb('data', 'show', name, '--n', 1, '--count', 22, '--balanced', cwd=tmp_path)
+def test_data_show(name, tmp_path, call):
+    out, _ = call('data', 'show', name, '--n', 1, '--count', 22, '--balanced', cwd=tmp_path)
     for words in (
         'question',
         'answer',
@@ -91,8 +96,8 @@ def test_data_show(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_data_export_gives_rows_that_datasets_loads(tmp_path):
-    out, _ = tracenb(
+def test_data_export_gives_rows_that_datasets_loads(tmp_path, call):
+    out, _ = call(
         'data',
         'export',
         'cotempqa',
@@ -113,11 +118,11 @@ def test_data_export_gives_rows_that_datasets_loads(tmp_path):
         str(tmp_path / 'rows' / 'sft_mix_0.5_train.jsonl'), cache_dir=str(tmp_path / 'cache')
     )
     assert len(rows) == 12 and rows[0]['completion'][0]['content'].startswith('<think>')
-    _, err = tracenb('data', 'export', 'cotempqa', '--out', 'rows', '--n-train', 12, cwd=tmp_path, code=1)
+    _, err = call('data', 'export', 'cotempqa', '--out', 'rows', '--n-train', 12, cwd=tmp_path, code=1)
     assert err.startswith('error: ') and 'Traceback' not in err
 
 
-def test_data_from_files_in_the_official_format(tmp_path):
+def test_data_from_files_in_the_official_format(tmp_path, call):
     from tracenb.tasks.babi import babi
 
     stories = babi.simulate(4, 0, 'test', ('counting',), None)
@@ -133,7 +138,7 @@ def test_data_from_files_in_the_official_format(tmp_path):
         )
     ]
     (tmp_path / 'qa7_counting_test.txt').write_text('\n'.join(lines) + '\n')
-    out, _ = tracenb('data', 'show', 'babi', '--source', '.', '--n', 4, cwd=tmp_path)
+    out, _ = call('data', 'show', 'babi', '--source', '.', '--n', 4, cwd=tmp_path)
     assert '4 test examples of babi (.)' in out and stories[0].question in out
 
 
@@ -147,13 +152,13 @@ def test_data_from_files_in_the_official_format(tmp_path):
         (('audit', 'rows.jsonl', '--data', 'x'), 'both or neither'),
     ],
 )
-def test_errors_of_data_and_audit(args, says, tmp_path):
+def test_errors_of_data_and_audit(args, says, tmp_path, call):
     (tmp_path / 'rows.jsonl').write_text('{}\n')
-    _, err = tracenb(*args, cwd=tmp_path, code=1)
+    _, err = call(*args, cwd=tmp_path, code=1)
     assert err.startswith('error: ') and says in err and 'Traceback' not in err
 
 
-def test_audit_prints_the_first_and_last_variant_and_writes_its_files(tmp_path):
+def test_audit_prints_the_first_and_last_variant_and_writes_its_files(tmp_path, call):
     from tracenb.tasks.cotempqa import cotempqa
     from tracenb.traces.chat import completion_text
     from tracenb.traces.conditions import build_traces
@@ -174,7 +179,7 @@ def test_audit_prints_the_first_and_last_variant_and_writes_its_files(tmp_path):
         for k, (e, t) in enumerate(zip(examples, build_traces(examples, cotempqa, 'correct')))
     ]
     (tmp_path / 'rows.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in rows))
-    out, _ = tracenb('audit', 'rows.jsonl', '--out', 'o', cwd=tmp_path, code=3)  # not every row was used
+    out, _ = call('audit', 'rows.jsonl', '--out', 'o', cwd=tmp_path, code=3)  # not every row was used
     assert 'cotempqa Tiny correct: 1 rows left out' in out and 'own_any' in out and 'o/audit.html' in out
     assert {p.name for p in (tmp_path / 'o').iterdir()} == {
         'audit.json',

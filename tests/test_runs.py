@@ -194,13 +194,14 @@ def test_grids_are_known_and_limited():
 
 
 @pytest.mark.slow
-def test_a_failing_run_is_reported_and_the_others_go_on(tmp_path):
-    bad = make_run(**SMALL | dict(dataset='babi', data={'source': 'nowhere'}))
+def test_a_failing_run_is_retried_and_reported_and_the_others_go_on(tmp_path):
+    bad = make_run(**SMALL | dict(dataset='babi', condition='zero_shot', data={'source': str(tmp_path / 'nowhere')}))
     good = make_run(**SMALL | dict(condition='zero_shot'))
-    errors = run_grid(Grid(name='two', runs=(bad, good)), tmp_path)
+    errors = run_grid(Grid(name='two', runs=(bad, good), retries=1), tmp_path)
     assert list(errors) == [bad.name] and 'nowhere' in errors[bad.name] and 'run.ipynb' in errors[bad.name]
     assert state(tmp_path / good.name) == 'finished' and state(tmp_path / bad.name) == 'failed'
     assert 'nowhere' in (tmp_path / bad.name / 'run.ipynb').read_text(), 'the executed notebook holds the traceback'
+    assert 'no such file or folder' in (tmp_path / bad.name / 'error.txt').read_text()
 
 
 # --- Grids
@@ -388,30 +389,16 @@ def test_runs_are_listed_and_shown(whole):
 # --- The engine, with real processes
 
 
-@pytest.mark.slow
-def test_a_run_that_fails_once_is_retried(tmp_path):
-    "The first attempt meets a folder that cannot be read, the second does not."
-    run = make_run(**SMALL | dict(dataset='babi', condition='zero_shot', data=dict(source=str(tmp_path / 'later'))))
-    errors = run_grid(Grid(name='g', runs=(run,), retries=1), tmp_path)
-    assert list(errors) == [run.name] and 'no such file or folder' in (tmp_path / run.name / 'error.txt').read_text()
-    assert (
-        list_runs(tmp_path).state.tolist() == ['failed']
-        if list((tmp_path / run.name).glob('run.json'))
-        else state(tmp_path / run.name) == 'failed'
-    )
-
-
 LONG = SMALL | dict(
     data={'n_train': 400, 'n_test': 4},
     train={'num_train_epochs': 20, 'gradient_accumulation_steps': 1, 'save_steps': 5},
 )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    'how', [signal.SIGKILL, *(pytest.param(s, marks=pytest.mark.exhaustive) for s in (signal.SIGINT, signal.SIGTERM))]
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_nothing_outlives_the_command(tmp_path, how):
+    "SIGKILL is in every run of the tests too, when only a notebook is missing: see test_engine.py."
     (tmp_path / 'g.yaml').write_text(
         yaml.safe_dump(
             dict(

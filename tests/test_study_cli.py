@@ -3,9 +3,6 @@
 import json
 import re
 import stat
-import subprocess
-import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -118,11 +115,10 @@ def test_power_of_the_built_study(folder):
     ],
     ids=lambda a: a[0] if isinstance(a, tuple) else '',
 )
-def test_errors_name_the_remedy_without_a_traceback(folder, args, message):
+def test_errors_name_the_remedy(folder, args, message, call):
     (folder / 'wrong.yaml').write_text('name: x\ncontact: a@b.example\ntracs: {r1: r1.jsonl}\n')
-    command = [Path(sys.executable).parent / 'tracenb', 'study', *(a.format(folder) for a in args)]
-    ran = subprocess.run(command, capture_output=True, text=True)
-    assert ran.returncode != 0 and message in ran.stderr and 'Traceback' not in ran.stderr, ran.stderr
+    _, err = call('study', *(a.format(folder) for a in args), cwd=folder, code=1)
+    assert err.startswith('error: ') and message in err and 'Traceback' not in err
 
 
 def test_the_load_test_reports_what_became_of_every_answer():
