@@ -121,32 +121,34 @@ class Subject:
         self.limit = min([size for size in sizes if size], default=10**9)  # tokens of prompt, trace and answer
         self._tag = tag_tokens(tokenizer)  # [] where answers never begin within the tag
 
-    @contextmanager
-    def ready(self) -> Iterator['Subject']:
-        "Inside the block the model computes as fast as it can; afterwards it is as it was."
-        if self._ready:
-            yield self
-            return
-        attention = self.model.config._attn_implementation
-        if self.model.device.type == 'cpu':
-            keep_freed_memory()
-        with (
-            torch.no_grad(),
-            dequantized(self.model.eval(), should_dequantize(self.model)),
-            memory_errors('scoring forced traces', 'lower chunk, or use a smaller model'),
-        ):
-            if attention not in ('sdpa', 'eager'):  # the others take no mask of this kind
-                self.model.set_attn_implementation('sdpa')
-            self._ready = True
-            try:
-                yield self
-            finally:
-                self._ready = False
-                self.model.set_attn_implementation(attention)
-
     def trace_tokens(self, trace: str) -> tuple[tuple[int, int], ...]:
         "(start, end) of each token of the trace, in characters: `until=n` keeps the text up to the end of token n."
         return trace_offsets(trace, self.tokenizer)
+
+# %% ../../nbs/08_interventions/02_subject.ipynb #su-ready
+@patch
+@contextmanager
+def ready(self: Subject) -> Iterator[Subject]:
+    "Inside the block the model computes as fast as it can; afterwards it is as it was."
+    if self._ready:
+        yield self
+        return
+    attention = self.model.config._attn_implementation
+    if self.model.device.type == 'cpu':
+        keep_freed_memory()
+    with (
+        torch.no_grad(),
+        dequantized(self.model.eval(), should_dequantize(self.model)),
+        memory_errors('scoring forced traces', 'lower chunk, or use a smaller model'),
+    ):
+        if attention not in ('sdpa', 'eager'):  # the others take no mask of this kind
+            self.model.set_attn_implementation('sdpa')
+        self._ready = True
+        try:
+            yield self
+        finally:
+            self._ready = False
+            self.model.set_attn_implementation(attention)
 
 # %% ../../nbs/08_interventions/02_subject.ipynb #su-merges
 def tag_tokens(
@@ -235,26 +237,7 @@ def _check_length(self: Subject, name, n):
             'ask `fits` first, and leave the question out',
         )
 
-
-@patch
-def score(
-    self: Subject,
-    chat: ChatExample,  # Its prompt
-    probes: Sequence[Probe],  # Of this question
-    context: Sequence[str] | None = None,  # Of the example, where something of it is hidden
-    gold: Sequence[int] = (),  # Indices of its gold facts
-) -> list[Probed]:
-    """
-    How likely the model finds the answer of each probe.
-
-    Raises `TracenbError` for a probe that does not fit, a name that is not in `HIDE`, or a group without tokens.
-    """
-    tree, scored = self._branches(chat, probes, prompt_tokens(chat, self.tokenizer, context, gold))
-    with self.ready(), torch.no_grad():
-        found = self._token_scores(tree, {n for nodes in scored for n in nodes})
-    return [Probed(sum(found[n][0] for n in nodes), all(found[n][1] for n in nodes), len(nodes)) for nodes in scored]
-
-
+# %% ../../nbs/08_interventions/02_subject.ipynb #su-token-scores
 @patch
 def _token_scores(self: Subject, tree, scored):
     "For each scored node its log-probability after its parent, and whether it is the most likely token there."
@@ -272,6 +255,25 @@ def _token_scores(self: Subject, tree, scored):
             best = logits.argmax(-1)[rows] == ids
             found |= {n: pair for n, *pair in zip(nodes, logprobs.tolist(), best.tolist())}
     return found
+
+# %% ../../nbs/08_interventions/02_subject.ipynb #su-score-verb
+@patch
+def score(
+    self: Subject,
+    chat: ChatExample,  # Its prompt
+    probes: Sequence[Probe],  # Of this question
+    context: Sequence[str] | None = None,  # Of the example, where something of it is hidden
+    gold: Sequence[int] = (),  # Indices of its gold facts
+) -> list[Probed]:
+    """
+    How likely the model finds the answer of each probe.
+
+    Raises `TracenbError` for a probe that does not fit, a name that is not in `HIDE`, or a group without tokens.
+    """
+    tree, scored = self._branches(chat, probes, prompt_tokens(chat, self.tokenizer, context, gold))
+    with self.ready(), torch.no_grad():
+        found = self._token_scores(tree, {n for nodes in scored for n in nodes})
+    return [Probed(sum(found[n][0] for n in nodes), all(found[n][1] for n in nodes), len(nodes)) for nodes in scored]
 
 # %% ../../nbs/08_interventions/02_subject.ipynb #su-fits
 @patch
