@@ -8,8 +8,16 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Con
 
 from tracenb.core.records import ChatExample, Example, TracenbError
 from tracenb.interventions import Probe, Subject, forced_response
-from tracenb.interventions.probes import cut_trace, forced_chat, forced_tokens, prompt_tokens, trace_offsets
-from tracenb.interventions.subject import MAX_NEW, TokenTree, attention_mask
+from tracenb.interventions.probes import (
+    TokenTree,
+    attention_mask,
+    cut_trace,
+    forced_chat,
+    forced_tokens,
+    prompt_tokens,
+    trace_offsets,
+)
+from tracenb.interventions.subject import MAX_NEW
 from tracenb.models.adapters import attach_adapter
 from tracenb.models.batches import TrainConfig
 from tracenb.models.loading import linear4bit, load_model, load_tokenizer

@@ -157,9 +157,9 @@ class Constructed:
             found.append(Probed(self.logprob(chat, trace, p.answer, p.hide), p.answer == best, 2))
         return found
 
-    def answer(self, chat, traces, n_samples=0, seed=0):
+    def write(self, asks, seed=0):
         self.answer_calls += 1
-        return [[self.best(chat, t)] * (1 + n_samples) for t in traces]
+        return [[self.best(a.chat, a.trace)] * (1 + a.n_samples) for a in asks]
 
 
 class Follower(Constructed):

@@ -4,13 +4,16 @@
 
 # %% auto #0
 __all__ = ['HIDE', 'END', 'Marked', 'Probe', 'Probed', 'forced_chat', 'ForcedTokens', 'forced_tokens', 'trace_offsets',
-           'cut_trace', 'PromptTokens', 'prompt_tokens', 'check_hide', 'mark_tokens', 'forced_response']
+           'cut_trace', 'PromptTokens', 'prompt_tokens', 'check_hide', 'mark_tokens', 'forced_response', 'TokenTree',
+           'attention_mask']
 
 # %% ../../nbs/08_interventions/01_probes.ipynb #pr-imports
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+
+import numpy as np
 
 from ..core.files import seeded
 from ..core.records import ChatExample, Example, Generation, Response, TracenbError, lookup
@@ -252,3 +255,70 @@ def forced_response(
     "The response as if the model had written the trace, too."
     content = f'{OPEN}{trace}{CLOSE} {_ANSWER}{text}{END}'
     return parse(Generation(id=example.id, text=content, n_tokens=0, finish_reason='stop'), example, task)
+
+# %% ../../nbs/08_interventions/01_probes.ipynb #su-tree
+class TokenTree:
+    "Token sequences with common beginnings kept once. A node is a number; its parent has a smaller one, -1 = none."
+
+    def __init__(self):
+        self.tokens, self.parents, self.children, self.depths = [], [], [], []
+        self.groups, self.blind = [], []  # of each node: what it is, what it cannot see
+        self._nodes = {}
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def add(self, parent: int, marked: Marked) -> int:
+        "The child of `parent` that is this token, a new one if there is none yet."
+        key = (parent, *marked)
+        if key not in self._nodes:
+            self._nodes[key] = len(self)
+            if parent >= 0:
+                self.children[parent].append(len(self))
+            self.depths.append(self.depths[parent] + 1 if parent >= 0 else 0)
+            for column, value in zip((self.tokens, self.groups, self.blind), marked):
+                column.append(value)
+            self.parents.append(parent)
+            self.children.append([])
+        return self._nodes[key]
+
+    def path(self, node: int) -> list[int]:
+        "The node's ancestors, from the root, without itself."
+        found = []
+        while (node := self.parents[node]) >= 0:
+            found.append(node)
+        return found[::-1]
+
+    def in_order(self) -> list[int]:
+        "All nodes, each followed by its whole branch."
+        found, waiting = [], [n for n, p in enumerate(self.parents) if p < 0][::-1]
+        while waiting:
+            found.append(node := waiting.pop())
+            waiting += self.children[node][::-1]
+        return found
+
+# %% ../../nbs/08_interventions/01_probes.ipynb #su-mask
+def attention_mask(
+    tree: TokenTree,
+    held: Sequence[int],  # Nodes whose keys are in the cache, in its order: with each node its ancestors
+    new: Sequence[int],  # Nodes to compute, parents before children
+) -> np.ndarray:
+    "Who sees whom: (new, held and new), True where a new node may look."
+    columns = [*held, *new]
+    place, first = {n: i for i, n in enumerate(columns)}, len(held)
+    seen = np.zeros((len(new), len(columns)), dtype=bool)
+    for i, node in enumerate(new):
+        parent = tree.parents[node]
+        if place.get(parent, -1) >= first:
+            seen[i] = seen[place[parent] - first]
+        else:
+            seen[i, [place[n] for n in tree.path(node)]] = True
+        seen[i, first + i] = True
+    for blind in {tree.blind[n] for n in new} - {frozenset()}:
+        rows = [i for i, n in enumerate(new) if tree.blind[n] == blind]
+        hidden = [i for i, n in enumerate(columns) if tree.groups[n] & blind]
+        seen_by = seen[rows]
+        seen_by[:, hidden] = False
+        seen[rows] = seen_by
+    seen[np.arange(len(new)), np.arange(first, len(columns))] = True  # each sees itself
+    return seen

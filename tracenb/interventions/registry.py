@@ -19,6 +19,7 @@ from scipy.stats import t as student
 
 from ..core.records import TracenbError, lookup
 from .questions import QuestionItem, ScoreRequest, WriteRequest
+from .subject import Ask
 from ..stats.comparisons import MARGIN, SIGNIFICANT, compare_seeds, holm, permuted
 from ..stats.intervals import bootstrap_interval, bootstrap_means, bootstrap_weights, cell_sums, p_text, wilson
 from ..stats.verdicts import decide
@@ -99,22 +100,25 @@ def get_intervention(
     return lookup(known, by_letter.get(str(name).upper(), name), 'intervention')
 
 # %% ../../nbs/08_interventions/04_registry.ipynb #registry-answer
-def _written(item, prompt, requests, seed):
+def _place(item, prompt):
+    "Context and gold facts of a prompt."
+    return (item.edited if prompt == 'edited' else item.example).context, item.steps.facts
+
+
+def _written(item, requests, seed):
     "{request: texts, the greedy one first}; each trace is decoded once, with as many samples as anybody asks for."
     most = {}
     for r in requests:
-        most[r.trace] = max(r.samples, most.get(r.trace, 0))
-    texts = {}
-    for samples in sorted(set(most.values())):
-        traces = [t for t in most if most[t] == samples]
-        texts |= dict(zip(traces, item.subject.answer(item.chat(prompt), traces, samples, seed), strict=True))
-    return {r: tuple(texts[r.trace][: 1 + r.samples]) for r in requests}
+        key = r.prompt, r.trace
+        most[key] = max(r.samples, most.get(key, 0))
+    asks = [Ask(item.chat(prompt), trace, n, *_place(item, prompt)) for (prompt, trace), n in most.items()]
+    texts = dict(zip(most, item.subject.write(asks, seed) if asks else [], strict=True))
+    return {r: tuple(texts[r.prompt, r.trace][: 1 + r.samples]) for r in requests}
 
 
 def _scored(item, prompt, requests):
     probes = [r.probe for r in requests]
-    place = (item.example.context, item.steps.facts) if any(p.hide for p in probes) else ()
-    return dict(zip(requests, item.subject.score(item.chat(prompt), probes, *place), strict=True))
+    return dict(zip(requests, item.subject.score(item.chat(prompt), probes, *_place(item, prompt)), strict=True))
 
 
 def answer_requests(
@@ -123,13 +127,11 @@ def answer_requests(
     seed: int = 0,  # Of samples
 ) -> dict:
     "{request: `Probed`, or the texts written}; equal requests are asked once."
-    found, requests = {}, list(dict.fromkeys(requests))
-    for prompt in dict.fromkeys(r.prompt for r in requests):
-        here = [r for r in requests if r.prompt == prompt]
-        scored = [r for r in here if isinstance(r, ScoreRequest)]
-        written = [r for r in here if isinstance(r, WriteRequest)]
-        found |= _scored(item, prompt, scored) if scored else {}
-        found |= _written(item, prompt, written, seed) if written else {}
+    requests = list(dict.fromkeys(requests))
+    found = _written(item, [r for r in requests if isinstance(r, WriteRequest)], seed)
+    scored = [r for r in requests if isinstance(r, ScoreRequest)]
+    for prompt in dict.fromkeys(r.prompt for r in scored):
+        found |= _scored(item, prompt, [r for r in scored if r.prompt == prompt])
     return found
 
 # %% ../../nbs/08_interventions/04_registry.ipynb #registry-left-out
