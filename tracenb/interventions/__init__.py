@@ -7,8 +7,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         'probes': ['HIDE', 'Probe', 'Probed', 'forced_response'],
         'subject': ['Subject'],
-        'questions': ['QuestionItem', 'InterventionSettings'],
+        'questions': ['QuestionItem'],
         'registry': ['get_intervention', 'run_question', 'summarize_rows'],
         'validity': ['certify', 'force_matrix'],
+        'running': ['intervene', 'make_config'],
+        'panel': ['explore_trace'],
     },
 )
