@@ -7,12 +7,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config
 
 from tracenb.core.records import ChatExample, Example, TracenbError
-from tracenb.interventions import Probe, Subject, forced_response
+from tracenb.interventions import Probe, Subject
 from tracenb.interventions.probes import (
     TokenTree,
     attention_mask,
     cut_trace,
     forced_chat,
+    forced_response,
     forced_tokens,
     prompt_tokens,
     trace_offsets,

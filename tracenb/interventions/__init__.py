@@ -5,7 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        'probes': ['HIDE', 'Probe', 'Probed', 'forced_response'],
+        'probes': ['Probe', 'Probed'],
         'subject': ['Subject'],
         'questions': ['QuestionItem'],
         'registry': ['get_intervention', 'run_question', 'summarize_rows'],
