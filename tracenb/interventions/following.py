@@ -13,6 +13,7 @@ from itertools import combinations
 
 from ..core.files import seeded
 from ..core.records import Steps, TracenbError
+from .probes import forced_tokens
 from tracenb.interventions.questions import (
     Forced,
     QuestionItem,
@@ -108,6 +109,7 @@ _FOLLOW = Metric('follow', 'the model writes the answer that the forced trace im
         Metric('sampled_resist', 'of samples at temperature 1, those with the gold answer are', sign=-1),
         Metric('lp_preference', 'the implied answer is more likely than gold, in log-probability, by', unit='logprob'),
         Metric('accuracy', 'the model writes the gold answer in', 'right', sign=0, everyone=True),
+        Metric('well_formed', 'the model ends its answer with the closing tag in', sign=0, everyone=True),
         Metric('lp_gold', 'the mean log-probability of gold is', unit='logprob', sign=0, everyone=True),
     ],
     needs=('implied',),
@@ -140,13 +142,22 @@ def equal_beginnings(
     a: str,  # A trace
     b: str,  # Another one
 ) -> tuple[str, str] | None:
-    "The longest beginnings of both that have equally many tokens, each with the same end; None if there are none."
+    "The longest beginnings of both, each with the same end, that leave all other tokens as they are; None without any."
     spans = [item.tokens(x) for x in (a, b)]
     for n in range(min(map(len, spans)), 0, -1):
         cut = [x[: places[n - 1][1]] + ' .' for x, places in zip((a, b), spans)]
-        if len(item.tokens(cut[0])) == len(item.tokens(cut[1])):
+        if len(item.tokens(cut[0])) == len(item.tokens(cut[1])) and _in_sight(item, cut[0]) == _in_sight(item, cut[1]):
             return tuple(cut)
     return None
+
+
+def _in_sight(item, trace):
+    "The tokens before and after a hidden trace, and where it is; None for a subject without a tokenizer."
+    tokenizer = getattr(item.subject, 'tokenizer', None)
+    if tokenizer is None:
+        return None
+    [forced] = forced_tokens(item.chat(), [(trace, 'x')], tokenizer)
+    return forced.ids[: forced.trace[0]], forced.trace, forced.ids[forced.trace[1] :]
 
 
 def _swap_requests(item, own, donated, answer):

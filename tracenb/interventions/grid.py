@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from .running import FOLDER, InterventionConfig, read_interventions
+from .running import FOLDER, InterventionConfig, missing_tests, read_interventions
 from ..runs.kernels import ForkedKernelManager
 from ..runs.notebook import execute, experiment
 from ..runs.stages import load_run
@@ -28,8 +28,11 @@ def do_intervene(
     run_dir: str,  # Of a finished run
     settings: str,  # `InterventionConfig`, as JSON
 ) -> float:
-    "Execute the notebook `intervene` for one run, in its folder `interventions/`. Returns seconds."
+    "Execute the notebook `intervene` for one run, unless it has all tests. Returns seconds."
     folder, began = Path(run_dir).resolve(), time.monotonic()
+    config = InterventionConfig.from_json(settings, 'settings of interventions')
+    if not missing_tests(folder, config):
+        return 0.0
     manager = None if devices() or os.name != 'posix' else ForkedKernelManager
     parameters = json.loads(settings) | dict(run=str(folder))
     execute(experiment('intervene'), folder / FOLDER / 'intervene.ipynb', parameters, manager)

@@ -21,7 +21,7 @@ from ..core.records import TracenbError, lookup
 from .questions import QuestionItem, ScoreRequest, WriteRequest
 from .subject import Ask
 from ..stats.comparisons import MARGIN, SIGNIFICANT, compare_seeds, holm, permuted
-from ..stats.intervals import bootstrap_interval, bootstrap_means, bootstrap_weights, cell_sums, p_text, wilson
+from ..stats.intervals import bootstrap_spread, cell_sums, p_text, wilson
 from ..stats.verdicts import decide
 
 # %% ../../nbs/08_interventions/04_registry.ipynb #registry-metric
@@ -218,15 +218,6 @@ def metric_values(
     return values.assign(**{k: values[k].where(known) for k in names})
 
 # %% ../../nbs/08_interventions/04_registry.ipynb #registry-mean
-def _spread(known, draws=2000):
-    "Bootstrap interval and standard error of the mean over questions and seeds; NaN without spread."
-    sums, counts = cell_sums(known, 'value')
-    low, high = bootstrap_interval(sums, counts, draws)
-    rng = np.random.default_rng(0)
-    means = bootstrap_means(sums, counts, *(bootstrap_weights(size, draws, rng) for size in counts.shape))
-    return low, high, float(np.nanstd(means, ddof=1)) if not math.isnan(low) else 0.0
-
-
 def estimate_mean(
     values: pd.DataFrame,  # Columns id, seed, value (NaN: not eligible)
 ) -> dict:
@@ -239,7 +230,7 @@ def estimate_mean(
     if known.value.isin([0, 1]).all() and known.id.is_unique:
         low, high = wilson(int(known.value.sum()), len(known))
         return row | dict(low=low, high=high, interval='wilson')
-    low, high, _ = _spread(known)
+    low, high, _ = bootstrap_spread(*cell_sums(known, 'value'))
     kind = 'none: no spread' if math.isnan(low) else 'bootstrap'
     return row | dict(low=low, high=high, interval=kind)
 
@@ -250,9 +241,9 @@ def _mean_test(known, margin):
     seeds, n = known.seed.nunique(), len(by_id)
     exact = permuted(by_id.to_numpy(), np.zeros(n))
     found = dict(p=exact, test='permutation of signs, exact', p_equal=math.nan, detectable=math.nan)
-    *_, error = _spread(known)
+    *_, error = bootstrap_spread(*cell_sums(known, 'value'))
     freedom = (n if seeds == 1 else seeds) - 1
-    if error == 0 or freedom < 1:
+    if not error > 0 or freedom < 1:
         return found
     mean, two_sided = abs(by_id.mean()), student.isf(SIGNIFICANT / 2, freedom)
     found['p_equal'] = float(student.sf((margin - mean) / error, freedom))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['wilson', 'mean_intervals', 'columns_in', 'groups', 'proportions', 'cell_sums', 'bootstrap_weights', 'bootstrap_means',
-           'bootstrap_interval', 'bootstrap', 'variance_shares', 'majority_baseline', 'majority_answer',
-           'balanced_accuracy', 'percent', 'p_text']
+           'bootstrap_spread', 'bootstrap_interval', 'bootstrap', 'variance_shares', 'majority_baseline',
+           'majority_answer', 'balanced_accuracy', 'percent', 'p_text']
 
 # %% ../../nbs/03_stats/01_intervals.ipynb #9d62d19b
 import math
@@ -157,18 +157,29 @@ def _weights(shape, draws, seed):
     return [bootstrap_weights(size, draws, rng) for size in shape]
 
 
+def bootstrap_spread(
+    sums: np.ndarray,  # Of `cell_sums`
+    counts: np.ndarray,  # Of `cell_sums`
+    draws: int = 2000,  # Samples
+    seed: int = 0,  # Of the random numbers, the same for each table
+) -> tuple[float, float, float]:
+    "95 % percentile interval of the mean when rows and columns are drawn, and its error; NaN where cells are equal."
+    scored = counts > 0
+    if len(np.unique(sums[scored] / counts[scored])) < 2:
+        return math.nan, math.nan, math.nan
+    means = bootstrap_means(sums, counts, *_weights(counts.shape, draws, seed))
+    low, high = np.nanquantile(means, [0.025, 0.975])
+    return float(low), float(high), float(np.nanstd(means, ddof=1))
+
+
 def bootstrap_interval(
     sums: np.ndarray,  # Of `cell_sums`
     counts: np.ndarray,  # Of `cell_sums`
     draws: int = 2000,  # Samples
     seed: int = 0,  # Of the random numbers, the same for each table
 ) -> tuple[float, float]:
-    "95 % percentile interval of the mean when rows and columns are drawn; two NaN where all cells are equal."
-    scored = counts > 0
-    if len(np.unique(sums[scored] / counts[scored])) < 2:
-        return math.nan, math.nan
-    low, high = np.nanquantile(bootstrap_means(sums, counts, *_weights(counts.shape, draws, seed)), [0.025, 0.975])
-    return float(low), float(high)
+    "The interval of `bootstrap_spread`."
+    return bootstrap_spread(sums, counts, draws, seed)[:2]
 
 # %% ../../nbs/03_stats/01_intervals.ipynb #export-bootstrap
 def _clustered(part, name, clusters, draws, seed):
