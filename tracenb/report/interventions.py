@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODEL_KEYS', 'CHOICES', 'SHARES', 'FIGURES', 'intervention_summary', 'matrix_figure', 'following_figure',
            'early_figure', 'shapley_figure', 'control_table', 'validated_summary', 'intervention_findings',
-           'summarize_following', 'intervention_section']
+           'summarize_matrix', 'intervention_section']
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-imports
 import math
@@ -26,7 +26,13 @@ from ..interventions.registry import estimate_mean, get_intervention, metric_val
 from ..interventions.validity import certify, force_contrasts, force_matrix, validity
 from .page import section, show_findings, show_table
 from .seed_means import RUN_KEYS, arrange, by_condition, condition_name, is_control, trained_name
-from .statements import Statement
+from tracenb.report.statements import (
+    Statement,
+    summarize_early,
+    summarize_following,
+    summarize_shapley,
+    text_by_condition,
+)
 from .viewer import token_strips
 from ..stats.verdicts import pair_verdicts
 
@@ -89,7 +95,7 @@ def matrix_figure(
         grid = part.pivot(index='condition', columns='forced', values='estimate').reindex(trained, columns=forced)
         ax.imshow(grid.to_numpy(float), vmin=0, vmax=1, cmap='Blues', aspect='auto')
         for r in part.itertuples():
-            ink, at = 'white' if r.estimate > 0.6 else INK, (forced.index(r.forced), trained.index(r.condition))
+            ink, at = 'white' if r.estimate > 0.68 else INK, (forced.index(r.forced), trained.index(r.condition))
             ax.text(*at, _cell_text(r), ha='center', va='center', fontsize=7, color=ink, linespacing=1.1)
         _lines(ax, trained)
         ax.set_xticks(range(len(forced)), [condition_name(f) for f in forced], rotation=35, ha='right')
@@ -148,7 +154,7 @@ def following_figure(
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-early
 SHARES = np.linspace(0, 1, 11)  # Of the trace
-_MOST = 6  # Curves in one panel
+_MOST = 4  # Conditions in one panel
 
 
 def _curve_of(rows, kept, right):
@@ -173,7 +179,7 @@ def _early_data(rows):
 
 
 def _few_curves(part):
-    "The rows of one data set and model in parts of at most six conditions; control models in parts of their own."
+    "The rows of one data set and model in parts of at most four conditions; control models in parts of their own."
     names = list(dict.fromkeys(part.condition))
     for kind in (False, True):
         own = [c for c in names if is_control(c) == kind]
@@ -253,16 +259,29 @@ def shapley_figure(
     return draw(title, note, panels(data), lambda part: 0.7 + 0.62 * part.condition.nunique(), panel, handles), data
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-say
+def _certificates(rows):
+    "(data set, model, control model, certified, sentence) of each control model."
+    for (dataset, model, kind), part in by_condition(rows):
+        if is_control(kind):
+            try:
+                found = certify(part, kind)
+            except TracenbError as e:
+                found = dict(certified=False, sentence=f'{kind}: {e.what}: not certified.')
+            yield dataset, model, kind, found['certified'], f'{dataset}, {model}, control model {found["sentence"]}'
+
+
 def control_table(
     rows: pd.DataFrame,  # Of `load_interventions`
 ) -> pd.DataFrame:
-    "D of each metric between follower and ignorer, by data set and model; empty without both."
-    made = []
+    "D of each metric between follower and ignorer, by data set and model, with a verdict; empty without both."
+    certified, made = {c[:3]: c[3] for c in _certificates(rows)}, []
     for key, part in rows.groupby(MODEL_KEYS[:2], sort=False):
         follower, ignorer = (part[part.condition == kind] for kind in ('follower', 'ignorer'))
-        if set(follower.get('id', ())) & set(ignorer.get('id', ())):
-            table = validity(follower, ignorer)
-            made.append(table.drop(columns='letter').assign(**dict(zip(MODEL_KEYS, key))))
+        if set(follower.id) & set(ignorer.id):
+            table = validity(follower, ignorer).assign(**dict(zip(MODEL_KEYS, key)))
+            if not all(certified[*key, kind] for kind in ('follower', 'ignorer')):
+                table['verdict'] = 'control models not certified'
+            made.append(table)
     return pd.concat(made, ignore_index=True) if made else pd.DataFrame()
 
 
@@ -277,16 +296,6 @@ def validated_summary(
     own = controls[[*keys, 'd', *names]].rename(columns=names)
     return table.merge(own, on=keys, how='left').fillna(dict(validated='not asked'))
 
-
-def _certificates(rows):
-    "The sentence on each control model of each data set and model."
-    for (dataset, model, kind), part in by_condition(rows):
-        if is_control(kind):
-            try:
-                yield f'{dataset}, {model}, control model {certify(part, kind)["sentence"]}'
-            except TracenbError as e:
-                yield f'{dataset}, {model}, control model {kind}: {e.what}.'
-
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-findings
 _TOLD = ('net_follow', 'reliance')  # Metrics with a sentence on the page; those of all are in the table
 
@@ -295,7 +304,7 @@ def intervention_findings(
     rows: pd.DataFrame,  # Of `load_interventions`
 ) -> list[str]:
     "Sentences: following and reliance of each condition, each with D of its metric; the control models last."
-    made, said = list(_certificates(rows)), {False: [], True: []}
+    made, said = [c[-1] for c in _certificates(rows)], {False: [], True: []}
     if not made:
         made = ['No control models (follower, ignorer) are in this grid: the measures are not validated here.']
     table = validated_summary(rows)
@@ -304,35 +313,6 @@ def intervention_findings(
         name = f'{r.dataset}, {r.model}, tuned on {trained_name(r.condition)}'
         said[is_control(r.condition)].append(f'{name}: {r.sentence}{d}')
     return [*said[False], *made, *said[True]]
-
-# %% ../../nbs/09_report/10_interventions.ipynb #ri-about
-def _said(data, text):
-    "'correct 72 %, masked 30 %; control models: follower 98 %', for each data set and model."
-    made = []
-    for part in panels(data):
-        said = {False: [], True: []}
-        for condition, own in part.groupby('condition', sort=False):
-            said[is_control(condition)].append(f'{condition_name(condition)} {text(own)}')
-        kinds = ', '.join(said[False]), 'control models: ' * bool(said[True]) + ', '.join(said[True])
-        where = f'{heading(part)}: ' * (len(panels(data)) > 1)
-        made.append(where + '; '.join(filter(None, kinds)))
-    return '. '.join(made)
-
-
-def _percent(rows):
-    return ' to '.join(dict.fromkeys(f'{100 * x:.0f}' for x in rows)) + ' %'
-
-
-def summarize_following(
-    data: pd.DataFrame,  # Of `following_figure`
-    rows: pd.DataFrame | None = None,  # Of `load_interventions`, not needed
-) -> Statement:
-    "Finding and caution of the figure."
-    said = _said(data[data.choice == 'follow'], lambda own: _percent(own.estimate))
-    return (
-        f'Answers that follow a trace with one edited fact, by what the model was tuned on: {said}.',
-        'A forced trace is not one that the model wrote: following it says what the model does with such a trace.',
-    )
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-about-matrix
 def _moves(rows):
@@ -344,7 +324,11 @@ def _moves(rows):
             yield r.trained, f'{condition_name(other)} {100 * change:+.0f}'
 
 
-def _about_matrix(data, rows):
+def summarize_matrix(
+    data: pd.DataFrame,  # Of `matrix_figure`
+    rows: pd.DataFrame,  # Of `load_interventions`
+) -> Statement:
+    "Which forced traces move the exact answers of which condition."
     found = {}
     for part in panels(arrange(rows[rows.test == 'forced_wrong'], samples=True)):
         for trained, text in _moves(part):
@@ -352,28 +336,9 @@ def _about_matrix(data, rows):
     told = lambda own: f'({", ".join(found.get((heading(own), own.condition.iloc[0]), ["none shown"]))})'
     return (
         f'Exact answers under a forced trace that differ from those under the correct one, in points: '
-        f'{_said(data, told)}.',
+        f'{text_by_condition(data, told)}.',
         'Differences are paired over questions that have all forced traces, and corrected by Holm over a data set and '
         'model. None shown is not none: with few questions only large differences are found.',
-    )
-
-
-def _about_early(data, rows):
-    ends = data[(data.trace == 'correct') & data.share.isin([0, 1])]
-    said = _said(ends, lambda own: _percent(own.accuracy))
-    return (
-        f'Exact answers from an empty trace to the whole correct trace: {said}.',
-        'The curves are means without a test. A flat curve does not say whether the answer is known without the trace '
-        'or the trace is ignored.',
-    )
-
-
-def _about_steps(data, rows):
-    known = data[data.replaced == 'deleted']
-    told = lambda own: ' and '.join(f'{x:+.2f}' for x in own.estimate)
-    return (
-        f'Shapley values of the label and the facts step, a removed step deleted, in nats: {_said(known, told)}.',
-        'Facts may hold the answer; then their value is partly one of copying. The masked trace tells the two apart.',
     )
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-readable
@@ -387,11 +352,17 @@ def _readable(table):
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-sections
 FIGURES = (
-    ('forced_matrix', 'Forced traces', matrix_figure, _about_matrix),
+    ('forced_matrix', 'Forced traces', matrix_figure, summarize_matrix),
     ('following', 'A wrong trace', following_figure, summarize_following),
-    ('early_answering', 'Early answers', early_figure, _about_early),
-    ('step_attribution', 'The two steps', shapley_figure, _about_steps),
+    ('early_answering', 'Early answers', early_figure, summarize_early),
+    ('step_attribution', 'The two steps', shapley_figure, summarize_shapley),
 )  # File, heading, figure, statement
+
+
+def _statement(about, data, rows):
+    if data.empty:
+        return None
+    return about(data, rows) if about is summarize_matrix else about(data)
 
 
 def intervention_section(
@@ -410,7 +381,7 @@ def intervention_section(
     made.append(show_findings(intervention_findings(rows)).data)
     for name, title, figure, about in FIGURES:
         fig, data = figure(rows)
-        made.append(section(folder, name, title, fig, data, about(data, rows) if len(data) else None).data)
+        made.append(section(folder, name, title, fig, data, _statement(about, data, rows)).data)
     table = validated_summary(rows)
     with atomic_path(Path(folder) / 'interventions.csv') as tmp:
         table.to_csv(tmp, index=False, lineterminator='\n')
