@@ -49,6 +49,10 @@ def _estimates_of(part, test, names):
     return [dict(metric=name) | estimate_mean(metric_values(part, _metric(test, name))) for name in names]
 
 
+def _span(n):
+    return f'{n.min()}' if n.nunique() == 1 else f'{n.min()} to {n.max()}'
+
+
 def intervention_summary(
     rows: pd.DataFrame,  # Of `load_interventions`
 ) -> pd.DataFrame:
@@ -148,8 +152,8 @@ def following_figure(
     says = dict(follow='follows the trace', resist='gives the gold answer', other='gives another answer')
     handles = [Patch(color=color, label=says[choice]) for choice, color in CHOICES.items()]
     handles.append(Line2D([], [], color=INK, lw=1.4, label='95 % interval of following'))
-    n = [f'{min(x)} to {max(x)}' if min(x) < max(x) else f'{max(x)}' for x in (data.n_eligible, data.n)]
-    note = f'Forced: {condition_name(variant)}. {n[0]} of {n[1]} questions are eligible. On the right: % that follows.'
+    asked = f'{_span(data.n_eligible)} of {_span(data.n)} questions are eligible'
+    note = f'Forced: {condition_name(variant)}. {asked}. On the right: % that follows.'
     return draw(title, note, panels(data), lambda part: 0.7 + 0.3 * part.condition.nunique(), panel, handles), data
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-early
@@ -210,7 +214,10 @@ def early_figure(
         plain(ax)
 
     handles = [Line2D([], [], color=FAINT, ls=s, label=t) for s, t in (('-', 'whole trace'), (dashed, 'answer masked'))]
-    note = f'The trace is cut after each step, fact and tenth; the model answers at once. {data.n.max()} questions.'
+    tested = rows[rows.test == 'early_answering'].condition.unique()
+    lost = [trained_name(c) for c in tested if c not in set(data.condition)]
+    note = f'The trace is cut after each step, fact and tenth; the model answers at once. {_span(data.n)} questions.'
+    note += f' No question of {", ".join(lost)}: what was written is cut off or a tie.' if lost else ''
     parts = [few for part in panels(data) for few in _few_curves(part)]
     return draw(title, note, parts, lambda part: 2.6, panel, handles), data
 
