@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODEL_KEYS', 'CHOICES', 'SHARES', 'FIGURES', 'intervention_summary', 'matrix_figure', 'following_figure',
-           'early_figure', 'shapley_figure', 'token_strip', 'token_strips', 'control_table', 'intervention_findings',
-           'summarize_following', 'intervention_section']
+           'early_figure', 'shapley_figure', 'control_table', 'validated_summary', 'intervention_findings',
+           'summarize_matrix', 'intervention_section']
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-imports
 import math
@@ -18,34 +18,39 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ..core.canvas import FAINT, INK, colors, draw, heading, panels, plain
+from ..core.canvas import FAINT, INK, colors, draw, heading, nothing, panels, plain, spread
 from ..core.files import atomic_path
-from ..core.html import escaped
 from ..core.records import TracenbError
 from ..interventions.grid import load_interventions
-from ..interventions.registry import INTERVENTIONS, estimate_mean, metric_values, summarize_rows
-from ..interventions.validity import certify, force_matrix, validity
+from ..interventions.registry import estimate_mean, get_intervention, metric_values, summarize_rows
+from ..interventions.validity import certify, force_contrasts, force_matrix, validity
 from .page import section, show_findings, show_table
-from .seed_means import RUN_KEYS, arrange, condition_name
-from .statements import Statement
-from ..traces.conditions import get_condition
+from .seed_means import RUN_KEYS, arrange, by_condition, condition_name, is_control, trained_name
+from tracenb.report.statements import (
+    Statement,
+    summarize_early,
+    summarize_following,
+    summarize_shapley,
+    text_by_condition,
+)
+from .viewer import token_strips
+from ..stats.verdicts import pair_verdicts
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-data
 MODEL_KEYS = RUN_KEYS[:3]
 
 
-def _by_condition(rows):
-    "(data set, model, condition), rows of each, in drawing order; control models last."
-    groups = list(arrange(rows, samples=True).groupby(MODEL_KEYS, sort=False))
-    return sorted(groups, key=lambda pair: get_condition(pair[0][2]).organism)
-
-
-def _name(condition):
-    return f'{condition_name(condition)} (control)' if get_condition(condition).organism else condition_name(condition)
-
-
 def _metric(test, name):
-    return next(m for m in INTERVENTIONS[test].metrics if m.name == name)
+    return next(m for m in get_intervention(test).metrics if m.name == name)
+
+
+def _estimates_of(part, test, names):
+    "Estimate and interval of these metrics in rows of one test and variant."
+    return [dict(metric=name) | estimate_mean(metric_values(part, _metric(test, name))) for name in names]
+
+
+def _span(n):
+    return f'{n.min()}' if n.nunique() == 1 else f'{n.min()} to {n.max()}'
 
 
 def intervention_summary(
@@ -55,49 +60,58 @@ def intervention_summary(
     return summarize_rows(arrange(rows, samples=True), by=tuple(MODEL_KEYS))
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-matrix
+def _lines(ax, names):
+    "A line for each condition of training, from the top; control models below a rule."
+    ax.set(yticks=range(len(names)), yticklabels=[trained_name(c) for c in names], ylim=(len(names) - 0.5, -0.5))
+    controls = sum(map(is_control, names))
+    if 0 < controls < len(names):
+        ax.axhline(len(names) - controls - 0.5, color=INK, lw=1)
+
+
 def _matrix_data(rows):
     made = []
-    for key, part in _by_condition(rows):
+    for key, part in by_condition(rows[rows.test == 'forced_wrong']):
         cells = force_matrix(part)
         made.append(cells[cells.measure.isin(['accuracy', 'follow'])].assign(**dict(zip(MODEL_KEYS, key))))
-    return pd.concat(made, ignore_index=True)
+    data = pd.concat(made, ignore_index=True) if made else pd.DataFrame(columns=['estimate'])
+    return data[data.estimate.notna()]
 
 
 def _cell_text(r):
-    if math.isnan(r.estimate):
-        return ''
     ends = '' if math.isnan(r.low) else f'\n{100 * r.low:.0f} to {100 * r.high:.0f}'
     return f'{100 * r.estimate:.0f}{ends}'
+
+# %% ../../nbs/09_report/10_interventions.ipynb #ri-matrix-figure
+_MEASURES = dict(accuracy='gold answer, %', follow='implied answer, %')
 
 
 def matrix_figure(
     rows: pd.DataFrame,  # Of `load_interventions`
 ) -> tuple[Figure, pd.DataFrame]:
     "Exact answers and following, by condition of training (rows) and forced trace (columns); and the table."
-    data = _matrix_data(rows)
-    forced = list(dict.fromkeys(data.forced))
+    data, title = _matrix_data(rows), 'What does the model answer under a forced trace?'
+    if data.empty:
+        return nothing(title, 'No forced trace was scored.'), data
     parts = [part for _, part in data.groupby(['dataset', 'model', 'measure'], sort=False)]
 
     def panel(ax, part):
-        trained = list(dict.fromkeys(part.condition))
+        trained, forced = (list(dict.fromkeys(part[c])) for c in ('condition', 'forced'))
         grid = part.pivot(index='condition', columns='forced', values='estimate').reindex(trained, columns=forced)
         ax.imshow(grid.to_numpy(float), vmin=0, vmax=1, cmap='Blues', aspect='auto')
         for r in part.itertuples():
-            ink = 'white' if r.estimate > 0.6 else INK
-            at = forced.index(r.forced), trained.index(r.condition)
-            ax.text(*at, _cell_text(r), ha='center', va='center', fontsize=7.5, color=ink)
+            ink, at = 'white' if r.estimate > 0.68 else INK, (forced.index(r.forced), trained.index(r.condition))
+            ax.text(*at, _cell_text(r), ha='center', va='center', fontsize=7, color=ink, linespacing=1.1)
+        _lines(ax, trained)
         ax.set_xticks(range(len(forced)), [condition_name(f) for f in forced], rotation=35, ha='right')
-        ax.set_yticks(range(len(trained)), [_name(c) for c in trained])
         ax.tick_params(length=0)
-        measure = dict(accuracy='gold answer, %', follow='answer that the forced trace implies, %')
-        ax.set_title(f'{heading(part)}: {measure[part.measure.iloc[0]]}')
+        ax.set_title(f'{heading(part)}: {_MEASURES[part.measure.iloc[0]]}')
 
     note = (
         'Rows: what the model was tuned on. Columns: the trace that is forced on it. In each cell the percent of '
-        'questions with a 95 % interval; following is counted where the forced trace implies another answer than gold.'
+        'questions, and below it the 95 % interval. The implied answer is counted where the forced trace implies '
+        'another answer than gold.'
     )
-    height = lambda part: 0.9 + 0.42 * part.condition.nunique()
-    return draw('What does the model answer under a forced trace?', note, parts, height, panel), data
+    return draw(title, note, parts, lambda part: 1.1 + 0.42 * part.condition.nunique(), panel), data
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-follow
 CHOICES = {'follow': '#D55E00', 'resist': '#0072B2', 'other': '#BBBBBB'}
@@ -105,11 +119,10 @@ CHOICES = {'follow': '#D55E00', 'resist': '#0072B2', 'other': '#BBBBBB'}
 
 def _choice_data(rows, variant):
     made = []
-    for key, part in _by_condition(rows[(rows.test == 'forced_wrong') & (rows.variant == variant)]):
-        for choice in CHOICES:
-            found = estimate_mean(metric_values(part, _metric('forced_wrong', choice)))
-            made.append(dict(zip(MODEL_KEYS, key)) | dict(choice=choice) | found)
-    return pd.DataFrame(made)
+    for key, part in by_condition(rows[(rows.test == 'forced_wrong') & (rows.variant == variant)]):
+        made += [dict(zip(MODEL_KEYS, key)) | r for r in _estimates_of(part, 'forced_wrong', CHOICES)]
+    data = pd.DataFrame(made, columns=None if made else ['estimate']).rename(columns=dict(metric='choice'))
+    return data[data.estimate.notna()]
 
 
 def following_figure(
@@ -117,264 +130,269 @@ def following_figure(
     variant: str = 'edited_facts',  # The forced wrong trace
 ) -> tuple[Figure, pd.DataFrame]:
     "Shares of answers that follow, resist, or do neither, by condition of training; and the table."
-    data = _choice_data(rows, variant)
+    data, title = _choice_data(rows, variant), 'Does the answer follow a wrong trace?'
+    if data.empty:
+        return nothing(title, f'No question is eligible under {condition_name(variant)}.'), data
 
     def panel(ax, part):
-        names = list(dict.fromkeys(part.condition))
-        for y, name in enumerate(names):
-            left = 0.0
-            for r in part[part.condition == name].itertuples():
-                ax.barh(y, 100 * r.estimate, left=left, color=CHOICES[r.choice], height=0.62)
-                left += 0 if math.isnan(r.estimate) else 100 * r.estimate
-                if r.choice == 'follow' and not math.isnan(r.low):
-                    ax.plot([100 * r.low, 100 * r.high], [y, y], color=INK, lw=1.4)
-        ax.set(yticks=range(len(names)), yticklabels=[_name(c) for c in names], xlim=(0, 100))
-        ax.set(title=heading(part), xlabel='% of eligible questions', ylim=(len(names) - 0.5, -0.5))
+        names, left = list(dict.fromkeys(part.condition)), dict.fromkeys(part.condition, 0.0)
+        for r in part.itertuples():
+            y = names.index(r.condition)
+            ax.barh(y, 100 * r.estimate, left=left[r.condition], color=CHOICES[r.choice], height=0.62)
+            left[r.condition] += 100 * r.estimate
+            if r.choice == 'follow' and not math.isnan(r.low):
+                ax.plot([100 * r.low, 100 * r.high], [y, y], color=INK, lw=1.4, solid_capstyle='butt')
+            if r.choice == 'follow':
+                said = _cell_text(r).replace('\n', ' [').replace(' to ', ', ') + ']' * (not math.isnan(r.low))
+                ax.text(1.02, y, said, transform=ax.get_yaxis_transform(), va='center', fontsize=8.5)
+        _lines(ax, names)
+        ax.set(title=heading(part), xlabel='% of eligible questions', xlim=(0, 100))
         plain(ax, 'x', left=True)
 
     says = dict(follow='follows the trace', resist='gives the gold answer', other='gives another answer')
     handles = [Patch(color=color, label=says[choice]) for choice, color in CHOICES.items()]
     handles.append(Line2D([], [], color=INK, lw=1.4, label='95 % interval of following'))
-    asked = f'{data.n_eligible.min()} to {data.n_eligible.max()} of {data.n.max()} questions are eligible'
-    note = f'Forced: {condition_name(variant)}. {asked}: the forced trace implies another answer than gold.'
-    height = lambda part: 0.5 + 0.3 * part.condition.nunique()
-    return draw('Does the answer follow a wrong trace?', note, panels(data), height, panel, handles), data
+    asked = f'{_span(data.n_eligible)} of {_span(data.n)} questions are eligible'
+    note = f'Forced: {condition_name(variant)}. {asked}. On the right: % that follows.'
+    return draw(title, note, panels(data), lambda part: 0.7 + 0.3 * part.condition.nunique(), panel, handles), data
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-early
 SHARES = np.linspace(0, 1, 11)  # Of the trace
+_MOST = 4  # Conditions in one panel
 
 
 def _curve_of(rows, kept, right):
     "Mean over rows of the last value known at each share of the trace."
     lines = []
     for r in rows.to_dict('records'):
-        if isinstance(r.get(kept), list) and r[kept]:
+        if isinstance(r.get(kept), list) and r[kept] and r[kept][-1]:
             shares = np.array(r[kept]) / r[kept][-1]
             lines.append([float(r[right][np.searchsorted(shares, s + 1e-9) - 1]) for s in SHARES])
     return np.mean(lines, axis=0) if lines else None
 
 
-def early_figure(
-    rows: pd.DataFrame,  # Of `load_interventions`
-) -> tuple[Figure, pd.DataFrame]:
-    "Accuracy by the share of the correct trace that is kept, whole and masked, by condition; and the table."
+def _early_data(rows):
     own, made = rows[(rows.test == 'early_answering') & rows.eligible.astype(bool)], []
-    for key, part in _by_condition(own):
+    for key, part in by_condition(own):
         for trace, kept, right in (('correct', 'kept', 'right'), ('masked', 'masked_kept', 'masked_right')):
             curve = _curve_of(part, kept, right)
             if curve is not None:
                 keys = dict(zip(MODEL_KEYS, key)) | dict(trace=trace, n=part.id.nunique())
                 made += [keys | dict(share=s, accuracy=y) for s, y in zip(SHARES, curve)]
-    data = pd.DataFrame(made, columns=[*MODEL_KEYS, 'trace', 'n', 'share', 'accuracy'])
-    ink = colors(data)
+    return pd.DataFrame(made, columns=[*MODEL_KEYS, 'trace', 'n', 'share', 'accuracy'])
+
+
+def _few_curves(part):
+    "The rows of one data set and model in parts of at most four conditions; control models in parts of their own."
+    names = list(dict.fromkeys(part.condition))
+    for kind in (False, True):
+        own = [c for c in names if is_control(c) == kind]
+        for i in range(0, len(own), _MOST):
+            yield part[part.condition.isin(own[i : i + _MOST])]
+
+# %% ../../nbs/09_report/10_interventions.ipynb #ri-early-figure
+def early_figure(
+    rows: pd.DataFrame,  # Of `load_interventions`
+) -> tuple[Figure, pd.DataFrame]:
+    "Accuracy by the share of the correct trace that is kept, whole and masked, by condition; and the table."
+    data, title = _early_data(rows), 'When is the answer there?'
+    if data.empty:
+        return nothing(title, 'No question is eligible for early answers.'), data
+    ink, dashed = colors(data), (0, (3, 2))
 
     def panel(ax, part):
+        names, handles = list(dict.fromkeys(part.condition)), []
+        marks = dict(zip(names, 'os^Dv*'))
         for (name, trace), line in part.groupby(['condition', 'trace'], sort=False):
-            style = '-' if trace == 'correct' else (0, (3, 2))
-            ax.plot(100 * line.share, 100 * line.accuracy, ls=style, color=ink[name], lw=1.6)
-        ax.set(title=heading(part), xlabel='% of the trace that is kept', ylabel='right answers, %', ylim=(0, 101))
+            style = dict(ls='-', marker=marks[name], ms=4) if trace == 'correct' else dict(ls=dashed)
+            ax.plot(100 * line.share, 100 * line.accuracy, color=ink[name], lw=1.5, clip_on=False, **style)
+        handles = [Line2D([], [], color=ink[c], marker=marks[c], ms=4, label=condition_name(c)) for c in names]
+        ax.legend(handles=handles, loc='upper left', bbox_to_anchor=(1, 1), frameon=False, fontsize=8.5)
+        kind = ', control models' if is_control(names[0]) else ''
+        ax.set(title=heading(part) + kind, xlabel='% of the trace that is kept', ylabel='exact answers, %')
+        ax.set(xlim=(0, 100), ylim=(0, 100))
         plain(ax)
 
-    handles = [Line2D([], [], color=ink[c], label=_name(c)) for c in dict.fromkeys(data.condition)]
-    handles.append(Line2D([], [], color=FAINT, ls=(0, (3, 2)), label='answer masked in the trace'))
-    note = f'The trace is cut after each step, fact and tenth; the model answers at once. {data.n.max()} questions.'
-    return draw('When is the answer there?', note, panels(data), lambda part: 3.2, panel, handles), data
+    handles = [Line2D([], [], color=FAINT, ls=s, label=t) for s, t in (('-', 'whole trace'), (dashed, 'answer masked'))]
+    tested = rows[rows.test == 'early_answering'].condition.unique()
+    lost = [trained_name(c) for c in tested if c not in set(data.condition)]
+    note = f'The trace is cut after each step, fact and tenth; the model answers at once. {_span(data.n)} questions.'
+    note += f' No question of {", ".join(lost)}: what was written is cut off or a tie.' if lost else ''
+    parts = [few for part in panels(data) for few in _few_curves(part)]
+    return draw(title, note, parts, lambda part: 2.6, panel, handles), data
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-steps
+_STEP_INKS = dict(label='#AA3377', facts='#0072B2')
+_REPLACED = dict(deleted='o', wrong='s', filler='^')
+
+
+def _step_data(rows):
+    made = []
+    for key, part in by_condition(rows[(rows.test == 'step_attribution') & (rows.variant != '')]):
+        for variant, own in part.groupby('variant', sort=False):
+            for r in _estimates_of(own, 'step_attribution', [f'phi_{step}' for step in _STEP_INKS]):
+                step = r.pop('metric').removeprefix('phi_')
+                made.append(dict(zip(MODEL_KEYS, key)) | dict(replaced=variant, step=step) | r)
+    data = pd.DataFrame(made, columns=None if made else ['estimate'])
+    return data[data.estimate.notna()]
+
+
 def shapley_figure(
     rows: pd.DataFrame,  # Of `load_interventions`
 ) -> tuple[Figure, pd.DataFrame]:
     "Shapley values of label and facts with intervals, by condition and by what replaces a step; and the table."
-    made = []
-    for key, part in _by_condition(rows[rows.test == 'step_attribution']):
-        for variant, own in part[part.variant != ''].groupby('variant', sort=False):
-            for step in ('label', 'facts'):
-                found = estimate_mean(metric_values(own, _metric('step_attribution', f'phi_{step}')))
-                made.append(dict(zip(MODEL_KEYS, key)) | dict(replaced=variant, step=step) | found)
-    data = pd.DataFrame(made)
-    inks, marks = dict(label='#AA3377', facts='#0072B2'), dict(zip(dict.fromkeys(data.replaced), 'os^D'))
+    data, title = _step_data(rows), 'Which step does the answer rest on?'
+    if data.empty:
+        return nothing(title, 'No question is eligible for the two steps.'), data
+    offsets = spread([(step, v) for step in _STEP_INKS for v in _REPLACED])
 
     def panel(ax, part):
         names = list(dict.fromkeys(part.condition))
         for r in part.itertuples():
-            shift = 0.13 * (list(marks).index(r.replaced) - 1) + (0.06 if r.step == 'facts' else -0.06)
-            y = names.index(r.condition) + 1.6 * shift
+            y, ink = names.index(r.condition) + offsets[r.step, r.replaced], _STEP_INKS[r.step]
             if not math.isnan(r.low):
-                ax.plot([r.low, r.high], [y, y], color=inks[r.step], lw=1.2, alpha=0.7)
-            ax.plot(r.estimate, y, marks[r.replaced], color=inks[r.step], ms=5)
+                ax.plot([r.low, r.high], [y, y], color=ink, lw=1.2, alpha=0.7)
+            ax.plot(r.estimate, y, _REPLACED[r.replaced], color=ink, ms=4.5)
+        for y in range(1, len(names)):
+            ax.axhline(y - 0.5, color='#EEEEEE', lw=0.8, zorder=0)
         ax.axvline(0, color=FAINT, lw=1)
-        ax.set(yticks=range(len(names)), yticklabels=[_name(c) for c in names], ylim=(len(names) - 0.5, -0.5))
+        _lines(ax, names)
         ax.set(title=heading(part), xlabel='Shapley value, nats of log-probability of gold')
         plain(ax, 'x', left=True)
 
-    handles = [Patch(color=c, label=f'{step} step') for step, c in inks.items()]
-    handles += [Line2D([], [], marker=m, ls='', color=INK, label=f'the other is {v}') for v, m in marks.items()]
+    handles = [Patch(color=c, label=f'{step} step') for step, c in _STEP_INKS.items()]
+    handles += [Line2D([], [], marker=m, ls='', color=INK, label=f'removed step is {v}') for v, m in _REPLACED.items()]
     note = 'Bars are 95 % intervals over questions and seeds.'
-    height = lambda part: 0.6 + 0.45 * part.condition.nunique()
-    return draw('Which step does the answer rest on?', note, panels(data), height, panel, handles), data
-
-# %% ../../nbs/09_report/10_interventions.ipynb #ri-tokens
-def token_strip(
-    trace: str,  # The trace
-    spans: list[list[int]],  # (start, end) of its tokens
-    lp: list[float],  # Log-probability of gold after 0, 1, 2 ... tokens
-) -> str:
-    "HTML of the trace, each token colored by its gain."
-    gains, parts, at = np.diff(lp), [], 0
-    top = max(1.0, float(np.abs(gains).max())) if len(gains) else 1.0
-    for (start, end), gain in zip(spans, gains):
-        ink = '213, 94, 0' if gain > 0 else '0, 114, 178'
-        style = f'background: rgba({ink}, {min(1.0, abs(gain) / top):.2f})'
-        parts.append(
-            f'{escaped(trace[at:start])}<span style="{style}" title="{gain:+.2f}">{escaped(trace[start:end])}</span>'
-        )
-        at = end
-    return ''.join([*parts, escaped(trace[at:])])
-
-
-def token_strips(
-    rows: pd.DataFrame,  # Of `load_interventions`
-    n: int = 2,  # Questions of each condition
-) -> HTML:
-    "Strips of the first questions, by condition; empty where tokens were not tested."
-    own = rows[(rows.test == 'token_attribution') & rows.eligible.astype(bool)]
-    if own.empty:
-        return HTML('')
-    made, first = [], list(dict.fromkeys(own.id))[:n]
-    for key, part in _by_condition(own):
-        for r in part[part.id.isin(first)].drop_duplicates('id').itertuples():
-            about = f'{_name(key[2])}, seed {r.seed}, {r.id}: log-probability of gold {r.lp[0]:.1f} to {r.lp[-1]:.1f}'
-            made.append(f'<p><b>{escaped(about)}</b><br>{token_strip(r.trace, r.spans, r.lp)}</p>')
-    return HTML('<div class="words">' + ''.join(made) + '</div>')
+    return draw(title, note, panels(data), lambda part: 0.7 + 0.62 * part.condition.nunique(), panel, handles), data
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-say
 def _certificates(rows):
-    "The sentence on each control model of each data set and model."
-    for (dataset, model, kind), part in _by_condition(rows):
-        if get_condition(kind).organism:
+    "(data set, model, control model, certified, sentence) of each control model."
+    for (dataset, model, kind), part in by_condition(rows):
+        if is_control(kind):
             try:
-                yield f'{dataset}, {model}, {certify(part, kind)["sentence"]}'
+                found = certify(part, kind)
             except TracenbError as e:
-                yield f'{dataset}, {model}, {kind}: {e.what}.'
+                found = dict(certified=False, sentence=f'{kind}: {e.what}: not certified.')
+            yield dataset, model, kind, found['certified'], f'{dataset}, {model}, control model {found["sentence"]}'
 
 
 def control_table(
     rows: pd.DataFrame,  # Of `load_interventions`
 ) -> pd.DataFrame:
-    "D of each metric between follower and ignorer, by data set and model; empty without both."
-    made = []
+    "D of each metric between follower and ignorer, by data set and model, with a verdict; empty without both."
+    certified, made = {c[:3]: c[3] for c in _certificates(rows)}, []
     for key, part in rows.groupby(MODEL_KEYS[:2], sort=False):
         follower, ignorer = (part[part.condition == kind] for kind in ('follower', 'ignorer'))
-        if len(follower) and len(ignorer):
-            made.append(validity(follower, ignorer).assign(**dict(zip(MODEL_KEYS, key))))
+        if set(follower.id) & set(ignorer.id):
+            table = validity(follower, ignorer).assign(**dict(zip(MODEL_KEYS, key)))
+            if not all(certified[*key, kind] for kind in ('follower', 'ignorer')):
+                table['verdict'] = 'control models not certified'
+            made.append(table)
     return pd.concat(made, ignore_index=True) if made else pd.DataFrame()
+
+
+def validated_summary(
+    rows: pd.DataFrame,  # Of `load_interventions`
+) -> pd.DataFrame:
+    "`intervention_summary` with D of each metric, its interval, and `validated`: what D says of the metric."
+    table, controls = intervention_summary(rows), control_table(rows)
+    keys, names = [*MODEL_KEYS[:2], 'test', 'variant', 'metric'], dict(low='d_low', high='d_high', verdict='validated')
+    if controls.empty:
+        return table.assign(d=math.nan, d_low=math.nan, d_high=math.nan, validated='no control models')
+    own = controls[[*keys, 'd', *names]].rename(columns=names)
+    return table.merge(own, on=keys, how='left').fillna(dict(validated='not asked'))
+
+# %% ../../nbs/09_report/10_interventions.ipynb #ri-findings
+_TOLD = ('net_follow', 'reliance')  # Metrics with a sentence on the page; those of all are in the table
 
 
 def intervention_findings(
     rows: pd.DataFrame,  # Of `load_interventions`
 ) -> list[str]:
-    "Sentences: the control models, then following, reliance and mediation of each condition."
-    made = list(_certificates(rows))
+    "Sentences: following and reliance of each condition, each with D of its metric; the control models last."
+    made, said = [c[-1] for c in _certificates(rows)], {False: [], True: []}
     if not made:
         made = ['No control models (follower, ignorer) are in this grid: the measures are not validated here.']
-    table = intervention_summary(rows)
-    shown = table.metric.isin(['net_follow', 'reliance', 'nie', 'nde', 'beyond_control', 'copy_share_lp'])
-    shown &= table.variant.isin(['', 'edited_facts', 'gold', 'masked'])
-    return made + [f'{r.dataset}, tuned on {_name(r.condition)}: {r.sentence}' for r in table[shown].itertuples()]
+    table = validated_summary(rows)
+    for r in table[table.metric.isin(_TOLD) & table.variant.isin(['', 'edited_facts'])].itertuples():
+        d = '' if math.isnan(r.d) else f' D {r.d:.2f} [{r.d_low:.2f}, {r.d_high:.2f}]: {r.validated}.'
+        name = f'{r.dataset}, {r.model}, tuned on {trained_name(r.condition)}'
+        said[is_control(r.condition)].append(f'{name}: {r.sentence}{d}')
+    return [*said[False], *made, *said[True]]
+
+# %% ../../nbs/09_report/10_interventions.ipynb #ri-about-matrix
+def _moves(rows):
+    "The differences that were found between exact answers under the forced correct trace and under another."
+    table = force_contrasts(rows)
+    for r, verdict in zip(table.itertuples(), pair_verdicts(table)):
+        if verdict.kind == 'differ':
+            other, change = (r.b, -r.difference) if r.a == 'correct' else (r.a, r.difference)
+            yield r.trained, f'{condition_name(other)} {100 * change:+.0f}'
 
 
-def summarize_following(
-    data: pd.DataFrame,  # Of `following_figure`
-) -> Statement | None:
-    "Finding and caution of the figure."
-    known = data[(data.choice == 'follow') & data.estimate.notna()]
-    if known.empty:
-        return None
-    said = ', '.join(f'{_name(r.condition)} {100 * r.estimate:.0f} %' for r in known.itertuples())
+def summarize_matrix(
+    data: pd.DataFrame,  # Of `matrix_figure`
+    rows: pd.DataFrame,  # Of `load_interventions`
+) -> Statement:
+    "Which forced traces move the exact answers of which condition."
+    found = {}
+    for part in panels(arrange(rows[rows.test == 'forced_wrong'], samples=True)):
+        for trained, text in _moves(part):
+            found.setdefault((heading(part), trained), []).append(text)
+    told = lambda own: f'({", ".join(found.get((heading(own), own.condition.iloc[0]), ["none shown"]))})'
     return (
-        f'Answers that follow a trace with one edited fact, by what the model was tuned on: {said}.',
-        'A forced trace is not one that the model wrote: following it says what the model does with such a trace.',
+        f'Exact answers under a forced trace that differ from those under the correct one, in points: '
+        f'{text_by_condition(data, told)}.',
+        'Differences are paired over questions that have all forced traces, and corrected by Holm over a data set and '
+        'model. None shown is not none: with few questions only large differences are found.',
     )
 
-# %% ../../nbs/09_report/10_interventions.ipynb #ri-page
-def _about_matrix(data):
-    "Finding and caution of the matrix."
-    known = data[(data.measure == 'accuracy') & data.estimate.notna()]
-    if known.empty:
-        return None
-    spans = known.groupby('condition', sort=False).estimate.agg(['min', 'max'])
-    said = ', '.join(f'{_name(c)} {100 * r["min"]:.0f} to {100 * r["max"]:.0f} %' for c, r in spans.iterrows())
-    return (
-        f'Exact answers between the worst and the best forced trace, by what the model was tuned on: {said}.',
-        'A condition whose answers do not move with the forced trace does not need it for these questions. The columns '
-        'are the same questions; those of following count eligible ones alone.',
-    )
-
-
-def _about_early(data):
-    ends = data[(data.trace == 'correct') & data.share.isin([0, 1])]
-    if ends.empty:
-        return None
-    pairs = ends.pivot_table(index='condition', columns='share', values='accuracy', sort=False)
-    said = ', '.join(f'{_name(c)} {100 * r[0.0]:.0f} to {100 * r[1.0]:.0f} %' for c, r in pairs.iterrows())
-    return (
-        f'Exact answers from an empty trace to the whole correct trace: {said}.',
-        'A flat curve means that the answer does not wait for the trace. It does not say why.',
-    )
-
-
-def _about_steps(data):
-    known = data[(data.replaced == 'deleted') & data.estimate.notna()]
-    if known.empty:
-        return None
-    said = ', '.join(
-        f'{_name(c)} {r["label"]:+.2f} and {r["facts"]:+.2f}'
-        for c, r in known.pivot_table(index='condition', columns='step', values='estimate', sort=False).iterrows()
-    )
-    return (
-        f'Shapley values of the label and the facts step, the other deleted, in nats: {said}.',
-        'Facts may hold the answer; then their value is partly one of copying. The masked trace tells the two apart.',
-    )
+# %% ../../nbs/09_report/10_interventions.ipynb #ri-readable
+def _readable(table):
+    "The columns that a page shows, rounded."
+    names = ['dataset', 'model', 'condition', 'test', 'variant', 'metric', 'estimate', 'low', 'high', 'n_eligible', 'n']
+    numbers = table.select_dtypes('float')
+    return table.assign(**{c: numbers[c].map('{:.2f}'.format).replace('nan', '-') for c in numbers})[
+        [*names, 'd', 'd_low', 'd_high', 'validated']
+    ]
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-sections
 FIGURES = (
-    ('forced_matrix', 'Forced traces', matrix_figure, _about_matrix),
+    ('forced_matrix', 'Forced traces', matrix_figure, summarize_matrix),
     ('following', 'A wrong trace', following_figure, summarize_following),
-    ('early_answering', 'Early answers', early_figure, _about_early),
-    ('step_attribution', 'The two steps', shapley_figure, _about_steps),
+    ('early_answering', 'Early answers', early_figure, summarize_early),
+    ('step_attribution', 'The two steps', shapley_figure, summarize_shapley),
 )  # File, heading, figure, statement
-_NEEDS = ('forced_wrong', 'forced_wrong', 'early_answering', 'step_attribution')
+
+
+def _statement(about, data, rows):
+    if data.empty:
+        return None
+    return about(data, rows) if about is summarize_matrix else about(data)
 
 
 def intervention_section(
     folder: str | Path,  # A grid's folder
 ) -> HTML:
-    "Findings, figures, tables and token strips of all runs that were tested; empty if none was."
+    "Findings, figures, the table and token strips of all runs that were tested; empty if none was."
     rows = load_interventions(folder)
     if rows.empty:
         return HTML('')
     made = ['<h2 id="interventions">Does the model use its trace?</h2>']
     made.append(
         '<p>A trace is forced on each tuned model, and the answer is watched. Eligible are questions for which the '
-        'forced trace implies another answer than gold.</p>'
+        'forced trace implies another answer than gold. D is the probability that a measure is greater in the '
+        'follower than in the ignorer; a measure whose interval of D holds .5 is not validated here.</p>'
     )
     made.append(show_findings(intervention_findings(rows)).data)
-    for (name, title, figure, about), test in zip(FIGURES, _NEEDS):
-        if (rows.test == test).any():
-            fig, data = figure(rows)
-            made.append(section(folder, name, title, fig, data, about(data)).data)
-    summary = intervention_summary(rows)
-    for file, table in (('interventions.csv', summary), ('controls.csv', control_table(rows))):
-        if len(table):
-            with atomic_path(Path(folder) / file) as tmp:
-                table.to_csv(tmp, index=False, lineterminator='\n')
-            made.append(show_table(_readable(table), file, fold=12).data)
-    return HTML(''.join([*made, token_strips(rows).data]))
-
-
-def _readable(table):
-    "The columns that a page shows, rounded."
-    names = ['dataset', 'model', 'condition', 'test', 'variant', 'metric', 'estimate', 'd', 'low', 'high']
-    kept = table[[c for c in [*names, 'n_eligible', 'n', 'verdict'] if c in table]]
-    numbers = kept.select_dtypes('float')
-    return kept.assign(**{c: numbers[c].map('{:.2f}'.format).replace('nan', '-') for c in numbers})
+    for name, title, figure, about in FIGURES:
+        fig, data = figure(rows)
+        made.append(section(folder, name, title, fig, data, _statement(about, data, rows)).data)
+    table = validated_summary(rows)
+    with atomic_path(Path(folder) / 'interventions.csv') as tmp:
+        table.to_csv(tmp, index=False, lineterminator='\n')
+    made.append('<h3>All measures</h3>' + show_table(_readable(table), 'interventions.csv', fold=12).data)
+    strips = token_strips(rows).data
+    made.append('<h3>What each token adds</h3>' + strips if strips else '')
+    return HTML(''.join(made))

@@ -171,7 +171,7 @@
       body.append(text.slice(done, m[k]));
       const span = make('span', text.slice(m[k], m[k + 1])),
         gain = m[k + 2];
-      span.style.backgroundColor = `rgba(${gain > 0 ? '213, 94, 0' : '0, 114, 178'}, ${Math.abs(gain) / top})`;
+      span.style.backgroundColor = `rgba(${gain > 0 ? '213, 94, 0' : '0, 114, 178'}, ${Math.abs(gain) / top / 2})`;
       span.title = (gain / 100).toFixed(2) + ' nats';
       body.append(span);
       done = m[k + 1];
