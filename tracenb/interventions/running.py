@@ -16,9 +16,8 @@ from filelock import FileLock, Timeout
 
 from ..core.files import digest, read_jsonl, write_text
 from ..core.records import Record, TracenbError, record
-from . import attribution, following
 from .questions import FORCED, InterventionSettings, QuestionItem, gives
-from .registry import INTERVENTIONS, get_intervention, run_question, summarize_rows
+from .registry import get_intervention, known_interventions, run_question, summarize_rows
 from .subject import Subject
 from ..models.training import progress
 from ..runs.finished import TrainedRun
@@ -29,7 +28,6 @@ from ..traces.overview import completion_counter
 
 # %% ../../nbs/08_interventions/08_running.ipynb #rn-config
 FOLDER = 'interventions'  # In the folder of a run
-_LOADED = (following, attribution)  # Modules that register the tests
 
 
 @record
@@ -54,8 +52,8 @@ class InterventionConfig(Record):
         for name in self.forced:
             if name not in FORCED:
                 get_condition(name)
-        names = {get_intervention(name).name for name in self.tests} or set(INTERVENTIONS)
-        return InterventionConfig(**asdict(self) | dict(tests=tuple(n for n in INTERVENTIONS if n in names)))
+        known, names = known_interventions(), {get_intervention(name).name for name in self.tests}
+        return InterventionConfig(**asdict(self) | dict(tests=tuple(n for n in known if n in names or not names)))
 
     def settings(self) -> InterventionSettings:
         "What the tests themselves look at."
@@ -149,7 +147,7 @@ def read_interventions(
 ) -> pd.DataFrame:
     "All stored rows of a run, one table. Raises `TracenbError` if there is none."
     folder = Path(run_dir) / FOLDER
-    rows = [r for name in INTERVENTIONS for r in _stored(folder / f'{name}.jsonl')]
+    rows = [r for name in known_interventions() for r in _stored(folder / f'{name}.jsonl')]
     if not rows:
         raise TracenbError(f'{folder}: no rows', f'make them: tracenb intervene {run_dir}')
     return pd.DataFrame(rows)
@@ -213,7 +211,7 @@ def _make(trained, config, folder, names):
 # %% ../../nbs/08_interventions/08_running.ipynb #rn-summary
 def _summary(folder, ids):
     "The content of `summary.json`."
-    found = {name: _stored(folder / f'{name}.jsonl') for name in INTERVENTIONS}
+    found = {name: _stored(folder / f'{name}.jsonl') for name in known_interventions()}
     names = [name for name, rows in found.items() if set(ids) <= {r['id'] for r in rows}]
     rows = [r for name in names for r in found[name] if r['id'] in set(ids)]
     table = summarize_rows(rows) if rows else pd.DataFrame()
