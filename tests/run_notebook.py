@@ -25,7 +25,7 @@ PRELOAD = [
     'tracenb.report.page',
     'tracenb.runs.engine',
     'tracenb.runs.explorer',
-    'tracenb.runs.verification',
+    'tracenb.runs.finished',
     'tracenb.study.server',
     'tracenb.teacher.collection',
 ]

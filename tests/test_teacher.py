@@ -431,13 +431,13 @@ def test_official_ids_join_an_import(tmp_path):
 # --- the command
 
 
-def test_the_import_tells_by_its_exit_code(tmp_path):
+def test_the_import_tells_by_its_exit_code(tmp_path, call):
     rows = [dict(id=EXAMPLES[0].id, prediction=','.join(EXAMPLES[0].answers), r1_trace=THOUGHT)]
     args = ['import', 'f.jsonl', '--task', 'babi', '--labels', ','.join(DATA.labels), '--n', '10', '--out']
     for more, code in (([], 0), ([dict(id='nobody', r1_trace=THOUGHT)], 3)):
         write_jsonl(tmp_path / 'f.jsonl', rows + more)
-        done = command(*args, f'r{code}.jsonl', cwd=tmp_path)
-        assert done.returncode == code and ('1 rows left out' in done.stdout) == bool(code), done.stderr
+        out, _ = call('teacher', *args, f'r{code}.jsonl', cwd=tmp_path, code=code)
+        assert ('1 rows left out' in out) == bool(code)
 
 
 def command(*args, cwd, **env):
@@ -447,7 +447,7 @@ def command(*args, cwd, **env):
         env=os.environ | env,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -520,13 +520,9 @@ def test_no_server_outlives_a_killed_demo():
 
 
 @pytest.mark.slow
-def test_the_demo_collects_from_a_real_server(tmp_path):
-    done = command('demo', '--n', 3, '--out', 'demo', cwd=tmp_path)
+@pytest.mark.parametrize('n', [1, pytest.param(3, marks=pytest.mark.exhaustive)])
+def test_the_demo_collects_from_a_real_server(n, tmp_path):
+    done = command('demo', '--n', n, '--out', 'demo', cwd=tmp_path)
     assert done.returncode == 0 and 'the mechanics, not a finding' in done.stdout, done.stderr[-2000:]
-    assert {o.state for o in read_outcomes(tmp_path / 'demo' / 'r1.jsonl')} <= {
-        'kept',
-        'wrong_answer',
-        'length',
-        'format',
-        'empty',
-    }
+    states = [o.state for o in read_outcomes(tmp_path / 'demo' / 'r1.jsonl')]
+    assert len(states) == n and set(states) <= {'kept', 'wrong_answer', 'length', 'format', 'empty'}
