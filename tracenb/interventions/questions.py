@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import permutations
 
+from fastcore.basics import patch
+
 from ..core.files import seeded
 from ..core.literals import scan_list
 from ..core.records import ChatExample, Example, Steps, Trace, TracenbError
@@ -104,22 +106,28 @@ class QuestionItem:
             raise TracenbError(why, f'{self.task.name} needs a rule `edit` that finds one')
         return made
 
-    def chat(self, prompt: str = 'own') -> ChatExample:
-        "The prompt with the own or the edited context."
-        example = self.edited if prompt == 'edited' else self.example
-        return render(example, Trace(example.id, 'correct', '', None, 'rule'), self.task, self.system)
-
-    def implied(self, steps: Steps) -> tuple[str, ...] | None:
-        "The answers that steps of this example imply, None where that is undefined."
-        return self.task.implied(self.example, steps) if self.task.implied else None
-
-    def forced(self, name: str) -> Forced:
-        "The forced trace of that name."
-        return FORCED[name](self) if name in FORCED else of_condition(self, name)
-
     @cached_property
     def correct(self) -> Forced:
         return self.forced('correct')
+
+# %% ../../nbs/08_interventions/03_questions.ipynb #questions-item-more
+@patch
+def chat(self: QuestionItem, prompt: str = 'own') -> ChatExample:
+    "The prompt with the own or the edited context."
+    example = self.edited if prompt == 'edited' else self.example
+    return render(example, Trace(example.id, 'correct', '', None, 'rule'), self.task, self.system)
+
+
+@patch
+def implied(self: QuestionItem, steps: Steps) -> tuple[str, ...] | None:
+    "The answers that steps of this example imply, None where that is undefined."
+    return self.task.implied(self.example, steps) if self.task.implied else None
+
+
+@patch
+def forced(self: QuestionItem, name: str) -> Forced:
+    "The forced trace of that name."
+    return FORCED[name](self) if name in FORCED else of_condition(self, name)
 
 # %% ../../nbs/08_interventions/03_questions.ipynb #questions-answers
 def orders(
@@ -171,7 +179,7 @@ def of_condition(
         raise TracenbError(f'{item.example.id}: {name!r} has no trace here', 'leave it out of the forced traces')
     return Forced(name, text)
 
-
+# %% ../../nbs/08_interventions/03_questions.ipynb #questions-donor
 def donor(
     item: QuestionItem,  # The question
     same_label: bool,  # Or another one
