@@ -47,7 +47,7 @@ class Metric:
         "Smaller means count as 0."
         return LOGPROB_MARGIN if self.unit == 'logprob' else MARGIN
 
-
+# %% ../../nbs/08_interventions/04_registry.ipynb #registry-intervention
 @dataclass(frozen=True)
 class Intervention:
     "One test."
