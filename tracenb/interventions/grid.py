@@ -45,7 +45,7 @@ def _summary_text(folder):
     shown = [r['sentence'] for r in made['estimates'] if r['metric'] in ('follow', 'net_follow', 'reliance')]
     return '\n'.join(f'  {line}' for line in shown)
 
-
+# %% ../../nbs/08_interventions/09_grid.ipynb #gr-do-2
 def intervene_runs(
     folders: Iterable[str | Path],  # Of finished runs
     config: InterventionConfig,  # Which tests, and how

@@ -83,7 +83,7 @@ def intervention(
 
     return register
 
-
+# %% ../../nbs/08_interventions/04_registry.ipynb #registry-intervention-2
 def known_interventions() -> dict[str, Intervention]:
     "All registered tests by name, in the order of their letters."
     for name in _SHIPPED:
@@ -264,7 +264,7 @@ def _share_test(values):
     kept = {k: r[k] for k in ('low', 'high', 'p', 'test', 'p_equal', 'detectable')}
     return row | kept | dict(estimate=r['difference'], interval='of the test')
 
-
+# %% ../../nbs/08_interventions/04_registry.ipynb #registry-test-2
 def estimate_metric(
     values: pd.DataFrame,  # Of `metric_values`
     metric: Metric,
@@ -353,7 +353,7 @@ def _family(found):
         r['sentence'] = estimate_sentence(r, metric)
         yield r
 
-
+# %% ../../nbs/08_interventions/04_registry.ipynb #registry-summary-2
 def summarize_rows(
     rows: Iterable[dict] | pd.DataFrame,  # Of `run_question`
     by: tuple[str, ...] = (),  # Grouping columns, e.g. ('condition',); each group is a family of tests

@@ -43,7 +43,7 @@ def _check_forced(name):
     if not found.has_trace:
         raise TracenbError(f'condition {name!r} has no trace to force', "force 'none' for an empty trace")
 
-
+# %% ../../nbs/08_interventions/08_running.ipynb #rn-config-2
 @record
 class InterventionConfig(Record):
     "Which tests are made on a run, and how."
@@ -147,7 +147,7 @@ def _settings(config):
     now = config.to_dict() | dict(code=code_version('interventions.running'))
     return json.loads(json.dumps(now))
 
-
+# %% ../../nbs/08_interventions/08_running.ipynb #rn-store-2
 def _check_begun(folder, config, free):
     "Raises `TracenbError` where the folder was begun with other settings; those called `free` may differ."
     path, now = folder / 'settings.json', _settings(config)
@@ -200,7 +200,7 @@ def _missing(folder, config, n):
         _check_begun(folder, config, ('tests', 'limit'))
     return missing
 
-
+# %% ../../nbs/08_interventions/08_running.ipynb #rn-run-2
 def missing_tests(
     run_dir: str | Path,  # Of a finished run
     config: InterventionConfig,  # Of the tests that are wanted
@@ -230,7 +230,7 @@ def intervene(
         rows = read_interventions(trained.folder)
         return summarize_rows(rows[rows.test.isin(config.tests) & rows.id.isin(ids)])
 
-
+# %% ../../nbs/08_interventions/08_running.ipynb #rn-run-3
 def _make(trained, config, folder, names):
     "Append the rows of these tests, question by question; the summary last."
     ids = [e.id for e in trained.examples]
