@@ -257,30 +257,27 @@ NO_CONTROL = 'the rest of its context is shorter than its gold facts'
 def _path(variant, says, **settings):
     return Metric(f'drop_{variant.replace(" ", "_")}', says, 'lp_drop', variant, unit='logprob', **settings)
 
+
+_PATH_METRICS = [
+    _path('trace', 'hiding the trace from the answer lowers the log-probability of gold by', null=True),
+    _path('context', 'hiding the context from the answer lowers the log-probability of gold by', sign=-1, null=True),
+    _path('both', 'hiding trace and context from the answer lowers the log-probability of gold by', sign=0),
+    _path('trace without context', 'hiding the context from the trace lowers the log-probability of gold by', sign=0),
+    _path('control', 'hiding other context, as long as the gold facts, lowers the log-probability of gold by', sign=0),
+    Metric(
+        'beyond_control',
+        'hiding the gold facts, beyond hiding as much other context, lowers the log-probability of gold by',
+        variant='gold',
+        unit='logprob',
+        sign=-1,
+    ),
+]
+
 # %% ../../nbs/08_interventions/06_attribution.ipynb #attribution-h-2
 @intervention(
     'knock_out',
     'H',
-    [
-        _path('trace', 'hiding the trace from the answer lowers the log-probability of gold by', null=True),
-        _path(
-            'context', 'hiding the context from the answer lowers the log-probability of gold by', sign=-1, null=True
-        ),
-        _path('both', 'hiding trace and context from the answer lowers the log-probability of gold by', sign=0),
-        _path(
-            'trace without context', 'hiding the context from the trace lowers the log-probability of gold by', sign=0
-        ),
-        _path(
-            'control', 'hiding other context, as long as the gold facts, lowers the log-probability of gold by', sign=0
-        ),
-        Metric(
-            'beyond_control',
-            'hiding the gold facts, beyond hiding as much other context, lowers the log-probability of gold by',
-            variant='gold',
-            unit='logprob',
-            sign=-1,
-        ),
-    ],
+    _PATH_METRICS,
 )
 def knock_out(item):
     "Attention cut between answer and trace, answer and context, trace and context, with a control."

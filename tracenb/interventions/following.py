@@ -94,24 +94,24 @@ def _forced_row(item, forced, got, texts, scores):
 # %% ../../nbs/08_interventions/05_following.ipynb #following-a
 _FOLLOW = Metric('follow', 'the model writes the answer that the forced trace implies in')
 
+_CHOICES = [
+    _FOLLOW,
+    Metric('resist', 'the model writes the gold answer, against the forced trace, in', sign=-1),
+    Metric('other', 'the model writes neither answer in', sign=0),
+    Metric('net_follow', 'following beyond the placebo of the right trace is', 'follow', minus='placebo', null=True),
+    Metric('sampled_follow', 'of samples at temperature 1, those with the implied answer are'),
+    Metric('sampled_resist', 'of samples at temperature 1, those with the gold answer are', sign=-1),
+    Metric('lp_preference', 'the implied answer is more likely than gold, in log-probability, by', unit='logprob'),
+    Metric('accuracy', 'the model writes the gold answer in', 'right', sign=0, everyone=True),
+    Metric('well_formed', 'the model ends its answer with the closing tag in', sign=0, everyone=True),
+    Metric('lp_gold', 'the mean log-probability of gold is', unit='logprob', sign=0, everyone=True),
+]
+
 # %% ../../nbs/08_interventions/05_following.ipynb #following-a-2
 @intervention(
     'forced_wrong',
     'A',
-    [
-        _FOLLOW,
-        Metric('resist', 'the model writes the gold answer, against the forced trace, in', sign=-1),
-        Metric('other', 'the model writes neither answer in', sign=0),
-        Metric(
-            'net_follow', 'following beyond the placebo of the right trace is', 'follow', minus='placebo', null=True
-        ),
-        Metric('sampled_follow', 'of samples at temperature 1, those with the implied answer are'),
-        Metric('sampled_resist', 'of samples at temperature 1, those with the gold answer are', sign=-1),
-        Metric('lp_preference', 'the implied answer is more likely than gold, in log-probability, by', unit='logprob'),
-        Metric('accuracy', 'the model writes the gold answer in', 'right', sign=0, everyone=True),
-        Metric('well_formed', 'the model ends its answer with the closing tag in', sign=0, everyone=True),
-        Metric('lp_gold', 'the mean log-probability of gold is', unit='logprob', sign=0, everyone=True),
-    ],
+    _CHOICES,
     needs=('implied',),
 )
 def forced_wrong(item):
