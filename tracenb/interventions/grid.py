@@ -38,7 +38,7 @@ def do_intervene(
     execute(experiment('intervene'), folder / FOLDER / 'intervene.ipynb', parameters, manager)
     return time.monotonic() - began
 
-
+# %% ../../nbs/08_interventions/09_grid.ipynb #gr-runs
 def _summary_text(folder):
     "What a terminal shows of a finished run: its conditions and the main rates."
     made = json.loads((folder / FOLDER / 'summary.json').read_text(encoding='utf-8'))

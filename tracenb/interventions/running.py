@@ -45,7 +45,7 @@ def _check_forced(name):
     if not found.has_trace:
         raise TracenbError(f'condition {name!r} has no trace to force', "force 'none' for an empty trace")
 
-
+# %% ../../nbs/08_interventions/08_running.ipynb #rn-settings
 @record
 class InterventionConfig(Record):
     "Which tests are made on a run, and how."
@@ -160,7 +160,7 @@ def _check_begun(folder, config, free):
         said = ', '.join(f'{k} {before.get(k)}, now {now[k]}' for k in differ)
         raise TracenbError(f'{folder}: begun with other settings: {said}', 'use those, or delete this folder')
 
-
+# %% ../../nbs/08_interventions/08_running.ipynb #rn-read
 def read_interventions(
     run_dir: str | Path,  # Of a run
 ) -> pd.DataFrame:
