@@ -89,7 +89,7 @@ def fill(self: TracePanel):
     except TracenbError as e:
         self.status.value = escaped(e)
 
-
+# %% ../../nbs/08_interventions/10_panel.ipynb #pn-actions-2
 @patch
 def force(self: TracePanel):
     "Ask the model under the trace in the field, and add a line."

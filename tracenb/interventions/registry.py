@@ -63,8 +63,9 @@ class Intervention:
         "The function's docstring."
         return self.run.__doc__
 
-
+# %% ../../nbs/08_interventions/04_registry.ipynb #registry-metric-2
 INTERVENTIONS: dict[str, Intervention] = {}
+
 _SHIPPED = ('following', 'attribution')  # Modules of `tracenb.interventions` that register tests
 
 
@@ -262,7 +263,7 @@ def _share_test(values):
     kept = {k: r[k] for k in ('low', 'high', 'p', 'test', 'p_equal', 'detectable')}
     return row | kept | dict(estimate=r['difference'], interval='of the test')
 
-
+# %% ../../nbs/08_interventions/04_registry.ipynb #registry-test-2
 def estimate_metric(
     values: pd.DataFrame,  # Of `metric_values`
     metric: Metric,
@@ -317,7 +318,9 @@ def estimate_sentence(
 
 # %% ../../nbs/08_interventions/04_registry.ipynb #registry-summary
 NOT_WRONG = 'no other answer is implied'  # Why a question is not eligible for a trace that could be made
+
 _FIRST = ['test', 'variant', 'metric', 'estimate', 'low', 'high', 'n', 'n_eligible', 'seeds', 'interval']
+
 _TESTED = ['test_used', 'p', 'p_holm', 'p_equal', 'p_equal_holm', 'margin', 'detectable', 'verdict', 'sentence']
 
 
@@ -351,7 +354,7 @@ def _family(found):
         r['sentence'] = estimate_sentence(r, metric)
         yield r
 
-
+# %% ../../nbs/08_interventions/04_registry.ipynb #registry-summary-2
 def summarize_rows(
     rows: Iterable[dict] | pd.DataFrame,  # Of `run_question`
     by: tuple[str, ...] = (),  # Grouping columns, e.g. ('condition',); each group is a family of tests
