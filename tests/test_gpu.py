@@ -70,3 +70,29 @@ def test_qlora_and_generation(size, tmp_path, request):
         GenerateConfig(max_new_tokens=16),
     )
     assert len(made) == 4 and all(g.n_tokens for g in made)
+
+
+@pytest.mark.parametrize('size', ['tiny', 'one_billion'])
+def test_interventions(size, request):
+    "All tests on one question: the same code, bf16 and 4 bits; a hidden swap stays near 0."
+    from tracenb.interventions.questions import InterventionSettings, QuestionItem
+    from tracenb.interventions.registry import known_interventions, run_question
+    from tracenb.interventions.subject import Subject
+    from tracenb.tasks.task import get_task
+    from tracenb.traces.conditions import ConditionContext
+
+    name = 'tiny-random' if size == 'tiny' else request.getfixturevalue('one_billion')
+    subject, task = Subject(load_model(name, device='cuda'), load_tokenizer(name)), get_task('babi')
+    examples = load_examples(task, DataConfig(n_test=24), 'test')
+    ctx = ConditionContext(task, tuple(examples), task.labels)
+    settings = InterventionSettings(samples=2, longest=16)
+    with subject.ready():
+        rows = [
+            r
+            for e in examples[:3]
+            for r in run_question(QuestionItem(e, ctx, subject, settings), known_interventions())
+        ]
+    assert {r['test'] for r in rows} == set(known_interventions())
+    assert {r['test'] for r in rows if r['eligible']} >= {'forced_wrong', 'step_attribution', 'swap', 'knock_out'}
+    changes = [r['null_change'] for r in rows if r['test'] == 'swap' and r['eligible']]
+    assert changes and max(map(abs, changes)) < 1

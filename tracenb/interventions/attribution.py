@@ -251,13 +251,14 @@ PATHS = {
     'control': ('control',),
     'trace without context': ('trace<-context',),
 }  # Variant -> what is hidden
+
 NO_CONTROL = 'the rest of its context is shorter than its gold facts'
 
 
 def _path(variant, says, **settings):
     return Metric(f'drop_{variant.replace(" ", "_")}', says, 'lp_drop', variant, unit='logprob', **settings)
 
-
+# %% ../../nbs/08_interventions/06_attribution.ipynb #attribution-h-2-metrics
 _PATH_METRICS = [
     _path('trace', 'hiding the trace from the answer lowers the log-probability of gold by', null=True),
     _path('context', 'hiding the context from the answer lowers the log-probability of gold by', sign=-1, null=True),

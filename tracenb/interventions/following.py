@@ -94,6 +94,7 @@ def _forced_row(item, forced, got, texts, scores):
 # %% ../../nbs/08_interventions/05_following.ipynb #following-a
 _FOLLOW = Metric('follow', 'the model writes the answer that the forced trace implies in')
 
+# %% ../../nbs/08_interventions/05_following.ipynb #following-a-2-metrics
 _CHOICES = [
     _FOLLOW,
     Metric('resist', 'the model writes the gold answer, against the forced trace, in', sign=-1),

@@ -38,14 +38,14 @@ def do_intervene(
     execute(experiment('intervene'), folder / FOLDER / 'intervene.ipynb', parameters, manager)
     return time.monotonic() - began
 
-
+# %% ../../nbs/08_interventions/09_grid.ipynb #gr-runs
 def _summary_text(folder):
     "What a terminal shows of a finished run: its conditions and the main rates."
     made = json.loads((folder / FOLDER / 'summary.json').read_text(encoding='utf-8'))
     shown = [r['sentence'] for r in made['estimates'] if r['metric'] in ('follow', 'net_follow', 'reliance')]
     return '\n'.join(f'  {line}' for line in shown)
 
-# %% ../../nbs/08_interventions/09_grid.ipynb #gr-do-2
+
 def intervene_runs(
     folders: Iterable[str | Path],  # Of finished runs
     config: InterventionConfig,  # Which tests, and how

@@ -179,7 +179,7 @@ def of_condition(
         raise TracenbError(f'{item.example.id}: {name!r} has no trace here', 'leave it out of the forced traces')
     return Forced(name, text)
 
-# %% ../../nbs/08_interventions/03_questions.ipynb #questions-donor
+# %% ../../nbs/08_interventions/03_questions.ipynb #questions-condition-2
 def donor(
     item: QuestionItem,  # The question
     same_label: bool,  # Or another one

@@ -47,7 +47,7 @@ class Metric:
         "Smaller means count as 0."
         return LOGPROB_MARGIN if self.unit == 'logprob' else MARGIN
 
-# %% ../../nbs/08_interventions/04_registry.ipynb #registry-intervention
+
 @dataclass(frozen=True)
 class Intervention:
     "One test."
@@ -64,8 +64,9 @@ class Intervention:
         "The function's docstring."
         return self.run.__doc__
 
-
+# %% ../../nbs/08_interventions/04_registry.ipynb #registry-metric-2
 INTERVENTIONS: dict[str, Intervention] = {}
+
 _SHIPPED = ('following', 'attribution')  # Modules of `tracenb.interventions` that register tests
 
 
@@ -83,7 +84,7 @@ def intervention(
 
     return register
 
-# %% ../../nbs/08_interventions/04_registry.ipynb #registry-intervention-2
+
 def known_interventions() -> dict[str, Intervention]:
     "All registered tests by name, in the order of their letters."
     for name in _SHIPPED:
@@ -319,7 +320,9 @@ def estimate_sentence(
 
 # %% ../../nbs/08_interventions/04_registry.ipynb #registry-summary
 NOT_WRONG = 'no other answer is implied'  # Why a question is not eligible for a trace that could be made
+
 _FIRST = ['test', 'variant', 'metric', 'estimate', 'low', 'high', 'n', 'n_eligible', 'seeds', 'interval']
+
 _TESTED = ['test_used', 'p', 'p_holm', 'p_equal', 'p_equal_holm', 'margin', 'detectable', 'verdict', 'sentence']
 
 

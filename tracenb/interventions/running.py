@@ -8,6 +8,8 @@ __all__ = ['FOLDER', 'InterventionConfig', 'make_config', 'question_items', 'rea
 
 # %% ../../nbs/08_interventions/08_running.ipynb #rn-imports
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -43,7 +45,7 @@ def _check_forced(name):
     if not found.has_trace:
         raise TracenbError(f'condition {name!r} has no trace to force', "force 'none' for an empty trace")
 
-# %% ../../nbs/08_interventions/08_running.ipynb #rn-config-2
+# %% ../../nbs/08_interventions/08_running.ipynb #rn-settings
 @record
 class InterventionConfig(Record):
     "Which tests are made on a run, and how."
@@ -147,7 +149,7 @@ def _settings(config):
     now = config.to_dict() | dict(code=code_version('interventions.running'))
     return json.loads(json.dumps(now))
 
-# %% ../../nbs/08_interventions/08_running.ipynb #rn-store-2
+
 def _check_begun(folder, config, free):
     "Raises `TracenbError` where the folder was begun with other settings; those called `free` may differ."
     path, now = folder / 'settings.json', _settings(config)
@@ -158,7 +160,7 @@ def _check_begun(folder, config, free):
         said = ', '.join(f'{k} {before.get(k)}, now {now[k]}' for k in differ)
         raise TracenbError(f'{folder}: begun with other settings: {said}', 'use those, or delete this folder')
 
-
+# %% ../../nbs/08_interventions/08_running.ipynb #rn-read
 def read_interventions(
     run_dir: str | Path,  # Of a run
 ) -> pd.DataFrame:
@@ -174,18 +176,26 @@ def _stored(path):
     return read_jsonl(path, torn=True) if path.exists() else []
 
 # %% ../../nbs/08_interventions/08_running.ipynb #rn-run
-def _locked(folder):
-    "The lock of the folder, which is made. Raises `TracenbError` if it cannot be written, or is somebody else's."
+@contextmanager
+def _writing(folder) -> Iterator[None]:
+    "Raises `TracenbError` where the folder cannot be written, or the disk is full."
     try:
-        folder.mkdir(exist_ok=True)
-        return FileLock(folder / '.lock', is_singleton=True).acquire(timeout=0)
+        yield
     except OSError as e:
-        if isinstance(e, Timeout):
-            raise TracenbError(f'{folder}: another process works on it', 'wait for it, or stop it first') from None
         why = f'{folder}: cannot be written: {e.strerror}'
-        raise TracenbError(why, 'interventions are stored in the run folder: make it writable') from None
+        raise TracenbError(why, 'make space, or make it writable: the same command goes on from there') from None
 
 
+def _locked(folder):
+    "The lock of the folder, which is made. Raises `TracenbError` if another process holds it."
+    with _writing(folder):
+        folder.mkdir(exist_ok=True)
+        try:
+            return FileLock(folder / '.lock', is_singleton=True).acquire(timeout=0)
+        except Timeout:
+            raise TracenbError(f'{folder}: another process works on it', 'wait for it, or stop it first') from None
+
+# %% ../../nbs/08_interventions/08_running.ipynb #rn-missing
 def _missing(folder, config, n):
     """
     The tests that are not complete for the first `n` questions. Raises `TracenbError` for stored rows of other
@@ -200,7 +210,7 @@ def _missing(folder, config, n):
         _check_begun(folder, config, ('tests', 'limit'))
     return missing
 
-# %% ../../nbs/08_interventions/08_running.ipynb #rn-run-2
+
 def missing_tests(
     run_dir: str | Path,  # Of a finished run
     config: InterventionConfig,  # Of the tests that are wanted
@@ -210,7 +220,7 @@ def missing_tests(
     config = config.check()
     return _missing(trained.folder / FOLDER, config, len(trained.examples[: config.limit]))
 
-
+# %% ../../nbs/08_interventions/08_running.ipynb #rn-intervene
 def intervene(
     run: str | Path | TrainedRun,  # A finished run, or its folder
     config: InterventionConfig | None = None,  # None = all tests on 100 questions
@@ -230,7 +240,7 @@ def intervene(
         rows = read_interventions(trained.folder)
         return summarize_rows(rows[rows.test.isin(config.tests) & rows.id.isin(ids)])
 
-# %% ../../nbs/08_interventions/08_running.ipynb #rn-run-3
+# %% ../../nbs/08_interventions/08_running.ipynb #rn-make
 def _make(trained, config, folder, names):
     "Append the rows of these tests, question by question; the summary last."
     ids = [e.id for e in trained.examples]
@@ -240,10 +250,12 @@ def _make(trained, config, folder, names):
         for item in items[done:]:
             rows = run_question(item, names, config.seed)
             for name in names:
-                with open(folder / f'{name}.jsonl', 'a', encoding='utf-8') as f:
+                with _writing(folder), open(folder / f'{name}.jsonl', 'a', encoding='utf-8') as f:
                     f.write(''.join(_line(r) for r in rows if r['test'] == name))
             bar.update(1)
-    write_text(folder / 'summary.json', json.dumps(_summary(folder, ids[: len(items)]), indent=1))
+    summary = json.dumps(_summary(folder, ids[: len(items)]), indent=1)
+    with _writing(folder):
+        write_text(folder / 'summary.json', summary)
 
 # %% ../../nbs/08_interventions/08_running.ipynb #rn-summary
 def _summary(folder, ids):
