@@ -192,7 +192,9 @@ def test_control_models_have_panels_and_lines_apart():
     assert titles == ['toy, m', 'toy, m, control models']
     fig, _ = following_figure(FOUR)
     [ax] = fig.subfigs[0].axes
-    assert 1.5 in [line.get_ydata()[0] for line in ax.lines if list(line.get_xdata()) == [0, 1]], 'a line below incorrect'
+    assert 1.5 in [line.get_ydata()[0] for line in ax.lines if list(line.get_xdata()) == [0, 1]], (
+        'a line below incorrect'
+    )
 
 
 # --- sentences
