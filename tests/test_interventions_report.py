@@ -237,10 +237,18 @@ def test_models_that_are_not_certified_validate_nothing(shares):
     assert 'not certified' in said and ': validated' not in said
 
 
+def test_a_data_set_without_its_own_control_models_is_not_validated_by_those_of_another():
+    rows = pd.concat([FOUR, grid(dict(correct=15, follower=20), dataset='babi')])
+    table = validated_summary(rows)
+    assert set(table[table.dataset == 'babi'].validated) == {'no control models'}
+    assert 'babi, m: follower and ignorer were not both tested' in '\n'.join(intervention_findings(rows))
+    assert 'toy, m: follower and ignorer were not both' not in '\n'.join(intervention_findings(rows))
+
+
 def test_without_control_models_that_is_said():
     rows = grid(dict(correct=15, incorrect=5))
     said = intervention_findings(rows)
-    assert said[-1] == 'No control models (follower, ignorer) are in this grid: the measures are not validated here.'
+    assert said[-1] == 'toy, m: follower and ignorer were not both tested: the measures are not validated here.'
     assert 'D ' not in ''.join(said) and set(validated_summary(rows).validated) == {'no control models'}
 
 

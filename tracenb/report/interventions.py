@@ -298,10 +298,11 @@ def validated_summary(
     "`intervention_summary` with D of each metric, its interval, and `validated`: what D says of the metric."
     table, controls = intervention_summary(rows), control_table(rows)
     keys, names = [*MODEL_KEYS[:2], 'test', 'variant', 'metric'], dict(low='d_low', high='d_high', verdict='validated')
-    if controls.empty:
-        return table.assign(d=math.nan, d_low=math.nan, d_high=math.nan, validated='no control models')
-    own = controls[[*keys, 'd', *names]].rename(columns=names)
-    return table.merge(own, on=keys, how='left').fillna(dict(validated='not asked'))
+    own = controls.rename(columns=names).reindex(columns=[*keys, 'd', *names.values()])
+    table = table.merge(own.astype({k: table[k].dtype for k in keys}), on=keys, how='left')
+    known = set(zip(own.dataset, own.model))
+    asked = ['not asked' if key in known else 'no control models' for key in zip(table.dataset, table.model)]
+    return table.assign(validated=table.validated.fillna(pd.Series(asked, index=table.index)))
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-findings
 _TOLD = ('net_follow', 'reliance')  # Metrics with a sentence on the page; those of all are in the table
@@ -312,9 +313,9 @@ def intervention_findings(
 ) -> list[str]:
     "Sentences: following and reliance of each condition, each with D of its metric; the control models last."
     made, said = [c[-1] for c in _certificates(rows)], {False: [], True: []}
-    if not made:
-        made = ['No control models (follower, ignorer) are in this grid: the measures are not validated here.']
     table = validated_summary(rows)
+    for name in dict.fromkeys(map(heading, panels(table[table.validated == 'no control models']))):
+        made.append(f'{name}: follower and ignorer were not both tested: the measures are not validated here.')
     for r in table[table.metric.isin(_TOLD) & table.variant.isin(['', 'edited_facts'])].itertuples():
         d = '' if math.isnan(r.d) else f' D {r.d:.2f} [{r.d_low:.2f}, {r.d_high:.2f}]: {r.validated}.'
         name = f'{r.dataset}, {r.model}, tuned on {trained_name(r.condition)}'
