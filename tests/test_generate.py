@@ -39,11 +39,12 @@ def model():
     return load_model('tiny-random', device='cpu', dtype='float32')
 
 
-def test_batched_is_one_by_one_on_the_embedded_model():
+@pytest.mark.parametrize('n', [3, pytest.param(6, marks=pytest.mark.exhaustive)])
+def test_batched_is_one_by_one_on_the_embedded_model(n):
     tok, model = load_tokenizer('smollm2-135m'), load_model('smollm2-135m', device='cpu', dtype='float32')
-    prompts = toy_prompts(tok, 6)
+    prompts = toy_prompts(tok, n)
     assert len({len(p.input_ids) for p in prompts}) > 2  # so that there is padding
-    batched = generate(model, tok, prompts, GenerateConfig(max_new_tokens=24, batch_size=6))
+    batched = generate(model, tok, prompts, GenerateConfig(max_new_tokens=24, batch_size=n))
     assert generate(model, tok, prompts, GenerateConfig(max_new_tokens=24, batch_size=1)) == batched
     with torch.no_grad():  # and what transformers alone gives, on the 4-bit layers, without padding or mask
         alone = model.generate(

@@ -273,7 +273,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path, model, tok, rows):
 def test_the_embedded_model_learns(tmp_path, embedded):
     tok, model = embedded
     config = TrainConfig(
-        num_train_epochs=8,
+        num_train_epochs=5,
         batch_size=2,
         gradient_accumulation_steps=1,
         learning_rate=2e-3,

@@ -85,9 +85,7 @@ def ready(self: Subject) -> Iterator[Subject]:
             self.model.set_attn_implementation(attention)
 
 # %% ../../nbs/08_interventions/02_subject.ipynb #su-merges
-def tag_tokens(
-    tokenizer,
-) -> list[int]:
+def tag_tokens(tokenizer) -> list[int]:
     """
     The ids of all tokens that begin with '>', if the '>' of '<answer>' shares a token with the first letter or digit
     of an answer; else [].
