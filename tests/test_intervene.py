@@ -243,7 +243,7 @@ def fresh(name):
 whole = fresh('whole')
 assert attempt(whole, 0) == 0
 total = int(Path(f'{whole}.count').read_text())
-chosen = range(1, total + 1) if sys.argv[4] == 'every' else [1, 2, 3, total // 2, total]
+chosen = range(1, total + 1) if sys.argv[4] == 'every' else sorted({1, 2, 3, total // 2, total})
 for n in chosen:
     out = fresh(str(n))
     print(json.dumps(dict(n=n, code=attempt(out, n), again=attempt(out, 0), out=str(out))), flush=True)
@@ -258,7 +258,7 @@ def test_killed_while_measuring_the_same_command_ends_with_the_same_bytes(whole,
     done = subprocess.run(args, capture_output=True, text=True, timeout=900)
     tries = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0 and not [t for t in tries if 'error' in t], done.stdout[-500:] + done.stderr[-1500:]
-    assert len(tries) >= 5 and {(t['code'], t['again']) for t in tries} == {(-signal.SIGKILL, 0)}
+    assert len(tries) >= 4 and {(t['code'], t['again']) for t in tries} == {(-signal.SIGKILL, 0)}
     [undisturbed] = (tmp_path / 'whole').rglob(FOLDER)
     for t in tries:
         assert contents(Path(t['out'])) == contents(undisturbed.parent), t
@@ -417,7 +417,7 @@ def test_a_grid_runs_and_intervenes_in_one_command(tmp_path):
     (tmp_path / 'g.yaml').write_text(yaml.safe_dump(grid))
     first = command('run', 'g.yaml', '--out', 'o', cwd=tmp_path)
     assert '4 of 4 runs finished' in first.stdout and first.stdout.count('questions eligible') >= 4
-    folders = find_runs(tmp_path / 'o')
+    folders = list(find_runs(tmp_path / 'o'))
     assert len(folders) == 4 and all((at / FOLDER / 'summary.json').exists() for at in folders)
     files = {p: p.stat().st_mtime_ns for at in folders for p in (at / FOLDER).iterdir() if p.name != '.lock'}
     assert sum(p.name == 'intervene.ipynb' for p in files) == 4
