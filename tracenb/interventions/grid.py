@@ -18,6 +18,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from .running import FOLDER, InterventionConfig, missing_tests, read_interventions
+from ..runs.folders import repeated_runs
 from ..runs.kernels import ForkedKernelManager
 from ..runs.notebook import execute, experiment
 from ..runs.stages import load_run
@@ -71,10 +72,13 @@ def intervene_runs(
 def load_interventions(
     folder: str | Path,  # A grid's folder
 ) -> pd.DataFrame:
-    "The rows of all runs that were tested, with dataset, model, condition and seed; empty if none was."
-    parts = []
-    for path in sorted(Path(folder).rglob(f'{FOLDER}/summary.json')):
-        run = load_run(path.parents[1])
-        keys = {k: getattr(run, k) for k in ('dataset', 'model', 'condition', 'seed')}
-        parts.append(read_interventions(path.parents[1]).assign(**keys))
+    """
+    The rows of all runs that were tested, with dataset, model, condition and seed; empty if none was. Runs that are not
+    the only one of their condition and seed are left out, as in a report.
+    """
+    tested = [path.parents[1] for path in sorted(Path(folder).rglob(f'{FOLDER}/summary.json'))]
+    settings = {path: load_run(path).to_dict() for path in tested}
+    twins = {path for paths, _ in repeated_runs(settings) for path in paths}
+    keys = {p: {k: s[k] for k in ('dataset', 'model', 'condition', 'seed')} for p, s in settings.items()}
+    parts = [read_interventions(path).assign(**keys[path]) for path in tested if path not in twins]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

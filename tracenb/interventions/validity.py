@@ -20,7 +20,7 @@ from tracenb.interventions.registry import (
     metric_values,
     row_table,
 )
-from ..stats.comparisons import compare_seeds
+from ..stats.comparisons import compare_seeds, holm
 from ..stats.intervals import bootstrap_interval, cell_sums
 
 # %% ../../nbs/08_interventions/07_validity.ipynb #validity-certify
@@ -139,7 +139,8 @@ def force_contrasts(
     table = table.rename(columns={'condition': 'trained', 'variant': 'condition'}).astype({'right': float})
     known = [part[part.id.isin(_everywhere(part))] for _, part in table.groupby('trained', sort=False)]
     pairs = compare_seeds(pd.concat(known), value='right', within=('trained',))
-    return pairs[(pairs.a == 'correct') | (pairs.b == 'correct')].reset_index(drop=True)
+    pairs = pairs[(pairs.a == 'correct') | (pairs.b == 'correct')].reset_index(drop=True)
+    return pairs.assign(p_holm=pd.Series(holm(pairs.p), dtype=float))
 
 
 def _everywhere(part):
