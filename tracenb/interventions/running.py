@@ -18,9 +18,14 @@ from filelock import FileLock, Timeout
 
 from ..core.files import digest, read_jsonl, write_text
 from ..core.records import Record, TracenbError, lookup, record
-from . import attribution, following
 from .questions import FORCED, InterventionSettings, QuestionItem, gives
-from .registry import INTERVENTIONS, get_intervention, run_question, summarize_rows
+from tracenb.interventions.registry import (
+    SHIPPED_TESTS,
+    get_intervention,
+    known_interventions,
+    run_question,
+    summarize_rows,
+)
 from .subject import Subject
 from ..models.training import progress
 from ..runs.finished import TrainedRun
@@ -31,7 +36,6 @@ from ..traces.overview import completion_counter
 
 # %% ../../nbs/08_interventions/08_running.ipynb #rn-config
 FOLDER = 'interventions'  # In the folder of a run
-_LOADED = (following, attribution)  # Modules that register the tests
 
 
 def _check_forced(name):
@@ -67,8 +71,8 @@ class InterventionConfig(Record):
             raise TracenbError(f'limit is {self.limit}', 'ask at least one question')
         for name in self.forced:
             _check_forced(name)
-        names = {get_intervention(name).name for name in self.tests} or set(INTERVENTIONS)
-        return InterventionConfig(**asdict(self) | dict(tests=tuple(n for n in INTERVENTIONS if n in names)))
+        names = {get_intervention(name).name for name in self.tests} or set(known_interventions())
+        return InterventionConfig(**asdict(self) | dict(tests=tuple(n for n in known_interventions() if n in names)))
 
     def settings(self) -> InterventionSettings:
         "What the tests themselves look at."
@@ -121,6 +125,12 @@ def question_items(
     return _items(trained, config, Subject(trained.load(), trained.tokenizer))
 
 # %% ../../nbs/08_interventions/08_running.ipynb #rn-store
+def _code():
+    "Fingerprint of all code that the rows depend on."
+    modules = ('running', *SHIPPED_TESTS)  # the latter are imported by name
+    return digest([code_version(f'interventions.{m}') for m in modules], 16)
+
+
 def _common(folder, names, ids):
     """
     How many questions, the first ones of `ids`, all of these files hold as a whole; the files are cut back to them.
@@ -146,7 +156,7 @@ def _line(row):
 
 def _settings(config):
     "The content of `settings.json`."
-    now = config.to_dict() | dict(code=code_version('interventions.running'))
+    now = config.to_dict() | dict(code=_code())
     return json.loads(json.dumps(now))
 
 
@@ -166,7 +176,7 @@ def read_interventions(
 ) -> pd.DataFrame:
     "All stored rows of a run, one table. Raises `TracenbError` if there is none."
     folder = Path(run_dir) / FOLDER
-    rows = [r for name in INTERVENTIONS for r in _stored(folder / f'{name}.jsonl')]
+    rows = [r for name in known_interventions() for r in _stored(folder / f'{name}.jsonl')]
     if not rows:
         raise TracenbError(f'{folder}: no rows', f'make them: tracenb intervene {run_dir}')
     return pd.DataFrame(rows)
@@ -260,7 +270,7 @@ def _make(trained, config, folder, names):
 # %% ../../nbs/08_interventions/08_running.ipynb #rn-summary
 def _summary(folder, ids):
     "The content of `summary.json`."
-    found = {name: _stored(folder / f'{name}.jsonl') for name in INTERVENTIONS}
+    found = {name: _stored(folder / f'{name}.jsonl') for name in known_interventions()}
     names = [name for name, rows in found.items() if set(ids) <= {r['id'] for r in rows}]
     rows = [r for name in names for r in found[name] if r['id'] in set(ids)]
     table = summarize_rows(rows) if rows else pd.DataFrame()
