@@ -47,22 +47,26 @@ def run(
     dry_run: DryRun = False,
 ):
     "Run every run of a grid that is not finished yet, then its interventions. The same command again resumes."
-    from tracenb.interventions.running import make_config
     from tracenb.runs.grids import get_grid
 
     chosen = get_grid(grid, only, limit)
     out = out or Path('outputs') / chosen.name
-    config = None if chosen.interventions is None else make_config(**chosen.interventions)
+    config = None
+    if chosen.interventions is not None:
+        from tracenb.interventions.running import make_config
+
+        config = make_config(**chosen.interventions)
     if dry_run:
         from tracenb.runs.engine import plan_grid
 
         return print(plan_grid(chosen, out).to_string(index=False))
-    from tracenb.interventions.grid import intervene_runs
     from tracenb.runs.engine import run_grid
 
     errors = _or_interrupted(run_grid, chosen, out, workers, scheduler)
     print(f'{len(chosen.runs) - len(errors)} of {len(chosen.runs)} runs finished in {out}')
     if config:
+        from tracenb.interventions.grid import intervene_runs
+
         folders = [out / r.name for r in chosen.runs if r.name not in errors]
         errors |= _or_interrupted(intervene_runs, folders, config, workers, scheduler)
     if errors:

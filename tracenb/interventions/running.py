@@ -315,12 +315,12 @@ def verify_interventions(
     run_dir: str | Path,  # Of a finished run
 ) -> list[str]:
     "What differs between the stored rows and summary and what follows from them; empty if nothing does."
-    folder, trained = Path(run_dir) / FOLDER, TrainedRun(run_dir)
+    folder = Path(run_dir) / FOLDER
     path = folder / 'summary.json'
     if not path.exists():
         return [f'{FOLDER}: not complete'] if folder.exists() else []
     stored = json.loads(path.read_text(encoding='utf-8'))
-    items = _items(trained, InterventionConfig(limit=stored['n']), None)
+    items = _items(TrainedRun(run_dir), InterventionConfig(limit=stored['n']), None)
     gold = {q.example.id: q.example.answers for q in items}
     now, rows = _summary(folder, list(gold)), {name: _stored(folder / f'{name}.jsonl') for name in stored['tests']}
     found = [*_lost_or_changed(stored, now, rows, gold), *_summary_differences(stored, json.loads(json.dumps(now)))]

@@ -334,9 +334,8 @@ def _write(self: Subject, tree, cache, rows):
 
 
 @patch
-def _begin(self: Subject, tree, ask):
-    "(last token before the answer, the last few ids up to it); the tree gains prompt and trace."
-    root = self._root(tree, prompt_tokens(ask.chat, self.tokenizer, ask.context, ask.gold))
+def _begin(self: Subject, tree, ask, root):
+    "(last token before the answer, the last few ids up to it); the tree gains the trace."
     [forced] = forced_tokens(ask.chat, [(ask.trace, 'x')], self.tokenizer)
     prefill, node = mark_tokens(forced, ())[: forced.tag if self._tag else forced.start], root
     for marked in prefill:
@@ -352,8 +351,8 @@ class Ask:
     chat: ChatExample  # Its prompt
     trace: str  # Text between the think tags
     n_samples: int = 0  # At temperature 1, beside the greedy answer
-    context: Sequence[str] | None = None  # As for `score`, which shares the prompt if both are given the same
-    gold: Sequence[int] = ()
+    context: tuple[str, ...] | None = None  # As for `score`, which shares the prompt if both are given the same
+    gold: tuple[int, ...] = ()
 
 
 @patch
@@ -367,16 +366,19 @@ def write(
 
     Raises `TracenbError` if a trace and an answer of the largest size do not fit.
     """
-    rows = []
+    rows, roots = [], {}
     with self.ready(), torch.no_grad():
         tree, cache = self._open(asks[0].chat.id if asks else '')
         for ask in asks:
-            node, head = self._begin(tree, ask)
+            key = repr(ask.chat.prompt), ask.context, ask.gold
+            if key not in roots:
+                roots[key] = self._root(tree, prompt_tokens(ask.chat, self.tokenizer, ask.context, ask.gold))
+            node, head = self._begin(tree, ask, roots[key])
             rows.append([_Row(d, node, head) for d in _draws(ask.chat.id, ask.trace, ask.n_samples, seed)])
         self._write(tree, cache, [r for each in rows for r in each])
     return [[r.text(self.tokenizer).partition(END)[0] for r in each] for each in rows]
 
-
+# %% ../../nbs/08_interventions/02_subject.ipynb #su-answer-export-2
 @patch
 def answer(
     self: Subject,

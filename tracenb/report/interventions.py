@@ -25,7 +25,15 @@ from ..interventions.grid import load_interventions
 from ..interventions.registry import estimate_mean, get_intervention, metric_values, summarize_rows
 from ..interventions.validity import certify, force_contrasts, force_matrix, validity
 from .page import section, show_findings, show_table
-from .seed_means import RUN_KEYS, arrange, by_condition, condition_name, is_control, trained_name
+from tracenb.report.seed_means import (
+    RUN_KEYS,
+    arrange,
+    by_condition,
+    condition_name,
+    is_control,
+    number_span,
+    trained_name,
+)
 from tracenb.report.statements import (
     Statement,
     summarize_early,
@@ -47,10 +55,6 @@ def _metric(test, name):
 def _estimates_of(part, test, names):
     "Estimate and interval of these metrics in rows of one test and variant."
     return [dict(metric=name) | estimate_mean(metric_values(part, _metric(test, name))) for name in names]
-
-
-def _span(n):
-    return f'{n.min()}' if n.nunique() == 1 else f'{n.min()} to {n.max()}'
 
 
 def intervention_summary(
@@ -152,7 +156,7 @@ def following_figure(
     says = dict(follow='follows the trace', resist='gives the gold answer', other='gives another answer')
     handles = [Patch(color=color, label=says[choice]) for choice, color in CHOICES.items()]
     handles.append(Line2D([], [], color=INK, lw=1.4, label='95 % interval of following'))
-    asked = f'{_span(data.n_eligible)} of {_span(data.n)} questions are eligible'
+    asked = f'{number_span(data.n_eligible)} of {number_span(data.n)} questions are eligible'
     note = f'Forced: {condition_name(variant)}. {asked}. On the right: % that follows.'
     return draw(title, note, panels(data), lambda part: 0.7 + 0.3 * part.condition.nunique(), panel, handles), data
 
@@ -216,7 +220,9 @@ def early_figure(
     handles = [Line2D([], [], color=FAINT, ls=s, label=t) for s, t in (('-', 'whole trace'), (dashed, 'answer masked'))]
     tested = rows[rows.test == 'early_answering'].condition.unique()
     lost = [trained_name(c) for c in tested if c not in set(data.condition)]
-    note = f'The trace is cut after each step, fact and tenth; the model answers at once. {_span(data.n)} questions.'
+    note = (
+        f'The trace is cut after each step, fact and tenth; the model answers at once. {number_span(data.n)} questions.'
+    )
     note += f' No question of {", ".join(lost)}: what was written is cut off or a tie.' if lost else ''
     parts = [few for part in panels(data) for few in _few_curves(part)]
     return draw(title, note, parts, lambda part: 2.6, panel, handles), data
@@ -310,10 +316,11 @@ _TOLD = ('net_follow', 'reliance')  # Metrics with a sentence on the page; those
 
 def intervention_findings(
     rows: pd.DataFrame,  # Of `load_interventions`
+    table: pd.DataFrame | None = None,  # Of `validated_summary`, None = computed here
 ) -> list[str]:
     "Sentences: following and reliance of each condition, each with D of its metric; the control models last."
     made, said = [c[-1] for c in _certificates(rows)], {False: [], True: []}
-    table = validated_summary(rows)
+    table = validated_summary(rows) if table is None else table
     for name in dict.fromkeys(map(heading, panels(table[table.validated == 'no control models']))):
         made.append(f'{name}: follower and ignorer were not both tested: the measures are not validated here.')
     for r in table[table.metric.isin(_TOLD) & table.variant.isin(['', 'edited_facts'])].itertuples():
@@ -386,11 +393,11 @@ def intervention_section(
         'forced trace implies another answer than gold. D is the probability that a measure is greater in the '
         'follower than in the ignorer; a measure whose interval of D holds .5 is not validated here.</p>'
     )
-    made.append(show_findings(intervention_findings(rows)).data)
+    table = validated_summary(rows)
+    made.append(show_findings(intervention_findings(rows, table)).data)
     for name, title, figure, about in FIGURES:
         fig, data = figure(rows)
         made.append(section(folder, name, title, fig, data, _statement(about, data, rows)).data)
-    table = validated_summary(rows)
     with atomic_path(Path(folder) / 'interventions.csv') as tmp:
         table.to_csv(tmp, index=False, lineterminator='\n')
     made.append('<h3>All measures</h3>' + show_table(_readable(table), 'interventions.csv', fold=12).data)
