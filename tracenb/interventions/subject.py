@@ -72,7 +72,7 @@ def ready(self: Subject) -> Iterator[Subject]:
         keep_freed_memory()
     with (
         torch.no_grad(),
-        dequantized(self.model.eval(), should_dequantize(self.model)),
+        dequantized(self.model.eval(), should_dequantize(self.model), merge=True),
         memory_errors('scoring forced traces', 'lower chunk, or use a smaller model'),
     ):
         if attention not in ('sdpa', 'eager'):  # the others take no mask of this kind

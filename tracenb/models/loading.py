@@ -177,24 +177,27 @@ def load_model(
 def dequantized(
     model,  # With or without 4-bit layers and LoRA adapters on them
     active: bool = True,  # False: do nothing
+    merge: bool = False,  # Add the active LoRA adapters to the dense weights, for inference
 ) -> Iterator:
     "Inside the block the 4-bit layers of `model` are dense layers with the very weights that they compute with."
     packed = set(linear4bit(model)) if active else set()
+    tuned = {m.base_layer: m for m in model.modules() if merge and _can_merge(m)}
+    layers = (packed - set(tuned)) | {tuned[layer] for layer in packed & set(tuned)}
     places = [
         (parent, name, layer)
         for parent in list(model.modules())
         for name, layer in parent.named_children()
-        if layer in packed
+        if layer in layers
     ]
     for parent, name, layer in places:
-        setattr(parent, name, _dense(layer))
+        setattr(parent, name, _dense(layer) if layer in packed else _merged(layer))
     try:
         yield model
     finally:
         for parent, name, layer in places:
             setattr(parent, name, layer.train(parent.training))
 
-
+# %% ../../nbs/05_models/02_loading.ipynb #loading-dense
 def _dense(layer):
     "An ordinary linear layer with the weights that a 4-bit one computes with."
     from bitsandbytes.functional import dequantize_4bit
@@ -203,6 +206,25 @@ def _dense(layer):
     dense = torch.nn.Linear(layer.in_features, layer.out_features, bias=False, device='meta')
     dense.weight, dense.bias = torch.nn.Parameter(weight, requires_grad=False), layer.bias
     return dense.train(layer.training)
+
+
+def _can_merge(module):
+    "Is it a LoRA layer that is a sum of matrices: not DoRA or another variant, no bias of its own?"
+    return (
+        hasattr(module, 'lora_A')
+        and hasattr(module, 'base_layer')
+        and not (module.lora_variant or any(module.lora_bias.values()) or module.disable_adapters)
+    )
+
+
+def _merged(lora):
+    "The dense layer that a 4-bit layer with its active LoRA adapters amounts to, added in fp32."
+    dense = _dense(lora.base_layer)
+    weight = dense.weight.data.float()
+    for name in (a for a in lora.active_adapters if a in lora.lora_A):
+        weight += lora.scaling[name] * (lora.lora_B[name].weight.float() @ lora.lora_A[name].weight.float())
+    dense.weight.data = weight.to(dense.weight.dtype)
+    return dense
 
 # %% ../../nbs/05_models/02_loading.ipynb #5a91fd71
 def should_dequantize(
