@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,14 +17,14 @@ from tracenb.core.canvas import COLORS, colors
 from tracenb.core.files import write_jsonl
 from tracenb.core.records import TracenbError
 from tracenb.interventions.running import FOLDER
+from tracenb.interventions.validity import control_table
 from tracenb.report.interventions import (
-    control_table,
+    dots_figure,
     early_figure,
     following_figure,
     intervention_findings,
     intervention_section,
     matrix_figure,
-    shapley_figure,
     summarize_matrix,
     validated_summary,
 )
@@ -35,7 +36,8 @@ from tracenb.runs.notebook import execute, experiment
 from tracenb.runs.stages import make_run
 from tracenb.traces.conditions import CONDITIONS
 
-FIGURES = (matrix_figure, following_figure, early_figure, shapley_figure)
+FILLER, PATHS = (partial(dots_figure, test=t) for t in ('filler_sweep', 'knock_out'))
+FIGURES = (matrix_figure, following_figure, early_figure, dots_figure, FILLER, PATHS)
 TRACE = 'It is <b>.\n😀 red'
 SPANS = [[0, 2], [2, 5], [6, 10], [11, 12], [13, 16]]
 
@@ -58,6 +60,9 @@ def rows_of(follows, condition='correct', n=20, seed=1, dataset='toy', model='m'
             own | dict(test='step_attribution', variant=v, phi_label=0.1 * k, phi_facts=follow)
             for v in ('deleted', 'wrong', 'filler')
         ]
+        drops = {'filler equal': 2, 'varied equal': 2, 'shuffled': 1, 'trace': 3, 'context': 0, 'control': 0}
+        tests = dict.fromkeys(drops, 'filler_sweep') | dict.fromkeys(('trace', 'context', 'control'), 'knock_out')
+        made += [own | dict(test=tests[v], variant=v, lp_drop=x * follow) for v, x in drops.items()]
         made.append(own | dict(test='conflict', nie=follow, nde=1 - follow, te=1.0, reliance=follow))
         strip = dict(trace=TRACE, spans=SPANS, lp=[-4, -3, -3.5, -1, -1, -0.5], gain=3.5)
         made.append(own | dict(test='token_attribution', variant='correct', **strip))
@@ -145,10 +150,19 @@ def test_a_condition_without_early_answers_is_named():
 
 
 def test_shapley_values_of_each_step_and_replacement():
-    _, data = shapley_figure(FOUR)
-    value = data.set_index(['condition', 'replaced', 'step']).estimate.to_dict()
-    assert math.isclose(value['correct', 'filler', 'label'], 0.95) and value['correct', 'wrong', 'facts'] == 0.75
+    _, data = dots_figure(FOUR)
+    value = data.set_index(['condition', 'variant', 'metric']).estimate.to_dict()
+    assert math.isclose(value['correct', 'filler', 'phi_label'], 0.95)
+    assert value['correct', 'wrong', 'phi_facts'] == 0.75
     assert len(value) == 4 * 3 * 2
+
+
+def test_losses_under_filler_and_hidden_paths():
+    for figure, metric, right in ((FILLER, 'drop_filler_equal', 1.5), (PATHS, 'drop_trace', 2.25)):
+        fig, data = figure(FOUR)
+        value = data.set_index(['condition', 'metric']).estimate.to_dict()
+        assert len(value) == 4 * 3 and (value['correct', metric], value['ignorer', metric]) == (right, 0)
+        assert [t.get_text() for t in fig.axes[0].get_yticklabels()][-2:] == ['follower (control)', 'ignorer (control)']
 
 
 @pytest.mark.parametrize('figure', FIGURES)
@@ -204,7 +218,7 @@ def test_sentences_name_controls_after_the_conditions():
     told = summarize_following(following_figure(FOUR)[1])[0].partition('tuned on: ')[2]
     assert told == 'correct 75 %, incorrect 25 %; control models: follower 100 %, ignorer 0 %.'
     assert 'correct 0 to 100 %' in summarize_early(early_figure(FOUR)[1])[0]
-    assert 'correct +0.95 and +0.75' in summarize_shapley(shapley_figure(FOUR)[1])[0]
+    assert 'correct +0.95 and +0.75' in summarize_shapley(dots_figure(FOUR)[1])[0]
 
 
 def test_the_sentence_on_the_matrix_names_only_differences_that_a_test_found():

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['FOLDER', 'InterventionConfig', 'make_config', 'question_items', 'read_interventions', 'missing_tests', 'intervene',
-           'verify_interventions']
+           'verify_interventions', 'compare_scoring']
 
 # %% ../../nbs/08_interventions/08_running.ipynb #rn-imports
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -327,3 +328,36 @@ def verify_interventions(
     for r in (r for name in rows for r in rows[name] if r['id'] in gold):
         found += _said_otherwise(r, gold[r['id']], items[0])
     return [f'{FOLDER}/{problem}' for problem in found]
+
+# %% ../../nbs/08_interventions/08_running.ipynb #rn-speed
+class _Timed(Subject):
+    "Scores the probes of a question together, or each one as a sequence of its own, and takes the time."
+
+    together, n, seconds = True, 0, 0.0
+
+    def score(self, chat, probes, *context):
+        began, found = time.perf_counter(), []
+        for group in [probes] if self.together else [[p] for p in probes]:
+            self._kept = self._kept if self.together else None  # what was computed of this question so far
+            found += super().score(chat, group, *context)
+        self.seconds, self.n = self.seconds + time.perf_counter() - began, self.n + len(probes)
+        return found
+
+
+def compare_scoring(
+    items: list[QuestionItem],  # At least two; the first one is a warm-up
+    rounds: int = 1,  # In turns
+) -> pd.DataFrame:
+    "Probes of all tests and seconds to score them, together and one by one. Writing answers is not counted."
+    made = []
+    for together in [True, False] * rounds:
+        subject = _Timed(items[0].subject.model, items[0].subject.tokenizer)
+        subject.together = together
+        with subject.ready():
+            for k, item in enumerate(items):
+                run_question(replace(item, subject=subject), known_interventions())
+                if k == 0:
+                    subject.n, subject.seconds = 0, 0.0
+        way = 'together' if together else 'one by one'
+        made.append(dict(way=way, questions=len(items) - 1, probes=subject.n, seconds=subject.seconds))
+    return pd.DataFrame(made)

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['MODEL_KEYS', 'CHOICES', 'SHARES', 'FIGURES', 'intervention_summary', 'matrix_figure', 'following_figure',
-           'early_figure', 'shapley_figure', 'control_table', 'validated_summary', 'intervention_findings',
-           'summarize_matrix', 'intervention_section']
+           'early_figure', 'dots_figure', 'validated_summary', 'intervention_findings', 'summarize_matrix',
+           'intervention_section']
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-imports
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,9 @@ from matplotlib.patches import Patch
 
 from ..core.canvas import FAINT, INK, colors, draw, heading, nothing, panels, plain, spread
 from ..core.files import atomic_path
-from ..core.records import TracenbError
 from ..interventions.grid import load_interventions
 from ..interventions.registry import estimate_mean, get_intervention, metric_values, summarize_rows
-from ..interventions.validity import certify, force_contrasts, force_matrix, validity
+from ..interventions.validity import certificates, control_table, force_contrasts, force_matrix
 from .page import section, show_findings, show_table
 from tracenb.report.seed_means import (
     RUN_KEYS,
@@ -228,76 +228,70 @@ def early_figure(
     return draw(title, note, parts, lambda part: 2.6, panel, handles), data
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-steps
-_STEP_INKS = dict(label='#AA3377', facts='#0072B2')
-_REPLACED = dict(deleted='o', wrong='s', filler='^')
+_STEP_INKS, _REPLACED = dict(label='#AA3377', facts='#0072B2'), dict(deleted='o', wrong='s', filler='^')
+_DOTS = {
+    'step_attribution': {
+        (f'phi_{step}', way): (f'{step} step; removed: {way}', ink, mark)
+        for step, ink in _STEP_INKS.items()
+        for way, mark in _REPLACED.items()
+    },
+    'filler_sweep': {
+        ('drop_filler_equal', 'filler equal'): ('one filler word repeated', '#0072B2', 'o'),
+        ('drop_varied_equal', 'varied equal'): ('varied filler', '#0072B2', 's'),
+        ('drop_shuffled', 'shuffled'): ("the trace's words shuffled", '#AA3377', '^'),
+    },
+    'knock_out': {
+        ('drop_trace', 'trace'): ('the trace', '#AA3377', 'o'),
+        ('drop_context', 'context'): ('the context', '#0072B2', 's'),
+        ('drop_control', 'control'): ('some other facts', '#777777', '^'),
+    },
+}  # Test -> (metric, variant) -> what its mark says, its color, its form
+_ASKED = dict(
+    step_attribution=('Which step does the answer rest on?', 'Shapley value'),
+    filler_sweep=('Does filler do as well as the trace?', 'loss'),
+    knock_out=('What must the answer see?', 'loss where it is hidden'),
+)
 
 
-def _step_data(rows):
+def _dot_data(rows, test):
     made = []
-    for key, part in by_condition(rows[(rows.test == 'step_attribution') & (rows.variant != '')]):
-        for variant, own in part.groupby('variant', sort=False):
-            for r in _estimates_of(own, 'step_attribution', [f'phi_{step}' for step in _STEP_INKS]):
-                step = r.pop('metric').removeprefix('phi_')
-                made.append(dict(zip(MODEL_KEYS, key)) | dict(replaced=variant, step=step) | r)
+    for key, part in by_condition(rows[rows.test == test]):
+        for metric, variant in _DOTS[test]:
+            own = part[part.variant == variant]
+            made += [dict(zip(MODEL_KEYS, key)) | dict(variant=variant) | r for r in _estimates_of(own, test, [metric])]
     data = pd.DataFrame(made, columns=None if made else ['estimate'])
     return data[data.estimate.notna()]
 
-
-def shapley_figure(
+# %% ../../nbs/09_report/10_interventions.ipynb #ri-dots
+def dots_figure(
     rows: pd.DataFrame,  # Of `load_interventions`
+    test: str = 'step_attribution',  # Or 'filler_sweep', 'knock_out'
 ) -> tuple[Figure, pd.DataFrame]:
-    "Shapley values of label and facts with intervals, by condition and by what replaces a step; and the table."
-    data, title = _step_data(rows), 'Which step does the answer rest on?'
+    "Changes of the log-probability of gold with intervals, by condition and by what is changed; and the table."
+    data, marks, (title, unit) = _dot_data(rows, test), _DOTS[test], _ASKED[test]
     if data.empty:
-        return nothing(title, 'No question is eligible for the two steps.'), data
-    offsets = spread([(step, v) for step in _STEP_INKS for v in _REPLACED])
+        return nothing(title, 'No question is eligible.'), data
+    offsets = spread(list(marks))
 
     def panel(ax, part):
         names = list(dict.fromkeys(part.condition))
         for r in part.itertuples():
-            y, ink = names.index(r.condition) + offsets[r.step, r.replaced], _STEP_INKS[r.step]
+            y, (_, ink, mark) = names.index(r.condition) + offsets[r.metric, r.variant], marks[r.metric, r.variant]
             if not math.isnan(r.low):
                 ax.plot([r.low, r.high], [y, y], color=ink, lw=1.2, alpha=0.7)
-            ax.plot(r.estimate, y, _REPLACED[r.replaced], color=ink, ms=4.5)
+            ax.plot(r.estimate, y, mark, color=ink, ms=4.5)
         for y in range(1, len(names)):
             ax.axhline(y - 0.5, color='#EEEEEE', lw=0.8, zorder=0)
         ax.axvline(0, color=FAINT, lw=1)
         _lines(ax, names)
-        ax.set(title=heading(part), xlabel='Shapley value, nats of log-probability of gold')
+        ax.set(title=heading(part), xlabel=f'{unit}, nats of log-probability of gold')
         plain(ax, 'x', left=True)
 
-    handles = [Patch(color=c, label=f'{step} step') for step, c in _STEP_INKS.items()]
-    handles += [Line2D([], [], marker=m, ls='', color=INK, label=f'removed step is {v}') for v, m in _REPLACED.items()]
+    handles = [Line2D([], [], marker=mark, ls='', color=ink, label=says) for says, ink, mark in marks.values()]
     note = 'Bars are 95 % intervals over questions and seeds.'
     return draw(title, note, panels(data), lambda part: 0.7 + 0.62 * part.condition.nunique(), panel, handles), data
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-say
-def _certificates(rows):
-    "(data set, model, control model, certified, sentence) of each control model."
-    for (dataset, model, kind), part in by_condition(rows):
-        if is_control(kind):
-            try:
-                found = certify(part, kind)
-            except TracenbError as e:
-                found = dict(certified=False, sentence=f'{kind}: {e.what}: not certified.')
-            yield dataset, model, kind, found['certified'], f'{dataset}, {model}, control model {found["sentence"]}'
-
-
-def control_table(
-    rows: pd.DataFrame,  # Of `load_interventions`
-) -> pd.DataFrame:
-    "D of each metric between follower and ignorer, by data set and model, with a verdict; empty without both."
-    certified, made = {c[:3]: c[3] for c in _certificates(rows)}, []
-    for key, part in rows.groupby(MODEL_KEYS[:2], sort=False):
-        follower, ignorer = (part[part.condition == kind] for kind in ('follower', 'ignorer'))
-        if set(follower.id) & set(ignorer.id):
-            table = validity(follower, ignorer).assign(**dict(zip(MODEL_KEYS, key)))
-            if not all(certified[*key, kind] for kind in ('follower', 'ignorer')):
-                table['verdict'] = 'control models not certified'
-            made.append(table)
-    return pd.concat(made, ignore_index=True) if made else pd.DataFrame()
-
-
 def validated_summary(
     rows: pd.DataFrame,  # Of `load_interventions`
 ) -> pd.DataFrame:
@@ -319,7 +313,7 @@ def intervention_findings(
     table: pd.DataFrame | None = None,  # Of `validated_summary`, None = computed here
 ) -> list[str]:
     "Sentences: following and reliance of each condition, each with D of its metric; the control models last."
-    made, said = [c[-1] for c in _certificates(rows)], {False: [], True: []}
+    made, said = [c[-1] for c in certificates(rows)], {False: [], True: []}
     table = validated_summary(rows) if table is None else table
     for name in dict.fromkeys(map(heading, panels(table[table.validated == 'no control models']))):
         made.append(f'{name}: follower and ignorer were not both tested: the measures are not validated here.')
@@ -370,12 +364,14 @@ FIGURES = (
     ('forced_matrix', 'Forced traces', matrix_figure, summarize_matrix),
     ('following', 'A wrong trace', following_figure, summarize_following),
     ('early_answering', 'Early answers', early_figure, summarize_early),
-    ('step_attribution', 'The two steps', shapley_figure, summarize_shapley),
+    ('step_attribution', 'The two steps', dots_figure, summarize_shapley),
+    ('filler', 'Filler', partial(dots_figure, test='filler_sweep'), None),
+    ('paths', 'Hidden paths', partial(dots_figure, test='knock_out'), None),
 )  # File, heading, figure, statement
 
 
 def _statement(about, data, rows):
-    if data.empty:
+    if data.empty or about is None:
         return None
     return about(data, rows) if about is summarize_matrix else about(data)
 

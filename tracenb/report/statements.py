@@ -390,12 +390,12 @@ def summarize_early(
 
 
 def summarize_shapley(
-    data: pd.DataFrame,  # Of `shapley_figure`
+    data: pd.DataFrame,  # Of `dots_figure`
 ) -> Statement:
     "Shapley values of the two steps."
     told = lambda own: ' and '.join(f'{x:+.2f}' for x in own.estimate)
     return (
         f'Shapley values of the label and the facts step, a removed step deleted, in nats: '
-        f'{text_by_condition(data[data.replaced == "deleted"], told)}.',
+        f'{text_by_condition(data[data.variant == "deleted"], told)}.',
         'Facts may hold the answer; then their value is partly one of copying. The masked trace tells the two apart.',
     )
