@@ -205,6 +205,29 @@ def test_the_explorer_reacts(lab, tab, tmp_path):
     page.screenshot(path=tmp_path / 'explorer.png')
 
 
+FORCE = 'from tracenb.interventions.panel import explore_trace\nexplore_trace(run.path)'
+
+
+def test_a_trace_can_be_edited_by_hand(lab, tab):
+    page = tab(width=1200, height=1500)
+    prompts, errors = lab.run_all(page, lab.write('forced.ipynb', RUN, FORCE))
+    assert ran(prompts) and errors == []
+    panel = page.locator('.jp-CodeCell').nth(1)
+    trace = panel.get_by_label('trace', exact=True)
+    trace.wait_for()
+    assert trace.input_value(), 'it begins with the correct trace'
+    for text in (trace.input_value(), 'Nothing <b>is</b> known.'):
+        trace.fill(text)
+        panel.get_by_role('button', name='Force this trace').press('Enter')
+        panel.locator('td', has_text=text[:24]).first.wait_for()
+    rows = panel.locator('tbody tr', has=page.locator('td')).all_inner_texts()
+    logprobs = [float(re.search(r'-\d+\.\d\d', row)[0]) for row in rows[-2:]]
+    assert logprobs[0] != logprobs[1]
+    panel.get_by_label('start from').select_option('none')
+    page.wait_for_function('t => t.value === ""', arg=trace.element_handle())
+    assert asks_no_other_host(page, lab)
+
+
 # --- a stopped cell
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from tracenb.core.records import TracenbError
 from tracenb.models import loading, presets
@@ -55,6 +56,26 @@ def test_dequantized_weights_compute_the_same_numbers(name, dtype, embedded):
         assert torch.equal(evaluate(model), packed)
     assert len(linear4bit(model)) == n
     assert torch.equal(evaluate(model), packed)
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('kind', ['lora', 'two adapters', 'dora', 'lora bias', 'disabled'])
+def test_a_merged_adapter_computes_the_same_numbers(kind):
+    more = dict(use_dora=kind == 'dora', lora_bias=kind == 'lora bias')
+    lora = LoraConfig(target_modules='all-linear', init_lora_weights=False, lora_dropout=0.1, **more)
+    model = get_peft_model(load_model('tiny-random', device='cpu', dtype='float32'), lora)
+    if kind == 'two adapters':
+        model.add_adapter('second', lora)
+        model.base_model.set_adapter(['default', 'second'])
+    if kind == 'disabled':
+        model.base_model.disable_adapter_layers()
+    apart, n = evaluate(model), len(linear4bit(model))
+    with dequantized(model, merge=True):
+        assert not linear4bit(model)
+        merged = any('lora_A' in name for name, _ in model.named_parameters()) is False
+        assert merged == (kind in ('lora', 'two adapters')), 'variants that are more than a sum of matrices stay apart'
+        assert (evaluate(model) - apart).abs().max() < 1e-4
+    assert len(linear4bit(model)) == n and torch.equal(evaluate(model), apart)
 
 
 def test_dequantized_restores_after_an_error():

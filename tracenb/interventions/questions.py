@@ -22,6 +22,7 @@ from .probes import Probe
 from .subject import Subject
 from ..scoring.overlap import as_set
 from ..tasks.task import Task
+from ..traces.blocks import read_blocks
 from ..traces.chat import SYSTEM, render
 from ..traces.conditions import ConditionContext, get_condition
 
@@ -144,11 +145,12 @@ def orders(
 
 def gives(
     item: QuestionItem,  # Its task
-    text: str,  # As the model wrote it
+    text: str,  # As the model wrote it after '<answer>'
     answers: tuple[str, ...] | None,  # Gold or implied
 ) -> bool:
     "Whether the text gives these answers, all of them, or one if they are alternatives."
-    said = as_set(item.task.read_answers(text))
+    block = read_blocks(f'<answer>{text}</answer>', free=item.task.alternatives).answer  # read as scorers read it
+    said = as_set(item.task.read_answers(block.value))
     wanted = [[a] for a in answers or ()] if item.task.alternatives else [answers or ()]
     return bool(said) and said in [as_set(w) for w in wanted]
 
