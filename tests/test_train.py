@@ -16,11 +16,12 @@ from peft import PeftModel
 from tracenb.core.files import read_jsonl
 from tracenb.core.records import Trace, TracenbError
 from tracenb.models.adapters import attach_adapter, load_adapter
-from tracenb.models.batches import TrainConfig, collate, completion_loss, fit_rows, plan_batches
+from tracenb.models.batches import TrainConfig, collate, completion_loss, fit_rows, padding_share, plan_batches
 from tracenb.models.loading import linear4bit, load_model, load_tokenizer
 from tracenb.models.training import save_checkpoint, train
-from tracenb.tasks.task import DataConfig, load_examples, toy
+from tracenb.tasks.task import DataConfig, get_task, load_examples, toy
 from tracenb.traces.chat import render
+from tracenb.traces.conditions import build_traces
 from tracenb.traces.loss_mask import Encoded, encode
 
 QUICK = TrainConfig(
@@ -84,10 +85,30 @@ def test_batches_cover_each_epoch_and_are_of_like_length():
     batches = [b for step in plan for b in step]
     assert sorted(i for b in batches for i in b) == sorted([*range(50)] * 3)
     assert all(len(step) == 4 for step in plan[:-1]) and len(batches) == 3 * 13
+    assert padding_share(OF_LENGTH, plan) < 0.17
     assert sum(max(LENGTHS[i] for i in b) * len(b) for b in batches) < 1.2 * 3 * sum(LENGTHS)
     assert plan != plan_batches(
         OF_LENGTH, TrainConfig(num_train_epochs=3, batch_size=4, gradient_accumulation_steps=4), seed=2
     )
+
+
+@pytest.mark.parametrize('dataset', ['babi', 'cotempqa', 'msmarco'])
+def test_all_conditions_share_their_batches(dataset, tok):
+    "However long their traces are; and few batches hold one label."
+    task = get_task(dataset)
+    examples = task.simulate(240, 0, 'train', task.labels, 120)
+    config = TrainConfig(num_train_epochs=2, gradient_accumulation_steps=1)
+    encoded = [
+        [encode(render(e, t, task), tok) for e, t in zip(examples, build_traces(examples, task, name, seed=3))]
+        for name in ('vanilla', 'correct', 'incorrect', 'filler', 'wrong_label')
+    ]
+    plans = [plan_batches(rows, config, seed=3) for rows in encoded]
+    assert len({tuple(len(r.input_ids) for r in rows) for rows in encoded}) > 2
+    assert all(plan == plans[0] for plan in plans)
+    pure = [len({examples[i].meta['label'] for i in b}) == 1 for [b] in plans[0]]
+    assert sum(pure) < 0.2 * len(pure)
+    apart = plan_batches(encoded[0], TrainConfig(num_train_epochs=2, group_by_length=False), seed=3)
+    assert padding_share(encoded[0], apart) > padding_share(encoded[0], plans[0])
 
 
 @pytest.mark.parametrize('loss', ['completion', 'all'])

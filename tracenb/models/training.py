@@ -22,7 +22,15 @@ from tqdm.auto import tqdm
 from ..core.files import atomic_path, digest, read_jsonl, write_jsonl
 from ..core.records import TracenbError
 from .adapters import attach_adapter, model_card, save_adapter
-from .batches import TrainConfig, collate, completion_loss, fit_rows, n_loss_tokens, plan_batches
+from tracenb.models.batches import (
+    TrainConfig,
+    collate,
+    completion_loss,
+    fit_rows,
+    n_loss_tokens,
+    padding_share,
+    plan_batches,
+)
 from .loading import fast_cpu, memory_errors
 from ..traces.loss_mask import Encoded
 
@@ -327,7 +335,8 @@ def train(
     """
     Fine-tune an adapter and save it as `out/adapter`.
 
-    Returns steps, seconds, tokens, loss (mean of the last tenth of the steps), rows too long, peak memory (MB).
+    Returns steps, seconds, tokens, loss (mean of the last tenth of the steps), rows too long, share of padding, peak
+    memory (MB).
     """
     out, began = Path(out), time.monotonic()
     kept, long = fit_rows(rows, config.check().max_length)
@@ -342,6 +351,7 @@ def train(
                 pad = tokenizer.pad_token_id
                 made = _run_steps(adapted, kept, pad, config, seed, out, settings, resume, on_step)
                 summary = _summary(model, kept, long, began, *made)
+                summary['padding_share'] = round(padding_share(kept, plan_batches(kept, config, seed)), 4)
                 save_adapter(adapted, out / 'adapter', model_card(model.name_or_path, config, summary))
         finally:
             adapted.unload().eval()
