@@ -262,6 +262,14 @@ T = f'{LABEL}{FACTS}{list(CONTEXT[:1])}'
             OTHER_TAGS,
         ),
         (f'<|START_THINKING|>{T}<|END_THINKING|><|START_RESPONSE|>home<|END_RESPONSE|>', OTHER_TAGS),
+        (f'<think type="cot">{T}</think><answer lang="en">home</answer>', OTHER_TAGS),
+        (f'<|channel|>analysis<|message|>{T}<|end|><|start|>assistant<|channel|>final<|message|>home', NO_TAG),
+        (
+            f'<|start|>assistant<|channel|>analysis<|message|>{T}<|end|>'
+            '<|start|>assistant<|channel|>final <|constrain|>text<|message|>home<|return|>',
+            NO_TAG,
+        ),
+        (f'analysis{T}assistantfinalhome', NO_TAG),  # the same, decoded without special tokens
         (f'<think>{T}</think> <answer>home</answer><|im_end|>', END_TOKEN),
         (f'<|im_start|>assistant\n<think>{T}</think> <answer>home</answer></s>', END_TOKEN),
         (f'<｜end▁of▁sentence｜><think>{T}</think> <answer>home</answer>', END_TOKEN),

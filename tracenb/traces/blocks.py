@@ -16,16 +16,21 @@ from ..core.records import Span
 # %% ../../nbs/04_traces/03_blocks.ipynb #tags
 OPEN, CLOSE = '<think>', '</think>'
 REGULAR = (OPEN, CLOSE, '<answer>', '</answer>')  # As they are taught
-_THINK = r'(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning|scratchpad)\s*>'
-_ANSWER = r'(?:final[_ ])?(?:answer|solution)\s*>'
+_ATTRIBUTES = r'(?:\s+[\w-]+\s*=[^<>\n]*)?\s*>'
+_THINK = rf'(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning|scratchpad){_ATTRIBUTES}'
+_ANSWER = rf'(?:final[_ ])?(?:answer|solution){_ATTRIBUTES}'
 _END = (
     r'<\|(?:im_end|eot_id|eom_id|end_of_text|endoftext|end_of_turn_token|end|eot|return)\|>|'
     r'<｜end▁of▁sentence｜>|</s>|<(?:eos|pad|end_of_turn|turn\|)>'
 )
+_CHANNEL, _NEXT = r'<\|channel\|>\s*', r'<\|end\|>\s*<\|start\|>assistant\s*'  # Of gpt-oss
+_MESSAGE = r'[^<\n]*(?:<\|constrain\|>[^<\n]*)?<\|message\|>'
 _START = r'<\|(?:im_start|start_header_id|start|user|assistant)\|>|<｜(?:user|assistant)｜>|<start_of_turn>|\[INST\]'
 _KINDS = dict(
-    think_open=rf'<\s*{_THINK}|\[think\]|◁think▷|<\|begin_of_thought\|>|<\|start_thinking\|>',
-    think_close=rf'<\s*/\s*{_THINK}|\[/think\]|◁/think▷|<\|end_of_thought\|>|<\|end_thinking\|>',
+    think_open=rf'<\s*{_THINK}|\[think\]|◁think▷|<\|begin_of_thought\|>|<\|start_thinking\|>|'
+    rf'{_CHANNEL}(?:analysis|commentary){_MESSAGE}',
+    think_close=rf'<\s*/\s*{_THINK}|\[/think\]|◁/think▷|<\|end_of_thought\|>|<\|end_thinking\|>|'
+    rf'(?:{_NEXT})?{_CHANNEL}final{_MESSAGE}|{_NEXT}(?={_CHANNEL})|assistantfinal',
     answer_open=rf'<\s*{_ANSWER}|<\|begin_of_solution\|>|<\|start_response\|>',
     answer_close=rf'<\s*/\s*{_ANSWER}|<\|end_of_solution\|>|<\|end_response\|>',
     end=_END,
@@ -36,6 +41,7 @@ _TAG = re.compile('|'.join(f'(?P<{kind}>{form})' for kind, form in _KINDS.items(
 _SPECIAL = re.compile(rf'{_END}|{_START}|<s>|<bos>|<\|begin_of_text\|>|<\|end_header_id\|>', re.I)
 _BEGINS = re.compile(
     rf'(?:\s|{_SPECIAL.pattern}|assistant[ \t]*(?::|\n|\Z|(?=<\|end_header_id))|(?<=<\|im_start\|>)assistant|'
+    r'(?<=<\|start\|>)assistant|'
     r'(?<=<start_of_turn>)model)*',
     re.I,
 )  # What may stand before the text of a turn
