@@ -12,12 +12,13 @@ __all__ = ['FEW', 'LONG_ANSWERS', 'Statement', 'summarize_pairs', 'summarize_tra
 import numpy as np
 import pandas as pd
 
-from .seed_means import PASSED, condition_name, is_control, over_samples, sample_count
+from .seed_means import condition_name, is_control
 from .tables import baselines, best_guess, guess_table, pairs
 from ..scoring.baselines import GUESSES
+from ..scoring.samples import PASSED, over_samples, sample_count
 from ..stats.association import two_by_two
 from ..stats.intervals import majority_baseline, p_text, percent
-from ..stats.links import link, link_text
+from ..stats.links import holm_links, link, link_text
 from ..stats.wording import pair_sentences, span
 from ..traces.conditions import get_condition
 
@@ -40,8 +41,8 @@ def summarize_pairs(
 FEW = 10  # Right traces below which nothing is said about what they are worth
 
 
-def _trace_statement(part, rows, form):
-    "What the table of trace and answer says for one condition; None where no trace was scored."
+def _trace_statement(part, x, rows, form):
+    "What the table of trace and answer says for one condition with the link `x`; None where no trace was scored."
     t = two_by_two(part[f'trace_correct_{form}'], part.answer_exact)
     if not t.n:
         return None
@@ -53,10 +54,10 @@ def _trace_statement(part, rows, form):
         if p is not None
     ]
     seeds = part.seed.nunique()
-    how = f'Fisher {p_text(t.p_fisher)}'
+    how = f'{x.test} {p_text(x.p)}'
     if not part.id.is_unique:
         how = f'{part.id.nunique()} questions' + (f', {seeds} seeds' if seeds > 1 else '')
-    said = link_text(link(part, f'trace_correct_{form}'), how)
+    said = link_text(x, how)
     facts = 'any gold fact' if form == 'any' else 'exactly the gold facts'
     few = f' {right} right traces are too few to say what one is worth.' if 0 < right < FEW else ''
     name = f'{_place(part, rows)}{condition_name(part.condition.iloc[0])}'
@@ -70,9 +71,10 @@ def summarize_traces(
     rows: pd.DataFrame,  # Of `gather`
     form: str,  # 'any' or 'exact'
 ) -> list[str]:
-    "What the table of trace and answer says for each condition that has a trace."
-    groups = rows.groupby(['dataset', 'model', 'condition'], sort=False)
-    return [s for _, part in groups if (s := _trace_statement(part, rows, form))]
+    "What the table of trace and answer says for each condition that has a trace; their tests are one family (Holm)."
+    parts = [part for _, part in rows.groupby(['dataset', 'model', 'condition'], sort=False)]
+    links = holm_links(link(part, f'trace_correct_{form}') for part in parts)
+    return [s for part, x in zip(parts, links) if (s := _trace_statement(part, x, rows, form))]
 
 # %% ../../nbs/09_report/06_statements.ipynb #14520aa3
 LONG_ANSWERS = 'a model that answers in sentences is understated by the exact figure alone.'
@@ -228,6 +230,16 @@ def _links(part, several):
     return ', '.join(text) + (f'; linked across labels, not within: {", ".join(names)}' if names else '')
 
 
+def _shown(part, several):
+    "For which conditions a link is shown after the correction; '' where there is one condition."
+    tests = int(part.phi_tests.max())
+    if tests < 2:
+        return ''
+    found = part[part.link == 'differ'].itertuples()
+    names = ', '.join(condition_name(r.condition) + (f' ({r.dataset}, {r.model})' if several else '') for r in found)
+    return f" By Holm's correction over these {tests} tests a link is shown for {names or 'none of them'}."
+
+
 def summarize_trace_answer(
     data: pd.DataFrame,  # Of `trace_answer_figure`
     label: pd.DataFrame,  # Of `trace_answer_table(rows, trace='classification')`
@@ -238,6 +250,7 @@ def summarize_trace_answer(
     part, several = data.dropna(subset='phi'), data[['dataset', 'model']].drop_duplicates().shape[0] > 1
     alone = label[label.condition.isin(part.condition)].dropna(subset='phi')
     by = f' With the label step alone: {_links(alone, several)}.' if len(alone) else ''
+    by = f'{_shown(part, several)}{by}'
     return (
         f'Phi of a right trace and a right answer (0: independent, 1: always together){_many(part)}: '
         f'{_links(part, several)}.{by}',
