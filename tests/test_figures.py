@@ -125,7 +125,7 @@ def test_several_seeds_and_questions_count_as_drawn():
 def test_intervals_over_seeds_cover_where_seeds_move_a_condition():
     "Four conditions whose seeds have true accuracies 4 points around 60 %: 19 of 20 intervals hold 60 %."
     rng, held, n = np.random.default_rng(5), 0, 0
-    for _ in range(60):
+    for _ in range(25):
         easy = rng.normal(0, 0.15, 150)
         parts = [
             pd.DataFrame(dict(dataset='d', model='m', condition=c, seed=s, id=range(150))).assign(

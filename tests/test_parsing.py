@@ -108,6 +108,8 @@ PIECES = (
     *('<think>', '</think>', '<answer>', '</answer>', 'assistant\n', LABEL, FACTS, 'Answer: ', 'the answer is: '),
     *("['", "', '", "']", '["', '"]', '\\n', "\\'", '\\', '\n', ' ', ',', '.', 'home', 'red', 'place', 'İΣ'),
     *('Mary went home.', 'mary WENT home', 'John and Mary went home.', 'John left.', 'John left', 'John flew.'),
+    *('A: ', 'Q: ', 'B: ', '**', '## Answer\n', 'Final answer: ', '\\boxed{', '}', 'Human: ', 'Question: '),
+    *('<THINK>', '[/THINK]', '<|begin_of_thought|>', '</thinking>', '< / answer >', '<|im_end|>', '<|im_start|>user\n'),
 )
 texts = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=14).map(''.join)
 well_formed = st.lists(

@@ -18,7 +18,7 @@ from ..scoring.baselines import GUESSES
 from ..scoring.samples import PASSED, over_samples, sample_count
 from ..stats.association import two_by_two
 from ..stats.intervals import majority_baseline, p_text, percent
-from ..stats.links import holm_links, link, link_text
+from ..stats.links import holm_links, link, link_text, shown_links
 from ..stats.wording import pair_sentences, span
 from ..traces.conditions import get_condition
 
@@ -216,6 +216,10 @@ def summarize_steps(
     )
 
 # %% ../../nbs/09_report/06_statements.ipynb #608e4dc1
+def _named(part, several):
+    return [condition_name(r.condition) + (f' ({r.dataset}, {r.model})' if several else '') for r in part.itertuples()]
+
+
 def _links(part, several):
     "'correct 0.41 (odds ratio within labels 2.10)', over all data sets and models."
     text = []
@@ -223,21 +227,8 @@ def _links(part, several):
         inside = p.odds_ratio_within.dropna()
         ratio = f'odds ratio within labels {span(inside, "{:.2f}")}' if len(inside) else 'no odds ratio within labels'
         text.append(f'{condition_name(c)} {span(p.phi, "{:.2f}")} ({ratio})')
-    across = part[part.only_across_labels.astype(bool)]
-    names = [
-        condition_name(r.condition) + (f' ({r.dataset}, {r.model})' if several else '') for r in across.itertuples()
-    ]
+    names = _named(part[part.only_across_labels.astype(bool)], several)
     return ', '.join(text) + (f'; linked across labels, not within: {", ".join(names)}' if names else '')
-
-
-def _shown(part, several):
-    "For which conditions a link is shown after the correction; '' where there is one condition."
-    tests = int(part.phi_tests.max())
-    if tests < 2:
-        return ''
-    found = part[part.link == 'differ'].itertuples()
-    names = ', '.join(condition_name(r.condition) + (f' ({r.dataset}, {r.model})' if several else '') for r in found)
-    return f" By Holm's correction over these {tests} tests a link is shown for {names or 'none of them'}."
 
 
 def summarize_trace_answer(
@@ -249,8 +240,8 @@ def summarize_trace_answer(
         return None
     part, several = data.dropna(subset='phi'), data[['dataset', 'model']].drop_duplicates().shape[0] > 1
     alone = label[label.condition.isin(part.condition)].dropna(subset='phi')
-    by = f' With the label step alone: {_links(alone, several)}.' if len(alone) else ''
-    by = f'{_shown(part, several)}{by}'
+    by = shown_links(part, _named(part, several))
+    by += f' With the label step alone: {_links(alone, several)}.' if len(alone) else ''
     return (
         f'Phi of a right trace and a right answer (0: independent, 1: always together){_many(part)}: '
         f'{_links(part, several)}.{by}',

@@ -33,9 +33,8 @@ from ..scoring.overlap import forced_facts, n_traces_missing_facts
 from ..scoring.samples import PASSED, over_samples
 from ..scoring.scorers import SCORERS
 from ..scoring.tables import score_all, tabulate
-from ..stats.association import two_by_two
 from ..stats.intervals import balanced_accuracy, majority_answer, majority_baseline, proportions
-from ..stats.links import link
+from ..stats.links import crossed
 from ..tasks.task import DataConfig, get_task, load_examples
 from ..traces.chat import SYSTEM, render, taught_pairs
 from ..traces.conditions import build_traces, get_condition
@@ -59,7 +58,7 @@ def run_name(
     parts = [re.sub(r'[^\w.-]+', '_', settings[k]) for k in ('dataset', 'model', 'condition')]
     return '/'.join([*parts, f'seed{settings["seed"]}-{digest(settings)}'])
 
-
+# %% ../../nbs/07_runs/02_stages.ipynb #run-record
 @record
 class Run(Record):
     "One run and all its settings."
@@ -336,21 +335,6 @@ def scores_of(
     responses = [parse(g, asked[g.id], task, **kind) for g in made.values()]
     return score_all(responses, examples, task, trace=condition.has_steps)
 
-# %% ../../nbs/07_runs/02_stages.ipynb #4cea94a6
-def _crossed(table, trace):
-    "Trace and answer in one table. Samples of a question are not independent: phi with its interval over questions."
-    t = two_by_two(table[trace], table.answer_exact)
-    if 'sample' not in table:
-        return t.to_dict()
-    phi = link(table.reset_index(), trace).verdict
-    kept = dict(table=t.table, unscored=t.unscored, phi=t.phi, phi_interval=(phi.low, phi.high))
-    shares = {k: getattr(t, k) for k in ('p_answer_given_trace', 'p_answer_given_no_trace')}
-    return (
-        kept
-        | shares
-        | dict(notes=(*(n for n in t.notes if n.endswith('no test of independence')), 'several samples: no test'))
-    )
-
 # %% ../../nbs/07_runs/02_stages.ipynb #stages-measure
 def measure(
     table: pd.DataFrame,  # Rows of `score`
@@ -376,7 +360,7 @@ def measure(
         majority_answer=majority_answer(table).share.iloc[-1],
         label_balanced=balanced_accuracy(table.label, table.classification),
         metrics=json.loads(scored.to_json(orient='index', double_precision=15)),
-        tables={t: _crossed(each, t) for t in tables},
+        tables={t: crossed(each.reset_index(), t) for t in tables},
         too_long=dict(train=trained.get('ids_too_long', []), test=too_long),
     )
 
