@@ -122,6 +122,19 @@ def test_several_seeds_and_questions_count_as_drawn():
     assert set(mine.seed) == {'all', 1, 2, 3} and len(mine) == 2 * 2 * 4
 
 
+def test_seeds_of_a_model_that_is_not_tuned_are_one_model():
+    "The same answers for each seed: the interval is over questions, and does not narrow that of tuned conditions."
+    table = rows(('correct', 'incorrect'), seeds=(1, 2, 3))
+    same = table[table.condition == 'correct'].query('seed == 1').assign(condition='zero_shot')
+    both = pd.concat([table, *(same.assign(seed=s) for s in (1, 2, 3))])
+    lines = over_seeds(both, ['answer_exact']).query("seed == 'all'").set_index('condition')
+    alone = over_seeds(table, ['answer_exact']).query("seed == 'all'").set_index('condition')
+    assert lines.low[['correct', 'incorrect']].tolist() == alone.low[['correct', 'incorrect']].tolist()
+    r, z2 = lines.loc['zero_shot'], norm.isf(0.025) ** 2
+    half = (z2 * max(same.answer_exact.var(ddof=0) / (40 - z2), z2 / (40 + z2) ** 2)) ** 0.5
+    assert (r.low, r.high) == pytest.approx((max(0, r['mean'] - half), min(1, r['mean'] + half)))
+
+
 def test_intervals_over_seeds_cover_where_seeds_move_a_condition():
     "Four conditions whose seeds have true accuracies 4 points around 60 %: 19 of 20 intervals hold 60 %."
     rng, held, n = np.random.default_rng(5), 0, 0

@@ -7,6 +7,8 @@ __all__ = ['share_incorrect', 'condition_name', 'is_control', 'trained_name', 'n
            'over_seeds']
 
 # %% ../../nbs/09_report/01_seed_means.ipynb #means-imports
+import math
+
 import numpy as np
 import pandas as pd
 
@@ -117,17 +119,22 @@ def _single_runs(rows, values, by):
     return runs
 
 # %% ../../nbs/09_report/01_seed_means.ipynb #79b1b76b
+def _trains(condition):
+    "Whether seeds make other models of it; conditions that are not registered are taken to train."
+    return condition.partition(':')[0] not in CONDITIONS or get_condition(condition).trains
+
+
 def _over_drawn_seeds(rows, lines, by):
     "The interval of each line, (lines, 2): questions and seeds as drawn, the seeds' spread pooled over conditions."
     parts = dict(list(rows.groupby(list(by), sort=False, dropna=False, observed=True)))
-    place = [c for c in by if c != 'condition']
-    wholes = dict(list(rows.groupby(place, sort=False, dropna=False, observed=True)))
+    place, trained = [c for c in by if c != 'condition'], rows[rows.condition.map(_trains)]
+    wholes = dict(list(trained.groupby(place, sort=False, dropna=False, observed=True)))
     spreads, ends = {}, []
     for r in lines.to_dict('records'):
-        key = tuple(r[c] for c in place), r['scorer']
-        if key not in spreads:
-            spreads[key] = seed_variance(wholes[key[0]], r['scorer'])
-        ends.append(seed_mean_interval(parts[tuple(r[c] for c in by)], r['scorer'], spreads[key]))
+        key, spread = (tuple(r[c] for c in place), r['scorer']), (0.0, math.inf)
+        if _trains(r['condition']):
+            spread = spreads[key] = spreads.get(key) or seed_variance(wholes[key[0]], r['scorer'])
+        ends.append(seed_mean_interval(parts[tuple(r[c] for c in by)], r['scorer'], spread))
     return np.array(ends)
 
 # %% ../../nbs/09_report/01_seed_means.ipynb #8ce88fb3
