@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from scipy.stats import norm
+from scipy.stats import t as t_distribution
 
 from tracenb.core.canvas import color_of, colors, save_figure
 from tracenb.core.records import TracenbError
@@ -30,7 +32,7 @@ from tracenb.report.figures import (
 )
 from tracenb.report.seed_means import RUN_KEYS, arrange, condition_name, over_seeds
 from tracenb.stats.association import two_by_two
-from tracenb.stats.intervals import bootstrap, proportions, wilson
+from tracenb.stats.intervals import proportions, wilson
 
 ALL = (accuracy_figure, steps_figure, trace_answer_figure, dose_figure, corruption_figure, length_figure)
 
@@ -102,16 +104,52 @@ def test_one_seed_is_what_stats_says(binary, shares):
             assert mine[name] == pytest.approx(theirs[name], nan_ok=True, abs=1e-9), name
 
 
-def test_several_seeds_are_bootstrapped_over_questions_and_seeds():
+def test_several_seeds_and_questions_count_as_drawn():
     table = rows(('correct', 'incorrect'), seeds=(1, 2, 3))
-    mine, theirs = (
-        over_seeds(table, ['answer_exact', 'classification']),
-        bootstrap(table, RUN_KEYS[:3], ['answer_exact', 'classification']),
-    )
+    mine = over_seeds(table, ['answer_exact', 'classification'])
     lines = mine[mine.seed == 'all']
-    for name in ('mean', 'low', 'high'):
-        assert lines[name].tolist() == pytest.approx(theirs[name].tolist())
+    z2 = norm.isf(0.025) ** 2
+    for r in lines.itertuples():
+        grid = table[table.condition == r.condition].pivot(index='id', columns='seed', values=r.scorer)
+        seeds = table.pivot_table(index='condition', columns='seed', values=r.scorer)
+        pooled = seeds.var(axis=1).mean()  # of two conditions, 2 + 2 degrees of freedom
+        own = seeds.loc[r.condition].var()
+        of_questions = max(grid.mean(axis=1).var(ddof=0) / (40 - z2), z2 / (40 + z2) ** 2)
+        half = t_distribution.isf(0.025, 4) * (of_questions + max(own, pooled) / 3) ** 0.5
+        center = grid.mean().mean()
+        assert (r.mean, r.low, r.high) == pytest.approx((center, max(0, center - half), min(1, center + half)))
+        assert r.interval == 't, seeds and questions'
     assert set(mine.seed) == {'all', 1, 2, 3} and len(mine) == 2 * 2 * 4
+
+
+def test_seeds_of_a_model_that_is_not_tuned_are_one_model():
+    "The same answers for each seed: the interval is over questions, and does not narrow that of tuned conditions."
+    table = rows(('correct', 'incorrect'), seeds=(1, 2, 3))
+    same = table[table.condition == 'correct'].query('seed == 1').assign(condition='zero_shot')
+    both = pd.concat([table, *(same.assign(seed=s) for s in (1, 2, 3))])
+    lines = over_seeds(both, ['answer_exact']).query("seed == 'all'").set_index('condition')
+    alone = over_seeds(table, ['answer_exact']).query("seed == 'all'").set_index('condition')
+    assert lines.low[['correct', 'incorrect']].tolist() == alone.low[['correct', 'incorrect']].tolist()
+    r, z2 = lines.loc['zero_shot'], norm.isf(0.025) ** 2
+    half = (z2 * max(same.answer_exact.var(ddof=0) / (40 - z2), z2 / (40 + z2) ** 2)) ** 0.5
+    assert (r.low, r.high) == pytest.approx((max(0, r['mean'] - half), min(1, r['mean'] + half)))
+
+
+def test_intervals_over_seeds_cover_where_seeds_move_a_condition():
+    "Four conditions whose seeds have true accuracies 4 points around 60 %: 19 of 20 intervals hold 60 %."
+    rng, held, n = np.random.default_rng(5), 0, 0
+    for _ in range(25):
+        easy = rng.normal(0, 0.15, 150)
+        parts = [
+            pd.DataFrame(dict(dataset='d', model='m', condition=c, seed=s, id=range(150))).assign(
+                answer_exact=(rng.random(150) < 0.6 + easy + move) * 1.0
+            )
+            for c in 'abcd'
+            for s, move in enumerate(rng.normal(0, 0.04, 3))
+        ]
+        lines = over_seeds(pd.concat(parts), ['answer_exact']).query("seed == 'all'")
+        held, n = held + ((lines.low <= 0.6) & (0.6 <= lines.high)).sum(), n + len(lines)
+    assert held >= 0.93 * n
 
 
 def test_seeds_are_not_pooled():

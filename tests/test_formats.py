@@ -183,6 +183,13 @@ def test_a_damaged_sample_of_a_log_is_named_and_the_others_read(tmp_path):
     write_log(tmp_path / 'c.eval', [inspect_sample(0, 1), error])
     [made], _ = read_all([tmp_path / 'c.eval'])
     assert len(made.cases) == 1 and 'sandbox died' in made.problems[0].what
+    error['output'] |= dict(completion='')  # as inspect writes it
+    write_log(tmp_path / 'c.eval', [inspect_sample(0, 1), error])
+    [report] = inspect_files([tmp_path / 'c.eval'])
+    assert (report.predictions, report.empty) == (1, 0) and 'left out: 1 row: ' in str(report)
+    assert 'sandbox died' in str(report)
+    write_log(tmp_path / 'd.eval', [inspect_sample(0, 1), error | dict(error=None)])
+    assert inspect_files([tmp_path / 'd.eval'])[0].empty == 1
 
 
 def test_openai_batch_output(tmp_path, data):
@@ -231,6 +238,20 @@ def test_vllm_dumps(tmp_path, data, form):
     write_jsonl(tmp_path / 'a.jsonl', rows)
     figures = figures_of(tmp_path / 'a.jsonl', tmp_path, dataset='babi', source=data).loc['ours']
     assert (figures.n, figures.predictions, figures.answer_accuracy, figures.pass_at_k) == (3, 6, 0.5, 1)
+
+
+def test_results_by_id_of_any_form_keep_the_others(tmp_path):
+    "A null is an id without an answer; a field `response` does not make a row one of the batch interface."
+    texts = {'q1': answer(0), 'q2': None, 'q3': answer(2)}
+    for name, results in dict(texts=texts, rows={k: dict(response=v, time=1.5) for k, v in texts.items()}).items():
+        (tmp_path / f'{name}.json').write_text(json.dumps(results))
+        [report] = inspect_files([tmp_path / f'{name}.json'])
+        assert (report.rows, report.predictions, len(report.problems)) == (3, 2, 1), name
+        assert 'OpenAI batch' not in report.formats and f'{name}.json[q2]' in str(report)
+    (tmp_path / 'none.json').write_text(json.dumps(dict(q1=None, q2=None)))
+    assert not inspect_files([tmp_path / 'none.json'])[0].used_all
+    failed = dict(id='batch_req_1', custom_id='q1', response=None, error=dict(message='expired'))
+    assert format_of(failed) == format_of(failed | dict(response=dict(status_code=500))) == 'OpenAI batch'
 
 
 @pytest.mark.parametrize('form', ['text', 'row', 'question'])

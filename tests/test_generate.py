@@ -1,6 +1,7 @@
 """Batched answers are the answers one by one, and a file that was cut is completed to the same bytes."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,7 +58,9 @@ def test_batched_is_one_by_one_on_the_embedded_model(n):
 
 @pytest.mark.parametrize('cut', [0, 0.2, 0.5, 0.9, 1])
 @pytest.mark.parametrize(
-    'config', [GenerateConfig(max_new_tokens=10, batch_size=2), SAMPLED], ids=['greedy', 'sampled']
+    'config',
+    [GenerateConfig(max_new_tokens=10, batch_size=2), SAMPLED, replace(SAMPLED, num_return_sequences=3)],
+    ids=['greedy', 'sampled', 'several samples'],
 )
 def test_a_cut_file_is_completed_to_the_same_bytes(tmp_path, tok, model, config, cut):
     prompts, path = toy_prompts(tok, 5) + [Encoded('long', (5,) * 1020, (False,) * 1020)], tmp_path / 'g.jsonl'
@@ -148,6 +151,17 @@ def test_sampling_is_seeded_and_leaves_the_callers_randomness_alone(tok, model):
     assert one == same != other and torch.rand(1) == expected
 
 
+def test_several_samples_are_numbered_and_differ(tmp_path, tok, model):
+    prompts, path = toy_prompts(tok, 3) + [Encoded('long', (5,) * 1020, (False,) * 1020)], tmp_path / 'g.jsonl'
+    config = replace(SAMPLED, num_return_sequences=3)
+    made = generate(model, tok, prompts, config, seed=1, path=path)
+    assert [(g.id, g.sample) for g in made] == [(p.id, k) for p in prompts for k in range(3)]
+    assert all(len({g.text for g in made[i : i + 3]}) > 1 for i in (0, 3, 6))
+    assert {g.finish_reason for g in made[9:]} == {'too_long'} and len(read_jsonl(path, Generation)) == 12
+    with pytest.raises(TracenbError, match='its ids are not those of these prompts'):
+        generate(model, tok, prompts, SAMPLED, seed=1, path=path)  # one sample each
+
+
 def test_ids_must_be_unique():
     with pytest.raises(TracenbError, match="the id 'a'"):
         plan_prompts([Encoded('a', (1,), (False,))] * 2, GenerateConfig(), 1000)
@@ -159,6 +173,8 @@ def test_ids_must_be_unique():
         (dict(batch_size=0), 'batch_size is 0'),
         (dict(temperature=0.0), 'do_sample=False'),
         (dict(top_p=1.5), 'top_p is at most 1'),
+        (dict(num_return_sequences=0, do_sample=True), 'num_return_sequences is 0'),
+        (dict(num_return_sequences=2), 'num_return_sequences is 2 without sampling'),
     ],
 )
 def test_bad_settings_are_named(tok, model, bad, message):

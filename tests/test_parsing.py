@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from test_chat import TOKENIZERS, taught
 
-from tracenb.core.records import Example, Generation, Steps, TracenbError, normalize
+from tracenb.core.records import Example, Generation, Steps, TracenbError, normalize, normalize_paper
 from tracenb.scoring.overlap import as_set
 from tracenb.scoring.tables import score_all, score_response, tabulate
 from tracenb.stats.association import two_by_two
@@ -108,6 +108,8 @@ PIECES = (
     *('<think>', '</think>', '<answer>', '</answer>', 'assistant\n', LABEL, FACTS, 'Answer: ', 'the answer is: '),
     *("['", "', '", "']", '["', '"]', '\\n', "\\'", '\\', '\n', ' ', ',', '.', 'home', 'red', 'place', 'İΣ'),
     *('Mary went home.', 'mary WENT home', 'John and Mary went home.', 'John left.', 'John left', 'John flew.'),
+    *('A: ', 'Q: ', 'B: ', '**', '## Answer\n', 'Final answer: ', '\\boxed{', '}', 'Human: ', 'Question: '),
+    *('<THINK>', '[/THINK]', '<|begin_of_thought|>', '</thinking>', '< / answer >', '<|im_end|>', '<|im_start|>user\n'),
 )
 texts = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=14).map(''.join)
 well_formed = st.lists(
@@ -335,6 +337,7 @@ def test_a_text_that_was_cut_off_says_nothing_unless_a_block_ended():
             'She left. The final answer is home.',
         ),
         *('answer: home\nExplanation: because', 'Answer：home', '答案：home', 'Therefore, Mary is in the **home**.'),
+        *('A: home', '**A:** home', '> A: **home**', 'Q: Where is Mary?\nA: home', 'A：home', 'A: The answer is home.'),
         *('home\nAnswer:', 'Answer: home\nAnswer:', 'Answer: red\nAnswer: home', 'home\n\n**Final answer:**\n'),
     ],
 )
@@ -343,6 +346,27 @@ def test_an_answer_is_heard_however_it_is_phrased(text):
         heard = parse(said(written), E1, toy)
         assert as_set(heard.answers) == {'home'}
         assert judge_reply(written, E1, toy)[1]
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        *('A: home\nB: park', 'A: home B: park', 'A: home (B) park', 'Home.\nA: park', 'A: home\nThat is all.'),
+        *('Q: Where?\nA: home\nQ: And John?\nA: park', 'Vitamin A: home', 'a: home', 'A home', 'A:', 'A: '),
+    ],
+)
+def test_the_letter_a_is_heard_only_where_it_is_all(text):
+    "Options, turns and headings may begin with it, too."
+    assert parse(said(text), E1, toy, trace=False).answers == toy.read_answers(text)
+
+
+def test_a_sentence_around_the_answer_is_not_the_answer():
+    "By exact match, the paper's included: what is heard is what was written."
+    for text in ('She is at home.', 'the home'):
+        response = parse(said(text), E1, toy, trace=False)
+        values = {s.scorer: s.value for s in score_response(response, E1, toy.decompose(E1))}
+        assert (values['answer_exact'], values['answer_contains']) == (0, 1)
+        assert normalize_paper(response.answers[0]) == text.lower().rstrip('.') != 'home'
 
 
 def test_free_answers_may_contain_the_words_that_announce_an_answer():

@@ -23,7 +23,6 @@ from tracenb.report.figures import (
 )
 from tracenb.report.page import make_report, runs_table, samples, section, show_table, to_page
 from tracenb.report.results import Case, finished, gather, load_costs, load_logs, load_runs, save_rows
-from tracenb.report.seed_means import PASSED, over_samples, pass_share
 from tracenb.report.statements import (
     findings,
     summarize_accuracy,
@@ -49,6 +48,7 @@ from tracenb.report.tables import (
 from tracenb.report.viewer import SCRIPT, _units, chosen_rows, packed, policy, read_row, viewer_html
 from tracenb.runs.stages import make_run
 from tracenb.scoring.baselines import guess_scores, guesses
+from tracenb.scoring.samples import PASSED, over_samples, pass_share
 from tracenb.scoring.scorers import SCORERS
 from tracenb.scoring.tables import score_all, tabulate
 from tracenb.stats.intervals import percent
@@ -657,6 +657,27 @@ def test_linked_across_labels_not_within_is_said():
     claim = summarize_trace_answer(trace_answer_figure(table)[1], trace_answer_table(table, 'classification'))[0]
     assert 'linked across labels, not within: correct' in claim and 'odds ratio within labels' in claim
     assert headline(table)['odds ratio within labels'].iloc[0] != '-'
+
+
+def test_links_of_a_report_are_corrected_over_its_conditions():
+    "Three conditions whose phi has p = 0.046 each: no link is shown, and sentence and table say by which correction."
+    order = np.arange(100)
+    traced = dict.fromkeys(('trace_correct_any', 'trace_correct_exact', 'classification'), (order % 100 < 50) * 1.0)
+    exact = (
+        np.where(order < 50, order < 30, order < 70) * 1.0
+    )  # 30 both right, 20 trace only, 20 answer only, 30 neither
+    parts = [rows(**{c: 50}).assign(**traced, answer_exact=exact) for c in ('correct', 'incorrect', 'swapped')]
+    one, three = parts[0], pd.concat(parts, ignore_index=True)
+    assert 'chi-square p = 0.046: linked' in ' '.join(findings(one))
+    assert headline(one)['phi, corrected'].tolist() == ['p = 0.046']
+    said = ' '.join(findings(three))
+    assert 'chi-square p = 0.046, Holm-corrected over 3 conditions p = 0.137: no link is shown' in said
+    assert headline(three)['phi, corrected'].tolist() == ['p = 0.137'] * 3
+    figure, table = trace_answer_figure(three)
+    assert table.link.tolist() == ['open'] * 3 and table.p_phi_holm.tolist() == pytest.approx(
+        [3 * 0.0455] * 3, rel=1e-2
+    )
+    assert 'over these 3 tests a link is shown for none of them' in summarize_trace_answer(table, table)[0]
 
 
 # --- several samples of a question

@@ -1,5 +1,7 @@
 """Run folders: named by their settings, resumed by stage, never reused under other examples; failures lose nothing."""
 
+import base64
+import gzip
 import json
 import os
 import shutil
@@ -20,9 +22,13 @@ from conftest import ROOT
 from jupyter_client.manager import AsyncKernelManager
 from transformers import AutoTokenizer
 
-from tracenb.core.files import read_jsonl
-from tracenb.core.records import TracenbError
+from tracenb.core.files import read_jsonl, write_jsonl
+from tracenb.core.records import Generation, TracenbError
 from tracenb.models.presets import model_source
+from tracenb.report.page import make_report
+from tracenb.report.results import gather
+from tracenb.report.tables import headline
+from tracenb.report.viewer import chosen_rows, packed
 from tracenb.runs.engine import plan_grid, run_grid
 from tracenb.runs.finished import verify
 from tracenb.runs.folders import list_runs, run_progress, show_run, state
@@ -72,6 +78,14 @@ def test_other_settings_are_another_folder():
     assert make_run(**json.loads(run.to_json())) == run
 
 
+def test_one_sample_is_the_same_run_as_before_samples_were_a_setting():
+    one, three = make_run(**SMALL), make_run(**SMALL | dict(generate=dict(do_sample=True, num_return_sequences=3)))
+    settings = one.to_dict()
+    assert settings['generate'].pop('num_return_sequences') == 1
+    assert run_name(settings) == one.name == 'toy/tiny-random/incorrect/seed1-4b13fe04'
+    assert three.name != replace(three, generate=replace(three.generate, num_return_sequences=1)).name
+
+
 def test_a_hub_id_or_a_path_makes_a_plain_folder_name():
     assert (
         '/' not in make_run(model='allenai/OLMo-2-0425-1B').name.split('/')[1]
@@ -89,6 +103,8 @@ def test_a_hub_id_or_a_path_makes_a_plain_folder_name():
         (dict(train={'learning_rat': 1}), "did you mean 'learning_rate'"),
         (dict(data={'n_train': 'many'}), 'n_train'),
         (dict(seed='one'), 'seed'),
+        (dict(generate={'num_return_sequences': 3}), 'num_return_sequences is 3 without sampling: .*\n.*do_sample'),
+        (dict(generate={'num_return_sequences': 0}), 'num_return_sequences is 0'),
     ],
 )
 def test_bad_settings_name_the_value_and_the_remedy(settings, says):
@@ -118,6 +134,75 @@ def test_a_torn_last_generation_is_redone(whole):
     path.write_bytes(path.read_bytes()[:-25])
     whole.file('metrics.json').unlink()
     assert results(go(whole.run, whole.path.parents[3])) == before
+
+
+@pytest.fixture(scope='module')
+def sampled(tmp_path_factory):
+    "A folder with a run of three samples a question, asked for by a grid file."
+    at = tmp_path_factory.mktemp('sampled')
+    settings = {k: v for k, v in SMALL.items() if k not in ('dataset', 'condition')}
+    settings['generate'] = dict(max_new_tokens=6, batch_size=2, do_sample=True, num_return_sequences=3)
+    spec = dict(datasets=['toy'], models=['tiny-random'], conditions=['incorrect', 'correct'], settings=settings)
+    (at / 'three.yaml').write_text(yaml.safe_dump(spec))
+    return [go(run, at / 'out') for run in get_grid(str(at / 'three.yaml')).runs]
+
+
+def test_three_samples_are_scored_verified_and_counted_as_questions(sampled):
+    opened = sampled[0]
+    scores, metrics = read_jsonl(opened.file('scores.jsonl')), json.loads(opened.file('metrics.json').read_text())
+    ids = [e.id for e in opened.examples['test']]
+    assert [(s['id'], s.get('sample', 0)) for s in scores if s['scorer'] == 'answer_exact'] == [
+        (i, k) for i in ids for k in range(3)
+    ]
+    assert metrics['n'] == 4 and metrics['samples'] == 3
+    assert {m['n'] + m['unscored'] for m in metrics['metrics'].values()} == {4}
+    assert 'answer_exact_pass' in metrics['metrics'] and verify(opened.path) == []
+    assert run_progress(opened.path) == (4, 4)
+    before = results(opened)
+    assert results(go(opened.run, opened.path.parents[3])) == before
+    path = opened.file('generations.jsonl')
+    path.write_bytes(path.read_bytes()[:-25])
+    opened.file('metrics.json').unlink()
+    assert results(go(opened.run, opened.path.parents[3])) == before
+    text = opened.file('scores.jsonl').read_text()
+    opened.file('scores.jsonl').write_text(text.replace('"sample": 2', '"sample": 3', 1))
+    assert any('sample 2' in x for x in verify(opened.path)) and any('sample 3' in x for x in verify(opened.path))
+    opened.file('scores.jsonl').write_text(text)
+
+
+def test_right_samples_are_averaged_before_questions_are_counted(tmp_path, sampled):
+    "All the way: two of three samples of one question of four are right: mean@3 is 1/6, pass@3 is 1/4."
+    at = shutil.copytree(sampled[0].path, tmp_path / sampled[0].run.name)
+    first = sampled[0].examples['test'][0]
+    made = [
+        replace(g, text=f'<answer>{", ".join(first.answers)}</answer>', finish_reason='stop')
+        if g.id == first.id and g.sample
+        else replace(g, text='<answer>nothing</answer>', finish_reason='stop')
+        for g in read_jsonl(at / 'generations.jsonl', Generation)
+    ]
+    write_jsonl(at / 'generations.jsonl', made)
+    for name in ('scores.jsonl', 'metrics.json'):
+        (at / name).unlink()
+    go(sampled[0].run, tmp_path)
+    metrics = json.loads((at / 'metrics.json').read_text())['metrics']
+    assert metrics['answer_exact']['mean'] == pytest.approx(1 / 6) and metrics['answer_exact']['n'] == 4
+    assert metrics['answer_exact_pass']['mean'] == 1 / 4 and verify(at) == []
+    found = headline(gather(tmp_path).rows)
+    assert found.n.tolist() == [4]
+    assert found['answer exact, mean@3'].iloc[0].startswith('17 ') and found['pass@3'].iloc[0].startswith('25 ')
+
+
+def test_the_report_of_samples_speaks_of_questions(sampled):
+    out = sampled[0].path.parents[3]
+    page = make_report(out).read_text()
+    for words in ('mean@3', 'pass@3', 'Each question has 3 samples', 'intervals count questions'):
+        assert words in page, words
+    assert set(pd.read_csv(out / 'figures' / 'accuracy.csv').n) == {4}
+    data, n = packed(gather(out))
+    rows = json.loads(gzip.decompress(base64.b64decode(data)))['rows']
+    assert n == 24 and rows['sample'] == [0, 1, 2] * 8
+    assert len(chosen_rows(gather(out).rows, 12)) == 12  # two questions of each run, with all their samples
+    assert set(chosen_rows(gather(out).rows, 12)['sample']) == {0, 1, 2}
 
 
 def test_other_examples_never_reuse_a_folder(whole):

@@ -31,7 +31,7 @@ from tracenb.stats.intervals import (
     variance_shares,
     wilson,
 )
-from tracenb.stats.links import link, link_columns, link_text
+from tracenb.stats.links import holm_links, link, link_columns, link_text
 from tracenb.stats.power import detectable, paired_power
 from tracenb.stats.verdicts import decide, pair_verdicts
 
@@ -980,6 +980,32 @@ def test_links_of_degenerate_tables(tables, kind, words):
     x = link(linked(tables), 't', 'a')
     assert x.verdict.kind == kind and words in link_text(x) and 'nan' not in link_text(x)
     assert x.phi is None or -1 <= x.verdict.low <= x.phi <= x.verdict.high <= 1
+
+
+def test_links_of_several_conditions_are_one_family():
+    "Three links of p = 0.046 each are not shown once they are three; a table without a test does not count."
+    weak = link(linked([(30, 20, 20, 30)]), 't', 'a')
+    none = link(linked([(0, 0, 0, 10)]), 't', 'a')
+    assert (
+        weak.verdict.kind == 'differ'
+        and weak.p == pytest.approx(0.0455, abs=1e-4)
+        and 'corrected' not in link_text(weak)
+    )
+    *found, untested = holm_links([weak, weak, weak, none])
+    assert [x.verdict.kind for x in found] == ['open'] * 3 and untested.verdict.kind == 'untested'
+    assert all(x.verdict.p == pytest.approx(3 * weak.p) and x.p == weak.p and x.family == 3 for x in found)
+    assert 'Holm-corrected over 3 conditions p = 0.137: no link is shown' in link_text(found[0])
+    columns = link_columns(found[0])
+    assert (columns['p_phi'], columns['p_phi_holm'], columns['link']) == (weak.p, found[0].verdict.p, 'open')
+    assert holm_links([weak])[0].verdict == weak.verdict and holm_links([]) == []
+
+
+def test_a_link_within_labels_is_corrected_too():
+    x = link(linked(LABELS), 't', 'a')  # within labels 1.44 [1.03, 2.03]
+    assert x.inside and 0.01 < x.p_within < 0.05
+    found = holm_links([x] * 5)[0]
+    assert found.verdict.kind == 'differ' and not found.inside and found.p_within_holm == pytest.approx(5 * x.p_within)
+    assert 'linked across labels, no link is shown within' in link_text(found)  # its own interval is beyond 1
 
 
 def test_the_same_rows_again_are_no_further_questions():

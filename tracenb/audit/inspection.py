@@ -108,7 +108,8 @@ def _lines(self: FileReport):
     yield 'empty predictions', str(self.empty or '')
     yield 'try', ' '.join(_advice(self.tags, self.predictions))
     if self.problems:
-        yield f'left out, {len(self.problems)}', '; '.join(count_problems(self.problems))
+        counted = (line.partition(': ') for line in count_problems(self.problems))
+        yield 'left out', '; '.join(f'{n} {"row" if n == "1" else "rows"}: {why}' for n, _, why in counted)
 
 # %% ../../nbs/10_audit/09_inspection.ipynb #inspection-read
 def _mapping(row, plain, how):
@@ -142,7 +143,7 @@ def _about(parts, plain):
     try:
         dataset = dataset_of(plain, parts['label']).name
     except TracenbError as e:
-        dataset = f'data set unknown ({e.what})'
+        dataset = f'data set unknown ({e.what}; the audit needs --dataset)'
     says = [text_field(plain, k) if isinstance(plain.get(k), str) else '' for k in ('model', 'condition')]
     model, condition = (own or parts[k] for own, k in zip(says, ('model', 'condition')))
     return ', '.join([dataset, model or 'model not named', f'condition {condition}' if condition else 'no condition'])

@@ -19,9 +19,9 @@ from scipy.stats import t as student
 
 from .variants import Scoring, fitting_scorings
 from ..core.records import Example, Generation, Response, Steps, TracenbError, normalize, normalize_paper
-from ..report.seed_means import pass_share
 from ..scoring.overlap import Overlap, answer_overlap, as_set
 from ..scoring.rouge_bleu import evaluate
+from ..scoring.samples import pass_share
 from ..stats.association import two_by_two
 from ..stats.intervals import balanced_accuracy, majority_baseline, wilson
 from ..tasks.paper import lookup_gold, quotes_any, says_label, think_span

@@ -161,8 +161,8 @@ def heading(
 
 
 BARS = (
-    'Bars and [ ] are 95 % intervals: Wilson for one seed; for several, of their mean, bootstrapped over questions '
-    'and seeds.'
+    'Bars and [ ] are 95 % intervals: Wilson for one seed; for several, of their mean, t with questions and seeds '
+    'taken as drawn.'
 )
 
 # %% ../../nbs/00_core/10_canvas.ipynb #b4a10867

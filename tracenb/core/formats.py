@@ -92,10 +92,11 @@ def _inspect_sample(row):
     choice = _object(next(iter(output.get('choices') or ()), None))
     written = [m for m in row.get('messages') or () if _object(m).get('role') == 'assistant']
     message = choice.get('message') or (written[-1] if written else None)
-    if message is None and not isinstance(output.get('completion'), str):
-        error = _object(row.get('error')).get('message') or 'no output'
+    failed, text = _object(row.get('error')).get('message'), output.get('completion')
+    if message is None and (not isinstance(text, str) or failed and not text):
+        error = failed or 'no output'
         raise TracenbError(f'the row has no prediction: {str(error)[:120]}', 'run this sample again')
-    text = with_reasoning(*read_message(message)) if message else output['completion']
+    text = with_reasoning(*read_message(message)) if message else text
     target, stop = row.get('target'), choice.get('stop_reason')
     about = {'gold': target, 'prompt': _prompt(row.get('input')), 'custom_id': row.get('id')}
     about |= {'model': _object(row.get('eval')).get('model') or output.get('model')} | _object(row.get('metadata'))
@@ -148,7 +149,10 @@ def _choices(body, about):
     'OpenAI batch',
     'an output file of the batch interface',
     'response.body',
-    lambda row: 'custom_id' in row and 'response' in row,
+    lambda row: (
+        'custom_id' in row
+        and (isinstance(row.get('response'), dict) or 'error' in row and row.get('response', '') is None)
+    ),
 )
 def _openai_batch(row):
     "`response.body` is the completion of the request `custom_id`; a request that failed has an error instead."

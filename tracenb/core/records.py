@@ -84,7 +84,7 @@ class Record(Displayed):
 
     def to_json(self) -> str:
         "One line of JSON, keys in field order, non-ASCII text kept readable."
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(self.to_dict(), ensure_ascii=False)
 
     @classmethod
     def from_json(
@@ -240,6 +240,7 @@ class Response(Record):
     error: str | None = None  # Why the text is not in the expected format, None if it is
     text: str = ''  # The generation as written
     spans: tuple[Span, ...] = ()  # Where in `text` each of these is, in order
+    sample: int = 0  # Which of several answers to the example
 
     def _html(self) -> str:
         form = tag('as expected', 'right') if self.error is None else tag(self.error, 'wrong')
@@ -249,7 +250,7 @@ class Response(Record):
         return table(said) + written + note(self.id)
 
     def __str__(self) -> str:
-        shown = [(k, v) for k, v in self._fields().items() if k != 'spans']
+        shown = [(k, v) for k, v in self._fields().items() if k != 'spans' and (k, v) != ('sample', 0)]
         return '\n'.join(['--- Response', *(wrapped(str(v), f'{k}: ', 2) for k, v in shown)])
 
 # %% ../../nbs/00_core/02_records.ipynb #score-record
@@ -261,6 +262,11 @@ class Score(Record):
     scorer: str  # The scorer's name
     value: float | None  # 0 to 1; None = unscorable
     explanation: str = ''  # Reason, for a human reader
+    sample: int = 0  # Which of several answers to the example
+
+    def to_dict(self) -> dict:
+        "Without the number of the sample where it is 0, so that files of one answer a question do not name it."
+        return {k: v for k, v in asdict(self).items() if (k, v) != ('sample', 0)}
 
     def _html(self) -> str:
         shown = 'unscorable' if self.value is None else f'<b>{self.value:.3g}</b>'

@@ -209,7 +209,8 @@ def _dict_rows(whole, path, line):
     "(place, row) of a JSON object: by column, by id, or one row. Names of fields tell the first two apart."
     rows = list(whole.values())
     listed = [text for row in rows for text in (row if isinstance(row, list) else [row])]
-    texts = bool(rows) and '.jsonl' not in path.name and all(isinstance(text, str) for text in listed)
+    texts = '.jsonl' not in path.name and any(isinstance(text, str) for text in listed)  # null: no answer to this id
+    texts &= all(isinstance(text, str | None) for text in listed)
     if texts and not set(FIELDS) & whole.keys():
         yield from ((f'{path}[{key}]', {'custom_id': key, 'prediction': row}) for key, row in whole.items())
         return

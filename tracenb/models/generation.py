@@ -10,6 +10,7 @@ __all__ = ['GenerateConfig', 'plan_prompts', 'stop_ids', 'pad_left', 'contiguous
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -30,11 +31,12 @@ class GenerateConfig(Record):
     do_sample: bool = False  # False: always the most likely token
     temperature: float = 1.0  # Of sampling
     top_p: float = 1.0  # Sample among the likeliest tokens that hold this much probability
+    num_return_sequences: int = 1  # Samples of each prompt, in the same batch; more than 1 needs do_sample
     max_length: int | None = None  # Prompt and budget together, in tokens; None = what the model can take
 
     def check(self):
         "These settings, or a `TracenbError` that says which value is wrong."
-        for field in ('max_new_tokens', 'batch_size', 'temperature', 'top_p'):
+        for field in ('max_new_tokens', 'batch_size', 'temperature', 'top_p', 'num_return_sequences'):
             if getattr(self, field) <= 0:
                 raise TracenbError(
                     f'{field} is {getattr(self, field)}',
@@ -42,6 +44,11 @@ class GenerateConfig(Record):
                 )
         if self.top_p > 1:
             raise TracenbError(f'top_p is {self.top_p}', 'top_p is at most 1')
+        if self.num_return_sequences > 1 and not self.do_sample:
+            raise TracenbError(
+                f'num_return_sequences is {self.num_return_sequences} without sampling: all answers would be the same',
+                'set do_sample to true, or num_return_sequences to 1',
+            )
         return self
 
 # %% ../../nbs/05_models/06_generation.ipynb #cb4f8973
@@ -149,11 +156,12 @@ def generate_batch(
     seed: int,  # Of the sampling, together with the prompts' ids
     watch: Callable | None = None,  # As in `decode`
 ) -> list[Generation]:
-    "One `Generation` per prompt."
+    "The samples of each prompt, prompt by prompt."
     stops, batch = stop_ids(model, tokenizer), pad_left(prompts, tokenizer.pad_token_id)
+    n = config.num_return_sequences
     with torch.random.fork_rng():
         torch.manual_seed(seeded(seed, 'generate', *(p.id for p in prompts)).getrandbits(63))
-        ids, mask = (batch[k].to(model.device) for k in ('input_ids', 'attention_mask'))
+        ids, mask = (batch[k].repeat_interleave(n, 0).to(model.device) for k in ('input_ids', 'attention_mask'))
         rows = decode(model, ids, mask, stops, config, watch)
     return [
         Generation(
@@ -161,26 +169,28 @@ def generate_batch(
             text=decode_text(tokenizer, row),
             n_tokens=len(row),
             finish_reason='stop' if row[-1] in stops else 'length',
+            sample=k,
         )
-        for p, row in zip(prompts, rows)
+        for (p, k), row in zip(product(prompts, range(n)), rows)
     ]
 
 # %% ../../nbs/05_models/06_generation.ipynb #23ae884c
 def resume_point(
     path: Path,  # A file that `generate` began
     batches: list[list[Encoded]],  # As planned, prompts that do not fit first
+    samples: int = 1,  # Of each prompt
 ) -> tuple[list[Generation], int]:
     "The generations of all whole batches on file, and how many batches these are; the file is cut back to them."
     rows = read_jsonl(path, Generation, torn=True) if path.exists() else []
-    planned = [p.id for b in batches for p in b]
-    if [r.id for r in rows] != planned[: len(rows)]:
+    planned = [(p.id, k) for b in batches for p in b for k in range(samples)]
+    if [(r.id, r.sample) for r in rows] != planned[: len(rows)]:
         raise TracenbError(
             f'{path}: its ids are not those of these prompts in these batches',
-            'delete the file, or ask for the batch size and prompts it was made with',
+            'delete the file, or ask for the batch size, samples and prompts it was made with',
         )
     kept, n = 0, 0
-    while n < len(batches) and kept + len(batches[n]) <= len(rows):
-        kept, n = kept + len(batches[n]), n + 1
+    while n < len(batches) and kept + samples * len(batches[n]) <= len(rows):
+        kept, n = kept + samples * len(batches[n]), n + 1
     write_jsonl(path, rows[:kept])
     return rows[:kept], n
 
@@ -206,27 +216,29 @@ def generate(
     watch: Callable | None = None,  # As in `decode`
 ) -> list[Generation]:
     """
-    What the model writes for each prompt, in the order of `prompts`. Prompts that do not fit get the finish reason
-    'too_long'.
+    What the model writes for each prompt, in the order of `prompts`, all samples of one before the next. Prompts that
+    do not fit get the finish reason 'too_long'.
     """
     limit = min(config.check().max_length or 10**9, getattr(model.config, 'max_position_embeddings', None) or 10**9)
     long, batches = plan_prompts(prompts, config, limit)
-    found, n = resume_point(Path(path), [long] * bool(long) + batches) if path else ([], 0)
-    done, first = {g.id: g for g in found}, max(0, n - bool(long))
+    samples = range(config.num_return_sequences)
+    found, n = resume_point(Path(path), [long] * bool(long) + batches, len(samples)) if path else ([], 0)
+    done, first = {(g.id, g.sample): g for g in found}, max(0, n - bool(long))
 
     def keep(new):
-        done.update((g.id, g) for g in new)
+        done.update(((g.id, g.sample), g) for g in new)
         if not path:
             return
         with open(path, 'a', encoding='utf-8') as f:
             f.write(''.join(g.to_json() + '\n' for g in new))
 
     if long and n == 0:
-        keep([Generation(id=p.id, text='', n_tokens=0, finish_reason='too_long') for p in long])
-    with progress(len(prompts), 'generate', len(done)) as bar:
+        empty = dict(text='', n_tokens=0, finish_reason='too_long')
+        keep([Generation(id=p.id, **empty, sample=k) for p in long for k in samples])
+    with progress(len(prompts) * len(samples), 'generate', len(done)) as bar:
         made = _batches(model, tokenizer, batches[first:], config, seed, watch)
         with closing(made):  # after an interruption the model is as it was at once
             for new in made:
                 keep(new)
                 bar.update(len(new))
-    return [done[p.id] for p in prompts]
+    return [done[p.id, k] for p in prompts for k in samples]

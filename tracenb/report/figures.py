@@ -20,7 +20,7 @@ from ..core.canvas import BARS, FAINT, INK, colors, draw, forest, heading, nothi
 from .seed_means import RUN_KEYS, arrange, condition_name, over_seeds, sizes
 from ..stats.association import independence
 from ..stats.intervals import majority_answer, majority_baseline, wilson
-from ..stats.links import link, link_columns
+from ..stats.links import holm_links, link, link_columns
 
 # %% ../../nbs/09_report/02_figures.ipynb #b4ba9d06
 ANSWERS = {'answer_exact': 'is exactly the gold answer', 'answer_contains': 'contains the gold answer'}
@@ -158,7 +158,8 @@ def trace_answer_table(
 ) -> pd.DataFrame:
     """One row per condition: the four counts over all seeds, phi and its range over seeds, conditional shares.
 
-    With tests and Wilson intervals where a condition has one seed, and the odds ratio within labels (`link_columns`).
+    With tests and Wilson intervals where a condition has one seed, and the columns of `link_columns`. The conditions of
+    the table are one family: `p_phi_holm` and the verdict `link` are corrected by Holm's method.
     """
     t, a = rows[trace], rows[answer]
     kinds = dict(zip(CELLS, (t * a, t * (1 - a), (1 - t) * a, (1 - t) * (1 - a))))
@@ -174,7 +175,7 @@ def trace_answer_table(
     groups = rows.groupby(RUN_KEYS[:3], sort=False, dropna=False)
     several = [part.id.duplicated().any() for _, part in groups]
     tests = pd.DataFrame([_tested(r, more) for r, more in zip(data.to_dict('records'), several)])
-    links = pd.DataFrame([link_columns(link(part, trace, answer)) for _, part in groups])
+    links = pd.DataFrame(list(map(link_columns, holm_links(link(part, trace, answer) for _, part in groups))))
     return pd.concat([data.assign(trace=trace, answer=answer), tests, links], axis=1)
 
 # %% ../../nbs/09_report/02_figures.ipynb #figures-tested
@@ -192,7 +193,8 @@ def _tested(r, several):
 # %% ../../nbs/09_report/02_figures.ipynb #e18271dc
 _MOSAIC_NOTE = (
     'Bars are as thick as they have questions. On the right P(answer right), with its Wilson 95 % interval where there '
-    "is one seed. Fisher's exact test where an expected count is below 5."
+    "is one seed. Fisher's exact test where an expected count is below 5; corrected: by Holm's method over the "
+    'conditions.'
 )
 
 
@@ -232,6 +234,8 @@ def _verdict(r):
     if pd.isna(r.phi):
         return r.notes.split('; ')[0]
     within = f'\nodds ratio within labels {_ratio(r)}'
+    if r.phi_tests > 1:
+        within = f'; corrected {_p(r.p_phi_holm)}{within}'
     if r.seeds > 1:
         return f'phi = {r.phi:.2f} (range over {r.seeds} seeds {r.phi_low:.2f} to {r.phi_high:.2f}){within}'
     if 'several samples' in r.notes:

@@ -199,9 +199,9 @@ def samples(
 ) -> pd.DataFrame:
     "Wrong and right answers of each run: the question's context, gold, and the raw text."
     results = folder if isinstance(folder, Results) else gather(folder)
-    first = (
-        results.rows[results.rows.answer_exact.isin([0, 1])].groupby([*RUN_KEYS, 'answer_exact'], sort=False).head(n)
-    )
+    scored = results.rows[results.rows.answer_exact.isin([0, 1])]
+    kinds = scored.drop_duplicates([*RUN_KEYS, 'answer_exact', 'id']).groupby([*RUN_KEYS, 'answer_exact'], sort=False)
+    first = kinds.head(n)
     rows = []
     for r in first.sort_values('answer_exact', kind='stable').sort_index(kind='stable').itertuples():
         e = results.cases[r.dataset, r.id].example

@@ -12,12 +12,13 @@ __all__ = ['FEW', 'LONG_ANSWERS', 'Statement', 'summarize_pairs', 'summarize_tra
 import numpy as np
 import pandas as pd
 
-from .seed_means import PASSED, condition_name, is_control, over_samples, sample_count
+from .seed_means import condition_name, is_control
 from .tables import baselines, best_guess, guess_table, pairs
 from ..scoring.baselines import GUESSES
+from ..scoring.samples import PASSED, over_samples, sample_count
 from ..stats.association import two_by_two
 from ..stats.intervals import majority_baseline, p_text, percent
-from ..stats.links import link, link_text
+from ..stats.links import holm_links, link, link_text, shown_links
 from ..stats.wording import pair_sentences, span
 from ..traces.conditions import get_condition
 
@@ -40,8 +41,8 @@ def summarize_pairs(
 FEW = 10  # Right traces below which nothing is said about what they are worth
 
 
-def _trace_statement(part, rows, form):
-    "What the table of trace and answer says for one condition; None where no trace was scored."
+def _trace_statement(part, x, rows, form):
+    "What the table of trace and answer says for one condition with the link `x`; None where no trace was scored."
     t = two_by_two(part[f'trace_correct_{form}'], part.answer_exact)
     if not t.n:
         return None
@@ -53,10 +54,10 @@ def _trace_statement(part, rows, form):
         if p is not None
     ]
     seeds = part.seed.nunique()
-    how = f'Fisher {p_text(t.p_fisher)}'
+    how = f'{x.test} {p_text(x.p)}'
     if not part.id.is_unique:
         how = f'{part.id.nunique()} questions' + (f', {seeds} seeds' if seeds > 1 else '')
-    said = link_text(link(part, f'trace_correct_{form}'), how)
+    said = link_text(x, how)
     facts = 'any gold fact' if form == 'any' else 'exactly the gold facts'
     few = f' {right} right traces are too few to say what one is worth.' if 0 < right < FEW else ''
     name = f'{_place(part, rows)}{condition_name(part.condition.iloc[0])}'
@@ -70,9 +71,10 @@ def summarize_traces(
     rows: pd.DataFrame,  # Of `gather`
     form: str,  # 'any' or 'exact'
 ) -> list[str]:
-    "What the table of trace and answer says for each condition that has a trace."
-    groups = rows.groupby(['dataset', 'model', 'condition'], sort=False)
-    return [s for _, part in groups if (s := _trace_statement(part, rows, form))]
+    "What the table of trace and answer says for each condition that has a trace; their tests are one family (Holm)."
+    parts = [part for _, part in rows.groupby(['dataset', 'model', 'condition'], sort=False)]
+    links = holm_links(link(part, f'trace_correct_{form}') for part in parts)
+    return [s for part, x in zip(parts, links) if (s := _trace_statement(part, x, rows, form))]
 
 # %% ../../nbs/09_report/06_statements.ipynb #14520aa3
 LONG_ANSWERS = 'a model that answers in sentences is understated by the exact figure alone.'
@@ -214,6 +216,10 @@ def summarize_steps(
     )
 
 # %% ../../nbs/09_report/06_statements.ipynb #608e4dc1
+def _named(part, several):
+    return [condition_name(r.condition) + (f' ({r.dataset}, {r.model})' if several else '') for r in part.itertuples()]
+
+
 def _links(part, several):
     "'correct 0.41 (odds ratio within labels 2.10)', over all data sets and models."
     text = []
@@ -221,10 +227,7 @@ def _links(part, several):
         inside = p.odds_ratio_within.dropna()
         ratio = f'odds ratio within labels {span(inside, "{:.2f}")}' if len(inside) else 'no odds ratio within labels'
         text.append(f'{condition_name(c)} {span(p.phi, "{:.2f}")} ({ratio})')
-    across = part[part.only_across_labels.astype(bool)]
-    names = [
-        condition_name(r.condition) + (f' ({r.dataset}, {r.model})' if several else '') for r in across.itertuples()
-    ]
+    names = _named(part[part.only_across_labels.astype(bool)], several)
     return ', '.join(text) + (f'; linked across labels, not within: {", ".join(names)}' if names else '')
 
 
@@ -237,7 +240,8 @@ def summarize_trace_answer(
         return None
     part, several = data.dropna(subset='phi'), data[['dataset', 'model']].drop_duplicates().shape[0] > 1
     alone = label[label.condition.isin(part.condition)].dropna(subset='phi')
-    by = f' With the label step alone: {_links(alone, several)}.' if len(alone) else ''
+    by = shown_links(part, _named(part, several))
+    by += f' With the label step alone: {_links(alone, several)}.' if len(alone) else ''
     return (
         f'Phi of a right trace and a right answer (0: independent, 1: always together){_many(part)}: '
         f'{_links(part, several)}.{by}',

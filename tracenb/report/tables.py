@@ -14,11 +14,12 @@ import pandas as pd
 
 from ..core.files import atomic_path, write_text
 from .figures import balanced_over_seeds
-from .seed_means import PASSED, RUN_KEYS, arrange, condition_name, over_seeds, sample_count
+from .seed_means import arrange, condition_name, over_seeds
 from ..scoring.baselines import GUESSES
+from ..scoring.samples import PASSED, RUN_KEYS, sample_count
 from ..stats.comparisons import compare_seeds, holm, seed_variance
 from ..stats.intervals import majority_answer, majority_baseline, p_text, percent
-from ..stats.links import link
+from ..stats.links import holm_links, link
 from ..stats.verdicts import pair_verdicts
 from ..traces.conditions import get_condition
 
@@ -48,15 +49,18 @@ def measured(
 
 
 def _links(rows):
-    "Phi of an exactly right trace and an exact answer, and the odds ratio within labels; no rows without traces."
-    made = []
-    for key, part in rows.groupby(RUN_KEYS[:3], sort=False):
-        x = link(part)
+    """
+    Phi of an exactly right trace and an exact answer, its p corrected over all conditions, and the odds ratio within
+    labels; no rows without traces.
+    """
+    made, groups = [], list(rows.groupby(RUN_KEYS[:3], sort=False))
+    for (key, part), x in zip(groups, holm_links(link(part) for _, part in groups)):
         if x.phi is None:
             continue
         line = dict(zip(RUN_KEYS[:3], key)) | dict(seed='all', seeds=part.seed.nunique(), n=sum(x.table))
         line |= dict(unscored=len(part) - sum(x.table), interval='over questions')
         made.append(line | dict(scorer='phi', mean=x.phi, low=x.verdict.low, high=x.verdict.high))
+        made.append(line | dict(scorer='phi_p_holm', mean=x.verdict.p, interval='none'))
         made.append(line | dict(scorer='odds_ratio_within', mean=x.within, low=x.within_low, high=x.within_high))
     return pd.DataFrame(made)
 
@@ -100,13 +104,19 @@ def _beside(wide, rows):
     return wide
 
 # %% ../../nbs/09_report/05_tables.ipynb #074adcf9
-LINKS = {'phi': 'phi, trace and answer', 'odds_ratio_within': 'odds ratio within labels'}
+LINKS = {
+    'phi': 'phi, trace and answer',
+    'phi_p_holm': 'phi, corrected',
+    'odds_ratio_within': 'odds ratio within labels',
+}
 
 
 def _cell(r):
     "One number of the headline as text."
     if r.scorer not in LINKS:
         return percent(r.mean, r.low, r.high) if r.scorer in WITH_INTERVAL else percent(r.mean)
+    if r.scorer == 'phi_p_holm':
+        return p_text(r.mean)
     return '-' if pd.isna(r.mean) else f'{r.mean:.2f} [{r.low:.2f}, {r.high:.2f}]'
 
 
@@ -117,7 +127,8 @@ def headline(
     """One row per data set, model and condition: test questions, seeds, and the mean of each scorer over the seeds.
 
     Means are in percent, some with 95 % intervals. Beside the exact answers stands the best guess that does not read
-    the context, beside the label the share of the commonest one. The last columns are the link of trace and answer.
+    the context, beside the label the share of the commonest one. The last columns are the link of trace and answer;
+    the p of phi is corrected by Holm's method over the rows.
     """
     numbers = measured(rows) if numbers is None else numbers
     lines = numbers[numbers.seed == 'all']

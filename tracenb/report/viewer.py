@@ -49,10 +49,14 @@ def chosen_rows(
     rows: pd.DataFrame,  # Of `gather`
     most: int = SHOWN,  # Rows to keep
 ) -> pd.DataFrame:
-    "All rows, or the first questions of every run: about `most` rows, at least one question of every run."
+    """
+    All rows, or the first questions of every run with all their samples: about `most` rows, at least one question of
+    every run.
+    """
     if len(rows) <= most:
         return rows
-    place = rows.groupby(RUN_KEYS, sort=False).cumcount()
+    asked = rows.groupby([*RUN_KEYS, 'id'], sort=False).ngroup()
+    place = asked - asked.groupby([rows[k] for k in RUN_KEYS], sort=False).transform('min')
     counts = place.value_counts().sort_index().cumsum()
     deepest = max(0, int((counts <= most).sum()) - 1)
     return rows[place <= deepest]
@@ -152,6 +156,7 @@ def packed(
     place_of_case = {key: n for n, key in enumerate(asked)}
     found = [_marked(results, row) for row in rows.itertuples()]
     columns = dict(
+        sample=rows['sample'].tolist() if rows['sample'].any() else [],
         run=[place_of_run[key] for key in zip(*(rows[k] for k in RUN_KEYS))],
         case=[place_of_case[key] for key in zip(rows.dataset, rows.id)],
         text=list(rows.text),

@@ -226,7 +226,7 @@ def plan_grid(
                 state=state(Path(out) / r.name),
                 steps=math.ceil(epochs * batches / r.train.gradient_accumulation_steps),
                 tokens_trained=round(epochs * n * (prompt + completion)),
-                tokens_generated_at_most=n_test * r.generate.max_new_tokens,
+                tokens_generated_at_most=n_test * r.generate.max_new_tokens * r.generate.num_return_sequences,
                 run=f'{out}/{r.name}',
             )
         )

@@ -7,6 +7,7 @@ __all__ = ['TrainedRun', 'verify']
 
 # %% ../../nbs/07_runs/09_finished.ipynb #verify-imports
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from ..core.files import read_jsonl
@@ -56,18 +57,21 @@ class TrainedRun:
         empty = build_traces([example], self.task, 'zero_shot')[0]
         prompt = encode(render(example, empty, self.task, self.run.system), self.tokenizer, prompt_only=True)
         tell = watch and (lambda rows: watch(decode_text(self.tokenizer, rows[0])))
-        return generate(self.load(), self.tokenizer, [prompt], self.run.generate, seed=self.run.seed, watch=tell)[0]
+        how = replace(self.run.generate, num_return_sequences=1)
+        return generate(self.load(), self.tokenizer, [prompt], how, seed=self.run.seed, watch=tell)[0]
 
 # %% ../../nbs/07_runs/09_finished.ipynb #verify-differences
 def _score_differences(scores, stored):
-    "What differs between computed and stored scores, by id and scorer."
-    stored = {(s.id, s.scorer): s for s in stored}
+    "What differs between computed and stored scores, by id, sample and scorer."
+    place = lambda s: (s.id, *([f'sample {s.sample}'] if s.sample else []), s.scorer)
+    stored = {place(s): s for s in stored}
     for s in scores:
-        before = stored.pop((s.id, s.scorer), None)
+        before = stored.pop(place(s), None)
         if before is None or before.value != s.value:
-            yield f'scores.jsonl: {s.id}, {s.scorer}: stored {getattr(before, "value", "nothing")}, now {s.value}'
-    for i, name in stored:
-        yield f'scores.jsonl: {i}, {name}: no such score is computed'
+            was = getattr(before, 'value', 'nothing')
+            yield f'scores.jsonl: {", ".join(place(s))}: stored {was}, now {s.value}'
+    for names in stored:
+        yield f'scores.jsonl: {", ".join(names)}: no such score is computed'
 
 
 def _metric_differences(before, now):

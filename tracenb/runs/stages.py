@@ -30,10 +30,11 @@ from ..models.round_trip import Taught, check_round_trip
 from ..models.training import peak_memory, train
 from .provenance import code_version, current_names, provenance
 from ..scoring.overlap import forced_facts, n_traces_missing_facts
+from ..scoring.samples import PASSED, over_samples
 from ..scoring.scorers import SCORERS
 from ..scoring.tables import score_all, tabulate
-from ..stats.association import two_by_two
 from ..stats.intervals import balanced_accuracy, majority_answer, majority_baseline, proportions
+from ..stats.links import crossed
 from ..tasks.task import DataConfig, get_task, load_examples
 from ..traces.chat import SYSTEM, render, taught_pairs
 from ..traces.conditions import build_traces, get_condition
@@ -46,12 +47,18 @@ from ..traces.parsing import parse
 def run_name(
     settings: dict,  # All settings of a run, under the names of the version that wrote them
 ) -> str:
-    "`dataset/model/condition/seed<k>-<hash8>`, the hash being that of the settings (without the usual system turn)."
-    settings = {k: v for k, v in settings.items() if (k, v) != ('system', SYSTEM)}  # which version 0.1 did not name
+    """
+    `dataset/model/condition/seed<k>-<hash8>`, the hash being that of the settings, without the usual system turn and
+    the usual one sample, which version 0.1 did not name.
+    """
+    settings = {k: v for k, v in settings.items() if (k, v) != ('system', SYSTEM)}
+    how = settings.get('generate', {})
+    if how.get('num_return_sequences') == 1:
+        settings['generate'] = {k: v for k, v in how.items() if k != 'num_return_sequences'}
     parts = [re.sub(r'[^\w.-]+', '_', settings[k]) for k in ('dataset', 'model', 'condition')]
     return '/'.join([*parts, f'seed{settings["seed"]}-{digest(settings)}'])
 
-
+# %% ../../nbs/07_runs/02_stages.ipynb #run-record
 @record
 class Run(Record):
     "One run and all its settings."
@@ -72,9 +79,10 @@ class Run(Record):
         return run_name(self.to_dict())
 
     def check(self) -> 'Run':
-        "Itself, if data set, condition and model are known. Raises `TracenbError` with near matches."
+        "Itself, if names and generation settings can be used. Raises `TracenbError` with near matches."
         get_task(self.dataset)
         get_preset(self.model)
+        self.generate.check()
         needs = get_condition(self.condition).needs
         if needs and not self.data.traces:
             raise TracenbError(
@@ -283,13 +291,14 @@ def tune(
 def answer(
     opened: OpenRun,  # Tuned, or of a condition that trains nothing
 ) -> list[Generation]:
-    "One generation per test example, in order, stored in `generations.jsonl`."
+    "The samples of each test example, in order, stored in `generations.jsonl`."
     run, task, path = opened.run, opened.task, opened.file('generations.jsonl')
     examples = opened.examples['test']
     if path.exists():
-        made = {g.id: g for g in read_jsonl(path, Generation, torn=True)}
-        if all(e.id in made for e in examples):
-            return [made[e.id] for e in examples]
+        made = {(g.id, g.sample): g for g in read_jsonl(path, Generation, torn=True)}
+        keys = [(e.id, k) for e in examples for k in range(run.generate.num_return_sequences)]
+        if all(key in made for key in keys):
+            return [made[key] for key in keys]
     write_text(opened.file('run.json'), json.dumps(same_template(opened), indent=1))
     empty = build_traces(examples, task, 'zero_shot')
     prompts = [
@@ -306,9 +315,9 @@ def answer(
 # %% ../../nbs/07_runs/02_stages.ipynb #49b7c6b4
 def score(
     opened: OpenRun,  # Generated
-    generations: list[Generation],  # One per test example
+    generations: list[Generation],  # Of every test example
 ) -> pd.DataFrame:
-    "One row per test example, one column per scorer; the scores are stored in `scores.jsonl`."
+    "One row per test example and sample, one column per scorer; the scores are stored in `scores.jsonl`."
     scores = scores_of(opened.run, opened.examples['test'], generations)
     write_jsonl(opened.file('scores.jsonl'), scores)
     return tabulate(scores, opened.examples['test'], opened.task)
@@ -317,15 +326,16 @@ def score(
 def scores_of(
     run: Run,  # Its settings
     examples: list[Example],  # All test examples
-    generations: list[Generation],  # One each, in any order
+    generations: list[Generation],  # Of each, in any order
 ) -> list[Score]:
     "The generations, parsed, joined to the examples by id, and scored."
-    task, condition, made = get_task(run.dataset), get_condition(run.condition), {g.id: g for g in generations}
+    task, condition, asked = get_task(run.dataset), get_condition(run.condition), {e.id: e for e in examples}
+    made = {(g.id, g.sample): g for g in generations if g.id in asked}
     kind = dict(trace=condition.has_trace, steps=condition.has_steps)
-    responses = [parse(made[e.id], e, task, **kind) for e in examples if e.id in made]
+    responses = [parse(g, asked[g.id], task, **kind) for g in made.values()]
     return score_all(responses, examples, task, trace=condition.has_steps)
 
-# %% ../../nbs/07_runs/02_stages.ipynb #4cea94a6
+# %% ../../nbs/07_runs/02_stages.ipynb #stages-measure
 def measure(
     table: pd.DataFrame,  # Rows of `score`
     generations: list[Generation],  # One per row
@@ -334,21 +344,23 @@ def measure(
     """
     The content of `metrics.json`.
 
-    Each scorer's mean with its Wilson interval, the 2x2 tables of trace and answer, and what was too long and
-    therefore left out.
+    Each scorer's mean with its interval over questions, the 2x2 tables of trace and answer, and what was too long and
+    therefore left out. Several samples of a question are averaged first, and their number is `samples`.
     """
-    columns = [c for c in table if c in SCORERS]
+    each, table = table, over_samples(table.reset_index())
+    columns = [c for c in table if c in SCORERS or c == PASSED]
     scored = proportions(table.assign(run=''), 'run', columns).drop(columns='run').set_index('scorer')
     label, share = majority_baseline(table.label)
     tables = [t for t in ('trace_correct_any', 'trace_correct_exact') if table[t].notna().any()]
-    too_long = [g.id for g in generations if g.finish_reason == 'too_long']
+    too_long = list(dict.fromkeys(g.id for g in generations if g.finish_reason == 'too_long'))
     return dict(
         n=len(table),
+        **(dict(samples=int(table['sample'].min())) if 'sample' in table else {}),
         majority_label=dict(label=label, share=share),
-        majority_answer=majority_answer(table.reset_index()).share.iloc[-1],
+        majority_answer=majority_answer(table).share.iloc[-1],
         label_balanced=balanced_accuracy(table.label, table.classification),
         metrics=json.loads(scored.to_json(orient='index', double_precision=15)),
-        tables={t: two_by_two(table[t], table.answer_exact).to_dict() for t in tables},
+        tables={t: crossed(each.reset_index(), t) for t in tables},
         too_long=dict(train=trained.get('ids_too_long', []), test=too_long),
     )
 

@@ -45,7 +45,7 @@ def score_response(
             verdict, why = None, NO_TRACE
         else:
             verdict, why = s.fn(response, gold or example if s.needs_trace else example, steps)
-        scores.append(Score(id=example.id, scorer=name, value=verdict, explanation=why))
+        scores.append(Score(id=example.id, scorer=name, value=verdict, explanation=why, sample=response.sample))
     return scores
 
 # %% ../../nbs/02_scoring/04_tables.ipynb #328beeaa
@@ -54,12 +54,13 @@ def _some(ids):
 
 
 def _check_ids(responses, examples):
-    "Exactly one response per example."
-    given, wanted = Counter(r.id for r in responses), Counter(e.id for e in examples)
+    "Exactly one response per example and sample."
+    wanted, answers = Counter(e.id for e in examples), Counter((r.id, r.sample) for r in responses)
+    given = dict.fromkeys(i for i, _ in answers)
     problems = {
         'examples without a response': [i for i in wanted if i not in given],
         'responses without an example': [i for i in given if i not in wanted],
-        'ids with several responses': [i for i, k in given.items() if k > 1],
+        'ids with several responses': [i for (i, _), k in answers.items() if k > 1],
         'ids of several examples': [i for i, k in wanted.items() if k > 1],
     }
     bad = [f'{len(ids)} {what} ({_some(ids)})' for what, ids in problems.items() if ids]
@@ -67,10 +68,10 @@ def _check_ids(responses, examples):
         raise TracenbError(
             f'cannot join {len(responses)} responses to {len(examples)} examples: {"; ".join(bad)}',
             'give one response per example: generate what is missing, pass only the examples that were asked, '
-            'and score each of several samples by itself',
+            'and number several samples of an example',
         )
 
-
+# %% ../../nbs/02_scoring/04_tables.ipynb #tables-score-all
 def score_all(
     responses: Iterable[Response],  # In any order
     examples: Iterable[Example],  # All that were asked
@@ -79,13 +80,20 @@ def score_all(
     trace: bool = True,  # Does the condition teach steps?
     gold: dict[str, Example] | None = None,  # id -> the row whose steps are gold for the trace; None = its own
 ) -> list[Score]:
-    "Scores in the order of `examples`, joined by id. Raises `TracenbError` naming missing, unknown and repeated ids."
+    """
+    Scores in the order of `examples`, then of samples, joined by id. Raises `TracenbError` naming missing, unknown and
+    repeated ids.
+    """
     responses, examples, names = list(responses), list(examples), None if names is None else list(names)
     _check_ids(responses, examples)
-    by_id, scores = {r.id: r for r in responses}, []
+    by_id, scores = {}, []
+    for r in sorted(responses, key=lambda r: r.sample):
+        by_id.setdefault(r.id, []).append(r)
     for e in examples:
         whose = e if gold is None else gold[e.id]
-        scores += score_response(by_id[e.id], e, task.decompose(whose), names, trace, whose)
+        steps = task.decompose(whose)
+        for r in by_id[e.id]:
+            scores += score_response(r, e, steps, names, trace, whose)
     return scores
 
 # %% ../../nbs/02_scoring/04_tables.ipynb #98da4420
@@ -107,7 +115,7 @@ def _wide(scores, ids):
         )
     return wide[names].astype(float)
 
-
+# %% ../../nbs/02_scoring/04_tables.ipynb #tables-tabulate
 def tabulate(
     scores: Iterable[Score],  # Of one run
     examples: Iterable[Example],  # All that were scored
@@ -115,17 +123,22 @@ def tabulate(
     responses: Iterable[Response] | None = None,  # Adds the columns `said_label` and `said_answer`
 ) -> pd.DataFrame:
     """
-    Index `id`; columns `label`, `answer`, `context_words`, then one column per scorer.
-
-    Raises `TracenbError` if a score is missing or repeated.
+    Index `id`; columns `label`, `answer`, `context_words`, then one column per scorer; the number in `sample` where
+    examples have several. Raises `TracenbError` if a score is missing or repeated.
     """
     examples, scores, rows = list(examples), list(scores), {}
+    responses = None if responses is None else list(responses)
+    samples = sorted({s.sample for s in scores})
+    if len(samples) > 1:
+        own = lambda found, k: None if found is None else [x for x in found if x.sample == k]
+        parts = (tabulate(own(scores, k), examples, task, own(responses, k)).assign(sample=k) for k in samples)
+        return pd.concat(parts)
     for e in examples:
         answer = _answer_text(e.answers[:1] if task.alternatives else e.answers)
         context_words = sum(len(c.split()) for c in e.context)
         rows[e.id] = dict(label=task.decompose(e).label, answer=answer, context_words=context_words)
     if responses is not None:
-        _check_ids(responses := list(responses), examples)
+        _check_ids(responses, examples)
     for r in responses or ():
         rows[r.id] |= dict(said_label=r.label, said_answer=_answer_text(r.answers))
     table = pd.DataFrame.from_dict(rows, orient='index').rename_axis('id')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIGNIFICANT', 'MARGIN', 'Paired', 'paired', 'holm_rows', 'holm', 'permuted', 'seed_variance', 'question_variance',
-           'compare_seeds']
+           'seed_mean_interval', 'compare_seeds']
 
 # %% ../../nbs/03_stats/03_comparisons.ipynb #e5050069
 import math
@@ -212,6 +212,23 @@ def _detectable(change, variance, freedom):
         variance = max(variance, float(np.mean(change**2)) / n)
     size = (student.isf(SIGNIFICANT / 2, freedom) + student.isf(0.2, freedom)) * math.sqrt(variance)
     return size if size < 1 and 0.5 ** (n - 1) < SIGNIFICANT else None
+
+# %% ../../nbs/03_stats/03_comparisons.ipynb #mean-interval
+def seed_mean_interval(
+    df: pd.DataFrame,  # Rows of one condition of one data set and model
+    value: str = 'answer_exact',  # A scorer, 0 to 1
+    spread: tuple[float, int] | None = None,  # Of `seed_variance`, over comparable conditions; None = of these rows
+) -> tuple[float, float]:
+    "95 % interval of the mean, questions and seeds taken as drawn, cut at 0 and 1; two NaN for fewer than two seeds."
+    scored = df[df[value].notna()].astype({value: float})
+    seeds, questions = (scored.groupby(c, observed=True)[value].mean() for c in ('seed', 'id'))
+    if len(seeds) < 2:
+        return math.nan, math.nan
+    own = seed_variance(scored, value)
+    pooled, freedom = spread or own
+    error = math.sqrt(question_variance(questions.to_numpy()) + max(own[0], pooled) / len(seeds))
+    half = float(student.isf(SIGNIFICANT / 2, freedom)) * error
+    return max(0.0, seeds.mean() - half), min(1.0, seeds.mean() + half)
 
 # %% ../../nbs/03_stats/03_comparisons.ipynb #between-cell
 def _tested(change, found, margin, p_questions):

@@ -126,8 +126,11 @@ _IN_BOX = re.compile(r'\s*\\(?:text|textbf|mathrm|mathbf)\s*\{(.*)\}\s*', re.S)
 _BOLD = re.compile(r'\*\*(?![\s*])([^*\n]*[^\s*:])\*\*(?!:)')
 _LINE_WITH_TEXT = re.compile(r'\s*^(.*\S.*)$', re.M)
 _WRAPPED = re.compile(r'([`*_$]+)(.+?)\1', re.S)
+_LETTER = r'[>#*_ \t]*{}[*_ \t]*[:：][*_ \t]*'
+_LETTERED = re.compile(rf'\s*(?:{_LETTER.format("Q")}.*\n\s*)?{_LETTER.format("A")}(\S.*?)\s*')
+_OPTION = re.compile(r'(?<!\S)[*_(]*[B-Z][*_ \t]*[:：)]')  # 'A: red B: blue' are options
 
-
+# %% ../../nbs/04_traces/03_blocks.ipynb #forms-places
 def _boxed(block):
     "The place inside the last box, None without one."
     for box in reversed([*_BOX.finditer(block)]):
@@ -138,6 +141,12 @@ def _boxed(block):
                 inner = _IN_BOX.fullmatch(block, box.end(), at)
                 return inner.span(1) if inner else (box.end(), at)
     return None
+
+
+def _lettered(block):
+    "The place of x in a block that is 'A: x' and nothing else, perhaps below a line 'Q: ...'; None in other blocks."
+    found = _LETTERED.fullmatch(block)
+    return found.span(1) if found and not _OPTION.search(found[1]) else None
 
 # %% ../../nbs/04_traces/03_blocks.ipynb #forms-read
 def _cued(block, free):
@@ -158,10 +167,11 @@ def read_answer(
     block: str,  # The part of a text that answers
     free: bool = False,  # Are answers whole sentences?
 ) -> Place:
-    "The place of the answer in its block: in a box, after a cue, in bold, or all of the block. Without outer marks."
+    "The place of the answer in its block: in a box, after a cue or 'A:', in bold, or all of it. Without outer marks."
     place, end = _boxed(block), len(block)
     if not place:
         place, end = _cued(block, free)
+    place = place or _lettered(block)
     if not place and not free and len(set(_BOLD.findall(block[:end]))) == 1:
         place = _BOLD.search(block, 0, end).span(1)
     a, b = place or (0, end)

@@ -206,6 +206,7 @@ def parse(
         error=error,
         text=text,
         spans=_ordered([*spans, *found, *_answer_spans(blocks.answer, answers)]),
+        sample=generation.sample,
     )
 
 # %% ../../nbs/04_traces/05_parsing.ipynb #parse-trace

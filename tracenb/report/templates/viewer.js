@@ -22,6 +22,7 @@
   const word = v => (v === 1 ? 'right' : v === -1 ? 'unscored' : v === 0 ? 'wrong' : 'partly right');
   const sign = v => (v === 1 ? '\u2713' : v === -1 ? '\u2013' : '\u2717');
   const lower = rows.text.map(t => t.toLowerCase());
+  const drawn = i => (rows.sample.length ? ', sample ' + rows.sample[i] : '');
   const asked = cases.map(c => [c.id, c.q, ...c.a, ...c.c].join('\n').toLowerCase());
   const others = cases.map(() => []);
   rows.case.forEach((c, i) => others[c].push(i));
@@ -74,13 +75,20 @@
     shown = [];
     for (let i = 0; i < total; i++)
       if ((!words || hit[rows.case[i]] || lower[i].includes(words)) && tests.every(t => t(i))) shown.push(i);
-    const right = shown.filter(i => rows.answer[i] === 1).length;
+    const questions = new Map(); // of each run: answers read, right ones
+    for (const i of shown) {
+      const key = rows.run[i] + ' ' + rows.case[i],
+        q = questions.get(key) ?? [0, 0];
+      questions.set(key, [q[0] + 1, q[1] + (rows.answer[i] === 1)]);
+    }
+    const right = [...questions.values()].reduce((sum, q) => sum + q[1] / q[0], 0);
     at('tv-count').textContent =
       shown.length.toLocaleString('en') +
       ' of ' +
       total.toLocaleString('en') +
       ' rows' +
-      (shown.length ? '; answer exact in ' + ((100 * right) / shown.length).toFixed(1) + ' %' : '');
+      (questions.size < shown.length ? ' (' + questions.size.toLocaleString('en') + ' questions, samples averaged)' : '') +
+      (shown.length ? '; answer exact in ' + ((100 * right) / questions.size).toFixed(1) + ' %' : '');
     at('tv-list').scrollTop = 0;
     if (shown.length) pick(shown[0]);
     else {
@@ -103,7 +111,7 @@
         line.setAttribute('role', 'option');
         line.setAttribute('aria-selected', i === current);
         line.id = 'tv-row-' + i;
-        const head = make('div', run[2] + ', seed ' + run[3] + ' ', 'tv-head');
+        const head = make('div', run[2] + ', seed ' + run[3] + drawn(i) + ' ', 'tv-head');
         for (const [name, v] of [
           ['answer', rows.answer[i]],
           ['label', rows.label[i]],
@@ -204,7 +212,7 @@
     const same = make('p', undefined, 'tv-same');
     for (const j of others[rows.case[i]].slice(0, 60)) {
       const r = runs[rows.run[j]],
-        b = make('button', r.slice(1, 3).join(', ') + ', seed ' + r[3] + ' ' + sign(rows.answer[j]));
+        b = make('button', r.slice(1, 3).join(', ') + ', seed ' + r[3] + drawn(j) + ' ' + sign(rows.answer[j]));
       b.type = 'button';
       b.disabled = j === i;
       b.addEventListener('click', () => pick(j));
@@ -226,7 +234,7 @@
       .map(v => v[0] + ' ' + word(v[1]))
       .join('; ');
     one.replaceChildren(
-      make('p', run.slice(0, 3).join(', ') + ', seed ' + run[3] + ' \u00b7 ' + c.id, 'note'),
+      make('p', run.slice(0, 3).join(', ') + ', seed ' + run[3] + drawn(i) + ' \u00b7 ' + c.id, 'note'),
       make('h3', c.q),
       make('p', 'Gold answer: ' + c.a.join(', ') + ' \u00b7 gold label: ' + c.l),
       make('p', verdicts),
