@@ -9,6 +9,7 @@ import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import forked
 import pytest
 from conftest import ROOT
 
@@ -441,14 +442,8 @@ def test_the_import_tells_by_its_exit_code(tmp_path, call):
 
 
 def command(*args, cwd, **env):
-    return subprocess.run(
-        [sys.executable, '-c', 'from tracenb.cli.teacher import teacher; teacher()', *map(str, args)],
-        cwd=cwd,
-        env=os.environ | env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    code = 'from tracenb.cli.teacher import teacher; teacher()'
+    return forked.script(code, *args, cwd=cwd, env=os.environ | env, timeout=300)
 
 
 def test_the_key_is_nowhere_in_output_or_files(serve, tmp_path):
