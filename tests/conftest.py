@@ -121,10 +121,12 @@ def forked_kernels():
 
     from tracenb.runs import kernels, notebook
 
+    server = forked.Forks()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(kernels, 'FORK_SERVER', forked.Forks())
+        patched.setattr(kernels, 'FORK_SERVER', server)
         patched.setattr(notebook.execute, '__defaults__', (kernels.ForkedKernelManager,))
         yield
+    server.close()
 
 
 @pytest.fixture

@@ -91,3 +91,9 @@ class Forks(ForkServer):
             while not (path / 'socket').exists():
                 time.sleep(0.01)
         return f'{self.folder.name}/socket'
+
+    def close(self):
+        "End the server, if it was started."
+        if self.process is not None:
+            self.stdin.close()
+            self.process.join()
