@@ -29,20 +29,25 @@ LONGEST = (
     'test_engine.py',
     'test_lab.py',
     'test_docs.py',
-    'test_notebooks.py',
-    'test_runs.py',
+    'test_intervene.py',
+    'test_tutorials.py',
     'test_survey_page.py',
+    'test_runs.py',
     'test_teacher.py',
     'test_cli.py',
+    'test_interventions.py',
     'test_train.py',
+    'test_generate.py',
     'test_rating_page.py',
     'test_report.py',
 )  # begun first, so that no process waits for another at the end
+LAST = 'test_notebooks.py'  # many and short: whichever process is free takes the next
 APART = ('test_engine.py', 'test_notebooks.py', 'test_tutorials.py')  # their tests share nothing
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    place = dict(zip(LONGEST, range(-len(LONGEST), 0))) | {LAST: 1}
+    items.sort(key=lambda item: place.get(item.path.name, 0))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -103,6 +108,25 @@ def smoke(tmp_path_factory, base_only) -> Path:
                 assert done.returncode == 0, done.stderr[-2000:]
                 (folder / name).write_text(done.stdout)
     return folder / 'o'
+
+
+@pytest.fixture(scope='session')
+def forked_kernels():
+    """
+    Notebooks that the library executes get kernels that are forks of the process with the imports.
+
+    Jupyter's own kernels run in the report of `smoke`, in test_lab.py and in three notebooks of test_notebooks.py.
+    """
+    import forked
+
+    from tracenb.runs import kernels, notebook
+
+    server = forked.Forks()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(kernels, 'FORK_SERVER', server)
+        patched.setattr(notebook.execute, '__defaults__', (kernels.ForkedKernelManager,))
+        yield
+    server.close()
 
 
 @pytest.fixture

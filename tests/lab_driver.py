@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 
 import nbformat
@@ -69,6 +70,7 @@ class Lab:
             )
         while not self.is_up():
             assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.2)
 
     def get(self, path):
         "A JSON answer of the server."

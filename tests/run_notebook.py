@@ -20,6 +20,7 @@ PRELOAD = [
     'torch',
     'peft',
     'tracenb.audit.page',
+    'tracenb.cli.main',
     'tracenb.models.serve',
     'tracenb.ratings.analysis',
     'tracenb.report.page',

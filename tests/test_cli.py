@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 TRACENB = Path(sys.executable).parent / 'tracenb'
@@ -64,7 +65,7 @@ def test_the_smoke_grid_from_run_to_report(smoke):
         )
         assert (f / 'adapter' / 'adapter_model.safetensors').exists() or not trained
     before = {p: p.read_bytes() for f in folders for p in f.rglob('*') if p.is_file()}
-    tracenb('run', 'smoke', '--out', smoke.name, cwd=smoke.parent)
+    assert forked.tracenb('run', 'smoke', '--out', smoke.name, cwd=smoke.parent).returncode == 0
     assert {p: p.read_bytes() for p in before} == before, 'a second run finds everything finished'
     table = (smoke.parent / 'report.txt').read_text()
     assert 'answer exact' in table and 'zero_shot' in table

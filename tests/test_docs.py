@@ -10,13 +10,14 @@ import yaml
 from conftest import ROOT
 from links import broken, page_of
 from make_site import build_site, notebooks
+from run_notebook import context
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope='session')
 def site(tmp_path_factory):
-    return build_site(ROOT, tmp_path_factory.mktemp('docs') / 'site').parent
+    return build_site(ROOT, tmp_path_factory.mktemp('docs') / 'site', context()).parent
 
 
 @pytest.fixture(scope='session')

@@ -3,14 +3,12 @@
 import asyncio
 import json
 import os
-import signal
 import sqlite3
 import stat
-import subprocess
-import sys
 import time
 from collections import Counter
 
+import forked
 import psutil
 import pytest
 from faulty_server import FAULTS, FaultyServer, seeded_faults
@@ -202,11 +200,11 @@ client.ask(questions, endpoint, sys.argv[2], progress=False)
 def test_killed_and_continued_pays_for_nothing_twice(tmp_path):
     "SIGKILL after some fifty answers; the second process sends only what was not stored."
     with FaultyServer(seeded_faults(0.1, seed=1), delay=0.02) as server:
-        process = subprocess.Popen([sys.executable, '-c', COLLECT, server.url, str(tmp_path / 'c.sqlite')])
-        while sum(server.answered.values()) < 50 and process.poll() is None:
+        process = forked.start(COLLECT, server.url, tmp_path / 'c.sqlite')
+        while sum(server.answered.values()) < 50 and process.is_alive():
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         time.sleep(0.3)
         with sqlite3.connect(tmp_path / 'c.sqlite') as db:
             stored = {json.loads(r)['messages'][0]['content'] for (r,) in db.execute('SELECT request FROM replies')}
@@ -222,8 +220,7 @@ def test_a_second_process_waits_outside(tmp_path):
     from filelock import FileLock
 
     with FaultyServer(lambda question, attempt: None) as server, FileLock(f'{tmp_path / "c.sqlite"}.lock'):
-        command = [sys.executable, '-c', COLLECT, server.url, str(tmp_path / 'c.sqlite')]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = forked.script(COLLECT, server.url, tmp_path / 'c.sqlite')
         assert 'another process is using this cache' in done.stderr and not server.attempts
 
 

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import forked
 import psutil
 import pytest
 import yaml
@@ -18,7 +19,7 @@ from tracenb.runs.engine import Unwritable, run_grid
 from tracenb.runs.finished import verify
 from tracenb.runs.folders import list_runs, state
 from tracenb.runs.grids import get_grid
-from tracenb.runs.stages import make_run
+from tracenb.runs.stages import answer, build, finish, make_run, open_run, score, tune
 
 BIN = Path(sys.executable).parent
 SMALL = dict(
@@ -30,7 +31,26 @@ SMALL = dict(
 )
 RESULTS = ('examples.jsonl', 'chat.jsonl', 'generations.jsonl', 'scores.jsonl', 'metrics.json')
 
-# A process that has imported everything forks one child per try; the child kills itself before its n-th operation on
+
+@pytest.mark.slow
+def test_a_report_that_is_killed_is_made_again(tmp_path, smoke):
+    "The first test, so that `smoke` is there when another process needs it."
+    shutil.copytree(smoke, tmp_path / 'o')
+    for made in ('report.html', 'figures'):
+        path = tmp_path / 'o' / made
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    before = bytes_of(tmp_path / 'o')
+    process = start('report', 'o', cwd=tmp_path)
+    assert until(lambda: list((tmp_path / 'o').glob('figures/*.png')), process) and process.poll() is None
+    kill_all(process)
+    assert not (tmp_path / 'o' / 'report.html').exists()
+    again('report', 'o', cwd=tmp_path)
+    assert (tmp_path / 'o' / 'report.html').read_text().rstrip().endswith('</html>') and bytes_of(
+        tmp_path / 'o'
+    ) == before
+
+
+# The process forks one child per try; the child kills itself before its n-th operation on
 # files of the run. The first try is not killed: it tells at which stage each operation is.
 KILLED = """
 import json, os, signal, sys
@@ -75,8 +95,7 @@ for n in chosen:
 def test_killed_before_file_operations_a_run_ends_with_the_same_bytes(tmp_path, which):
     "Before the first operation of each stage, or before every one."
     run = make_run(**SMALL)
-    command = [sys.executable, '-c', KILLED, json.dumps(SMALL), str(tmp_path), which]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = forked.script(KILLED, json.dumps(SMALL), tmp_path, which)
     killed = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0 and not [t for t in killed if 'error' in t], done.stdout[-500:] + done.stderr[-1500:]
     assert {t['code'] for t in killed} == {-signal.SIGKILL} and {t['again'] for t in killed} == {0}
@@ -112,7 +131,7 @@ def until(true, process, seconds=90):
             return True
         if process.poll() is not None:
             return True if true() else False
-        time.sleep(0.002)
+        time.sleep(0.01)
     pytest.fail('it never came to that')
 
 
@@ -124,6 +143,20 @@ def kill_all(process):
     _, alive = psutil.wait_procs(below, timeout=20)
     assert not alive
     return len(below)
+
+
+def again(*args, cwd):
+    "The command again, without the start of a process."
+    done = forked.tracenb(*args, cwd=cwd)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def undisturbed(runs, out):
+    "All stages of all runs, one after the other, in this process."
+    for run in runs:
+        opened = open_run(run, out)
+        tune(opened, build(opened))
+        finish(opened, score(opened, answer(opened)))
 
 
 def bytes_of(out):
@@ -139,14 +172,14 @@ EVERY_STAGE = ('building', 'training', 'generating', 'rendering')
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'conditions, stages',
+    'conditions, stages, n_train, n_tokens',
     [
-        (['incorrect'], ('rendering',)),
-        pytest.param(['correct', 'incorrect'], EVERY_STAGE, marks=pytest.mark.exhaustive),
+        (['incorrect'], ('rendering',), 8, 8),
+        pytest.param(['correct', 'incorrect'], EVERY_STAGE, 80, 100, marks=pytest.mark.exhaustive),
     ],
     ids=['rendering', 'every'],
 )
-def test_the_command_killed_in_its_stages_and_while_rendering(tmp_path, conditions, stages):
+def test_the_command_killed_in_its_stages_and_while_rendering(tmp_path, conditions, stages, n_train, n_tokens):
     """
     SIGKILL of `tracenb run` while a run is building, training, generating, and when only its notebook is missing.
 
@@ -157,13 +190,13 @@ def test_the_command_killed_in_its_stages_and_while_rendering(tmp_path, conditio
         tmp_path,
         conditions=conditions,
         settings=dict(
-            data={'n_train': 40 * size, 'n_test': 4 * size},
+            data={'n_train': n_train, 'n_test': 4 * size},
             train={'num_train_epochs': 2, 'gradient_accumulation_steps': 1, 'save_steps': 5 * size},
-            generate={'max_new_tokens': 50 * size, 'batch_size': 1},
+            generate={'max_new_tokens': n_tokens, 'batch_size': 1},
         ),
     )
     runs = get_grid(str(tmp_path / file)).runs
-    assert start('run', file, '--out', 'whole', cwd=tmp_path).wait() == 0
+    undisturbed(runs, tmp_path / 'whole')
     rendering = lambda at: (at / 'metrics.json').exists() and not (at / 'run.ipynb').exists()
     kills = []
     for stage in stages:
@@ -176,7 +209,7 @@ def test_the_command_killed_in_its_stages_and_while_rendering(tmp_path, conditio
             assert kill_all(process) >= 4  # worker, fork server, proxy, kernel
             kills.append(stage)
     assert kills == list(stages)
-    assert start('run', file, '--out', 'killed', cwd=tmp_path).wait() == 0
+    again('run', file, '--out', 'killed', cwd=tmp_path)
     found, whole = bytes_of(tmp_path / 'killed'), bytes_of(tmp_path / 'whole')
     assert found == whole and len(whole) == 2 * size
     for r in runs:
@@ -188,14 +221,14 @@ def test_the_command_killed_in_its_stages_and_while_rendering(tmp_path, conditio
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'conditions, seeds',
+    'conditions, seeds, n_train',
     [
-        (['incorrect'], [1]),
-        pytest.param(['vanilla', 'correct', 'incorrect'], [1, 2], marks=pytest.mark.exhaustive),
+        (['incorrect'], [1], 24),
+        pytest.param(['vanilla', 'correct', 'incorrect'], [1, 2], 40, marks=pytest.mark.exhaustive),
     ],
     ids=['small', 'whole'],
 )
-def test_two_workers_one_of_them_killed(tmp_path, conditions, seeds):
+def test_two_workers_one_of_them_killed(tmp_path, conditions, seeds, n_train):
     "2 data sets, conditions and seeds: another worker resumes the run, and the results have the same bytes."
     file = grid_file(
         tmp_path,
@@ -203,7 +236,7 @@ def test_two_workers_one_of_them_killed(tmp_path, conditions, seeds):
         conditions=conditions,
         seeds=seeds,
         settings=dict(
-            data={'n_train': 40, 'n_test': 6, 'max_words': 40},
+            data={'n_train': n_train, 'n_test': 6, 'max_words': 40},
             train={'num_train_epochs': 2, 'gradient_accumulation_steps': 1, 'save_steps': 5},
             generate={'max_new_tokens': 8},
         ),
@@ -212,7 +245,7 @@ def test_two_workers_one_of_them_killed(tmp_path, conditions, seeds):
     runs = get_grid(str(tmp_path / file)).runs
     n = len(runs)
     assert n == 2 * len(conditions) * len(seeds)
-    assert start('run', file, '--out', 'whole', cwd=tmp_path).wait() == 0  # one after the other
+    undisturbed(runs, tmp_path / 'whole')
     process = start('run', file, '--out', 'killed', '--workers', 2, cwd=tmp_path)
     training = lambda: [r for r in runs if state(tmp_path / 'killed' / r.name).startswith('training')]
     assert until(training, process)
@@ -224,23 +257,6 @@ def test_two_workers_one_of_them_killed(tmp_path, conditions, seeds):
     assert process.wait(180) == 0
     assert list_runs(tmp_path / 'killed').state.tolist() == ['finished'] * n
     assert bytes_of(tmp_path / 'killed') == bytes_of(tmp_path / 'whole') and len(bytes_of(tmp_path / 'whole')) == 2 * n
-
-
-@pytest.mark.slow
-def test_a_report_that_is_killed_is_made_again(tmp_path, smoke):
-    shutil.copytree(smoke, tmp_path / 'o')
-    for made in ('report.html', 'figures'):
-        path = tmp_path / 'o' / made
-        path.unlink() if path.is_file() else shutil.rmtree(path)
-    before = bytes_of(tmp_path / 'o')
-    process = start('report', 'o', cwd=tmp_path)
-    assert until(lambda: list((tmp_path / 'o').glob('figures/*.png')), process) and process.poll() is None
-    kill_all(process)
-    assert not (tmp_path / 'o' / 'report.html').exists()
-    assert start('report', 'o', cwd=tmp_path).wait() == 0
-    assert (tmp_path / 'o' / 'report.html').read_text().rstrip().endswith('</html>') and bytes_of(
-        tmp_path / 'o'
-    ) == before
 
 
 # --- Disks

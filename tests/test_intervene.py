@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pandas as pd
 import pytest
 import yaml
@@ -30,7 +31,6 @@ from tracenb.runs.finished import TrainedRun, verify
 from tracenb.runs.folders import find_runs
 from tracenb.runs.stages import answer, build, finish, make_run, open_run, score, tune
 
-BIN = Path(sys.executable).parent
 SMALL = dict(
     data=dict(n_train=8, n_test=12),
     train=dict(num_train_epochs=1, gradient_accumulation_steps=1),
@@ -86,7 +86,7 @@ def rows_of(run, name):
 
 
 def command(*args, cwd, code=0):
-    done = subprocess.run([BIN / 'tracenb', *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=300)
+    done = forked.tracenb(*args, cwd=cwd, timeout=300)
     assert done.returncode == code, done.stderr[-2000:]
     return done
 
@@ -208,7 +208,7 @@ def test_files_cut_anywhere_end_with_the_same_bytes(whole, tmp_path, cut):
     assert contents(run) == before
 
 
-# A process that has imported everything forks one child per try, which kills itself before its n-th opening of a file
+# The process forks one child per try, which kills itself before its n-th opening of a file
 # to append rows, or at the n-th renaming. The first try is not killed and tells how many there are.
 KILLED = """
 import json, os, shutil, signal, sys
@@ -253,8 +253,7 @@ for n in chosen:
 @pytest.mark.parametrize('which', ['some', pytest.param('every', marks=pytest.mark.exhaustive)])
 def test_killed_while_measuring_the_same_command_ends_with_the_same_bytes(whole, tmp_path, which):
     settings = json.dumps(FEW if which == 'every' else FEW | dict(limit=2, tests=['A', 'B']))
-    args = [sys.executable, '-c', KILLED, str(whole), str(tmp_path), settings, which]
-    done = subprocess.run(args, capture_output=True, text=True, timeout=900)
+    done = forked.script(KILLED, whole, tmp_path, settings, which, timeout=900)
     tries = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0 and not [t for t in tries if 'error' in t], done.stdout[-500:] + done.stderr[-1500:]
     assert len(tries) >= 4 and {(t['code'], t['again']) for t in tries} == {(-signal.SIGKILL, 0)}

@@ -316,7 +316,7 @@ def test_strips_of_the_viewer_count_as_javascript_does(tmp_path):
 
 
 @pytest.fixture(scope='module')
-def page(tmp_path_factory):
+def page(tmp_path_factory, forked_kernels):
     return make_report(write_tested(tmp_path_factory.mktemp('tested'), dict(correct=3, incorrect=1), n=4))
 
 
@@ -348,7 +348,7 @@ def test_papermill_reads_every_parameter(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('found', ['nothing', 'not finished'])
-def test_the_notebook_says_that_a_folder_is_no_finished_run(tmp_path, found):
+def test_the_notebook_says_that_a_folder_is_no_finished_run(tmp_path, found, forked_kernels):
     at = tmp_path / 'run'
     at.mkdir()
     if found == 'not finished':

@@ -66,7 +66,7 @@ def test_old_runs_verify(old):
     assert found.startswith('the folder is not named after its settings')
 
 
-def test_old_runs_are_reported(old):
+def test_old_runs_are_reported(old, forked_kernels):
     page = make_report(old)
     assert page.is_file()
     headline = (old / 'headline.md').read_text()

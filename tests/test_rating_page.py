@@ -224,7 +224,7 @@ def test_conditions_differ_by_color_and_by_marker():
 
 
 @pytest.mark.slow
-def test_the_notebook_runs(tmp_path):
+def test_the_notebook_runs(tmp_path, forked_kernels):
     parameters = dict(out=str(tmp_path / 'out'), n_per_condition=6, sims=100, ns=[25])
     done = execute(experiment('study'), tmp_path / 'study.ipynb', parameters)
     assert 'of them simulated' in printed(done) and (tmp_path / 'out' / 'analysis.html').exists()

@@ -267,7 +267,7 @@ def test_only_twins_are_refused_before_anything_is_written(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_report_beside_twins_holds_no_pooled_figure(tmp_path, capsys):
+def test_a_report_beside_twins_holds_no_pooled_figure(tmp_path, capsys, forked_kernels):
     write_run(tmp_path, 'correct', n=6), write_run(tmp_path, 'correct', n=8)
     write_run(tmp_path, 'vanilla', n=8, right=5), write_run(tmp_path, 'incorrect', n=8, right=5)
     make_report(tmp_path)
@@ -880,7 +880,7 @@ def test_large_grids_show_the_same_questions_of_every_run(grid):
 
 
 @pytest.fixture(scope='module')
-def page(tmp_path_factory):
+def page(tmp_path_factory, forked_kernels):
     "A report of runs whose every text is hostile."
     out = tmp_path_factory.mktemp('report')
     for seed in (1, 2):

@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import nbformat
 import pandas as pd
 import psutil
@@ -435,16 +436,18 @@ def test_two_processes_on_one_run(tmp_path):
     run = make_run(**SMALL)
     hold = (
         'import sys, time; from tracenb.runs.stages import *; '
-        f"o = open_run(make_run(**{SMALL!r}), sys.argv[1]); print('held', flush=True); time.sleep(60)"
+        f"o = open_run(make_run(**{SMALL!r}), sys.argv[1]); open(f'{{sys.argv[1]}}/held', 'w'); time.sleep(60)"
     )
-    other = subprocess.Popen([sys.executable, '-c', hold, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    other = forked.start(hold, tmp_path)
     try:
-        assert other.stdout.readline().strip() == 'held'
+        while not (tmp_path / 'held').exists():
+            assert other.is_alive()
+            time.sleep(0.01)
         with pytest.raises(TracenbError, match='another process works on this run'):
             open_run(run, tmp_path)
     finally:
         other.kill()
-        other.wait()
+        other.join()
     open_run(run, tmp_path)  # a lock ends with its process
 
 

@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import forked
 import pytest
 from conftest import ROOT
 
@@ -441,14 +443,8 @@ def test_the_import_tells_by_its_exit_code(tmp_path, call):
 
 
 def command(*args, cwd, **env):
-    return subprocess.run(
-        [sys.executable, '-c', 'from tracenb.cli.teacher import teacher; teacher()', *map(str, args)],
-        cwd=cwd,
-        env=os.environ | env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    code = 'from tracenb.cli.teacher import teacher; teacher()'
+    return forked.script(code, *args, cwd=cwd, env=os.environ | env, timeout=300)
 
 
 def test_the_key_is_nowhere_in_output_or_files(serve, tmp_path):
@@ -504,7 +500,8 @@ def test_the_small_comparison_asks_about_what_the_demo_collects():
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='elsewhere nothing ends a server whose parent was killed')
-def test_no_server_outlives_a_killed_demo():
+@pytest.mark.parametrize('when', ['starting', pytest.param('up', marks=pytest.mark.exhaustive)])
+def test_no_server_outlives_a_killed_demo(when):
     import psutil
 
     code = (
@@ -512,8 +509,14 @@ def test_no_server_outlives_a_killed_demo():
         "with serve_embedded(port=8655): print('up', flush=True); input()"
     )
     process = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline().strip() == 'up'
-    below = psutil.Process(process.pid).children(recursive=True)
+    below = []
+    while not any('transformers.cli.transformers' in p.cmdline() for p in below):
+        assert process.poll() is None
+        time.sleep(0.02)
+        below = psutil.Process(process.pid).children(recursive=True)
+    if when == 'up':
+        assert process.stdout.readline().strip() == 'up'
+        below = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
     assert below and not psutil.wait_procs(below, timeout=10)[1]

@@ -3,14 +3,12 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 
+import forked
 import pytest
 import torch
-from conftest import ROOT
 from peft import PeftModel
 
 from tracenb.core.files import read_jsonl
@@ -206,13 +204,14 @@ KILLED = textwrap.dedent("""
 
 
 def test_a_killed_process_goes_on_where_it_was(tmp_path, model, tok, rows):
-    env = {**os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{ROOT / "tests"}', 'CI': '1'}
-    running = subprocess.Popen([sys.executable, '-c', KILLED, str(tmp_path / 'cut')], env=env)
+    env = {**os.environ, 'CI': '1'}
+    running = forked.start(KILLED, tmp_path / 'cut', env=env)
     log, until = tmp_path / 'cut/train_log.jsonl', time.monotonic() + 120
     while time.monotonic() < until and not (log.exists() and log.read_text().count('\n') >= 7):
         time.sleep(0.05)
-    running.send_signal(signal.SIGKILL)
-    assert running.wait() == -signal.SIGKILL and not (tmp_path / 'cut/adapter').exists()
+    running.kill()
+    running.join()
+    assert running.exitcode == -signal.SIGKILL and not (tmp_path / 'cut/adapter').exists()
     with open(log, 'a') as f:
         f.write('{"step": 8, "lo')  # a torn line, as a kill may leave
     assert train(model, tok, rows, QUICK, 1, tmp_path / 'cut')['resumed_at'] == 6

@@ -12,6 +12,8 @@ import json
 import re
 import shutil
 import sys
+from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 from commands import command_reference
@@ -77,6 +79,7 @@ def write_sources(
 def build_site(
     root: str | Path = ROOT,  # The checkout
     out: str | Path | None = None,  # Where the site goes; `doc_path` of settings.ini if None
+    context: BaseContext = get_context('spawn'),  # How processes for nbdev are started
 ) -> Path:
     "Build the site; returns its first page. Raises `TracenbError` for a warning of Sphinx or a broken link."
     from sphinx.cmd.build import main as sphinx
@@ -89,7 +92,7 @@ def build_site(
     out = Path(out).resolve() if out else root / settings['DEFAULT']['doc_path']
     work = root / '_proc'
     nbs = root / settings['DEFAULT']['nbs_path']
-    process_all(root, nbs, notebooks(nbs), work / 'notebooks')
+    process_all(root, nbs, notebooks(nbs), work / 'notebooks', context)
     write_sources(root, work / 'notebooks', work / 'sources')
     made = work / 'html'  # moved when it is complete: a build that fails leaves the site of the last one
     for folder in (made, work / 'doctrees'):

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 from links import Linker
@@ -25,13 +26,16 @@ def process(source: Path, to: Path):
     exec_nb(source, to, FilterDefaults)
 
 
-def process_all(root: Path, nbs: Path, names: list[Path], to: Path):
-    "Let nbdev process the notebooks `names` of the folder `nbs`, in as many processes as there are cores."
+def process_all(root: Path, nbs: Path, names: list[Path], to: Path, context: BaseContext = get_context('spawn')):
+    """Let nbdev process the notebooks `names` of the folder `nbs`, in as many processes as there are cores.
+
+    `context` says how those are started.
+    """
     shutil.rmtree(to, ignore_errors=True)
     before = Path.cwd()
     try:
         os.chdir(root)  # nbdev looks for its settings from the working folder
-        with ProcessPoolExecutor(mp_context=get_context('spawn')) as pool:
+        with ProcessPoolExecutor(mp_context=context) as pool:
             list(pool.map(process, [nbs / name for name in names], [to / name for name in names]))
     finally:
         os.chdir(before)

@@ -46,6 +46,18 @@ def _become_kernel(request):
     IPKernelApp.launch_instance(['-f', request['file'], '--log-level=40'])
     os._exit(0)
 
+# %% ../../nbs/07_runs/05_kernels.ipynb #kernel-imports-code
+def _import_all():
+    "Import `IMPORTS`, without torch's compiler for bitsandbytes."
+    import torch
+
+    compile, torch.compile = torch.compile, lambda function=None, **options: function or (lambda f: f)
+    try:
+        for name in IMPORTS:
+            __import__(name)
+    finally:
+        torch.compile = compile
+
 # %% ../../nbs/07_runs/05_kernels.ipynb #kernel-signals
 def _reap(kernels):
     "Tell the proxies of kernels that have ended how they ended."
@@ -77,8 +89,7 @@ def serve_forks(
     path: str,  # Of the socket on which kernels are requested
 ):
     "Import, then fork a kernel for each request until standard input closes."
-    for name in IMPORTS:
-        __import__(name)
+    _import_all()
     listener, kernels = socket.socket(socket.AF_UNIX), {}
     listener.bind(f'{path}.new')
     listener.listen()

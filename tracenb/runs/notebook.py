@@ -17,7 +17,6 @@ from papermill.exceptions import PapermillExecutionError
 
 from ..core.records import TracenbError, lookup
 from .provenance import PACKAGE
-from .stages import Run
 
 # %% ../../nbs/07_runs/06_notebook.ipynb #73079ac6
 def experiment(
@@ -30,7 +29,7 @@ def experiment(
 
 
 def parameters(
-    run: Run,  # The settings
+    run,  # A `Run`: its settings
     out: str | Path,  # The grid's folder
 ) -> dict:
     "The parameters of `sft.ipynb` for `run`."

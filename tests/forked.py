@@ -1,0 +1,99 @@
+"""Commands in forks of a process that has imported the libraries: a process of their own without seconds of start."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from run_notebook import context
+
+from tracenb.runs.kernels import ForkServer
+
+
+def _child(function, args, cwd, env, printed):
+    "Call `function(*args)` with the folder, the environment and the two outputs of a new process."
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    for number, name in ((1, 'stdout'), (2, 'stderr')):
+        os.dup2(os.open(Path(printed, name) if printed else os.devnull, os.O_WRONLY | os.O_CREAT), number)
+        setattr(sys, name, open(number, 'w', closefd=False))
+    function(*args)
+
+
+def _begin(function, args, cwd, env, printed):
+    env = dict(os.environ if env is None else env)
+    process = context().Process(target=_child, args=(function, tuple(map(str, args)), str(cwd), env, printed))
+    process.start()
+    return process
+
+
+def _run(function, args, cwd='.', env=None, timeout=600):
+    "As `subprocess.run` with text output. Raises `TimeoutError` after `timeout` s."
+    with tempfile.TemporaryDirectory() as printed:
+        process = _begin(function, args, cwd, env, printed)
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise TimeoutError(f'{function.__name__}{args} ran for more than {timeout} s')
+        out, err = (Path(printed, name).read_text() for name in ('stdout', 'stderr'))
+    return subprocess.CompletedProcess(args, process.exitcode, out, err)
+
+
+def _script(code, *args):
+    sys.argv = ['-c', *args]
+    exec(code, {'__name__': '__main__'})
+
+
+def _main(*args):
+    from tracenb.cli.main import main
+
+    main(list(args))
+
+
+def script(code, *args, **more) -> subprocess.CompletedProcess:
+    "As `python -c CODE ARGS`; `more`: `cwd`, `env`, `timeout`."
+    return _run(_script, [code, *args], **more)
+
+
+def start(code, *args, cwd='.', env=None):
+    "As `python -c CODE ARGS`, not waited for and with no output: a process of `multiprocessing`."
+    return _begin(_script, [code, *args], cwd, env, None)
+
+
+def tracenb(*args, **more) -> subprocess.CompletedProcess:
+    "As `tracenb ARGS`. A test of what a process imports, or of how the command is killed, starts a new one instead."
+    return _run(_main, args, **more)
+
+
+SERVE = """
+import os, sys
+from tracenb.runs.kernels import serve_forks
+socket, stdin = sys.argv[1:]
+sys.stdin = open(stdin)
+serve_forks(socket)
+"""
+
+
+class Forks(ForkServer):
+    "A fork server of kernels that is itself a fork of the process with the imports. It ends with this process."
+
+    def socket(self) -> str:
+        if self.process is None:
+            self.folder = tempfile.TemporaryDirectory(prefix='tracenb-')
+            path = Path(self.folder.name)
+            os.mkfifo(path / 'stdin')
+            self.process = start(SERVE, path / 'socket', path / 'stdin')
+            self.stdin = open(path / 'stdin', 'w')  # waits until the other end is open
+            while not (path / 'socket').exists():
+                time.sleep(0.01)
+        return f'{self.folder.name}/socket'
+
+    def close(self):
+        "End the server, if it was started."
+        if self.process is not None:
+            self.stdin.close()
+            self.process.join()
