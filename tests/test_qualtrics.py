@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 
 from tracenb.core.records import TracenbError
+from tracenb.fieldwork.jspsych import read_jspsych
+from tracenb.fieldwork.qualtrics import read_mapping, read_qualtrics
+from tracenb.fieldwork.source import join_prolific, read_source
 from tracenb.ratings.analysis import compute
 from tracenb.ratings.effects import Effects
-from tracenb.ratings.qualtrics import join_prolific, read_jspsych, read_mapping, read_qualtrics, read_source
 from tracenb.ratings.scales import rules_of
 from tracenb.ratings.simulated import answers_of, save_answers, seconds_of, simulate_answers
 from tracenb.study.design import demo_study

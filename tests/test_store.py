@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tracenb.core.records import TracenbError
-from tracenb.ratings.qualtrics import read_source
+from tracenb.fieldwork.load_test import attentive
+from tracenb.fieldwork.source import read_source
 from tracenb.ratings.scales import check_answers, participant_flow, participant_table, rules_of
 from tracenb.study.answers import (
     COLUMNS,
@@ -37,7 +38,6 @@ from tracenb.study.answers import (
     unguard_cell,
 )
 from tracenb.study.design import Panel, demo_study
-from tracenb.study.load_test import attentive
 from tracenb.study.participants import (
     Refused,
     Store,

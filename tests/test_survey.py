@@ -22,10 +22,10 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 import tracenb.study.http
 from tracenb.core.records import TracenbError
+from tracenb.fieldwork.load_test import UNLIMITED, LocalServer, attentive, bare_study, load_test, participate, shown_as
 from tracenb.study.answers import open_answers, read_answers, read_participants
 from tracenb.study.design import Panel, demo_study, read_study
 from tracenb.study.http import HEADERS, LARGEST, Rates
-from tracenb.study.load_test import UNLIMITED, LocalServer, attentive, bare_study, load_test, participate, shown_as
 from tracenb.study.participants import Store
 from tracenb.study.server import export_token, read_page, read_private, return_url, serve, survey_app
 
