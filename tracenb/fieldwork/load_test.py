@@ -171,6 +171,8 @@ async def participate(
                     break
                 await _wait(pause)
                 body = dict(values=values, seconds=seconds(step, number), attempt=str(uuid.uuid4()))
+                if step == 'consent':
+                    body['panel'] = panel
                 if step.startswith('trial:'):
                     body['context_opened'] = opens(step, number)
                 reply = await connection.request('PUT', f'/api/answers/{step}', json=body)
@@ -182,7 +184,7 @@ async def participate(
     return Participation(number, token, state, code, tuple(stored), tuple(connection.times), connection.retries)
 
 # %% ../../nbs/12_fieldwork/01_load_test.ipynb #export-bare
-UNLIMITED = dict(client='', enter='', token='')  # Rate limits of a server under test: none
+UNLIMITED = dict(client='', enter='', token='', places=0)  # Rate limits of a server under test: none
 _CODES = {'complete': 'COMPLETE', 'screened_out': 'SCREENED', 'full': 'FULL'}
 
 
@@ -341,7 +343,7 @@ async def load_test(
     options = dict(pause=pause, seconds=seconds, opens=opens, on_stored=lambda: stored.update(['answers']))
     with TemporaryDirectory() as tmp:
         db = db or Path(tmp) / 'study.sqlite'
-        with LocalServer(folder, db) as server:
+        with LocalServer(folder, db, simulated=True) as server:
             began = time.monotonic()
             people = [
                 asyncio.create_task(participate(server.url, answer or attentive(study), number, **options))

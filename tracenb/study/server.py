@@ -19,7 +19,6 @@ import json
 import logging
 import os
 import secrets
-import socket
 import stat
 from asyncio import wrap_future
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from typing import Annotated, Literal
 from urllib.parse import quote
 
 import uvicorn
-from fastapi import Depends, FastAPI, Query
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
@@ -45,23 +44,28 @@ from tracenb.study.http import (
     Entry,
     Finished,
     ParticipantState,
+    PatientProtocol,
     Rates,
     Stored,
     StrictModel,
     StudyMiddleware,
+    client_network,
     failures,
     handle_errors,
+    listening_socket,
     log,
 )
 from tracenb.study.participants import (
     Refused,
     Store,
+    Unavailable,
     enter,
     finish_participation,
     participant_state,
     step_page,
     store_answer,
 )
+from .steps import shown_scale
 
 # %% ../../nbs/11_study/10_server.ipynb #export-private
 CODE_NAMES = ('complete', 'screened_out', 'full')
@@ -140,7 +144,7 @@ def return_url(
 
 def _state_reply(study, codes, found):
     "The state of a participant and what the page needs. The debriefing text is left out: it is a step of its own."
-    reply = found | dict(title=study.title, scales=[s.to_dict() for s in study.scales])
+    reply = found | dict(title=study.title, scales=[shown_scale(s) for s in study.scales])
     reply['texts'] = {k: v for k, v in study.texts.items() if k != 'debrief'}
     if found['state'] == 'full':
         reply |= dict(code=codes['full'], url=return_url(study, codes['full']))
@@ -177,6 +181,12 @@ def _check_researcher(sent, secret):
         raise Refused(401, 'token', 'this is not the token of the export')
 
 # %% ../../nbs/11_study/10_server.ipynb #export-routes
+def _own_ids(store, panel):
+    "The ids that may be stored: none without a panel. Only the server says who is simulated."
+    ids = panel.model_dump(exclude_none=True, exclude={'simulated'}) if panel else {}
+    return ids if store.study.panel.name != 'none' or store.simulated else {}
+
+
 def _add_participant_routes(app, store, codes):
     "Add the routes that participants use."
     study = store.study
@@ -185,15 +195,17 @@ def _add_participant_routes(app, store, codes):
         return wrap_future(store.submit(work, store, *args))
 
     @app.post('/api/enter', response_model_exclude_unset=True, responses=failures(400, 408, 413, 422))
-    async def enter_study(entry: Entry) -> Entered:
+    async def enter_study(entry: Entry, request: Request) -> Entered:
         """
         Take part, or come back: a PROLIFIC_PID that entered before continues where that person was.
         If the study is full, `state` is 'full', and the reply has no token.
         """
-        panel = entry.panel.model_dump(exclude_none=True)
+        panel = _own_ids(store, entry.panel)
         if study.panel.name != 'none' and 'PROLIFIC_PID' not in panel:
             raise Refused(422, 'panel', 'please open the study from the page of your panel: your id is missing')
-        return _state_reply(study, codes, await run(enter, panel))
+        return _state_reply(
+            study, codes, await run(enter, panel, client_network(request.client.host if request.client else ''))
+        )
 
     @app.get('/api/me', response_model_exclude_unset=True, responses=failures(401))
     async def where_am_i(token: Token) -> ParticipantState:
@@ -221,7 +233,7 @@ def _add_answer_route(app, store):
         Store the values of one step. They are on disk when the reply is sent.
         The same request again gets the same reply.
         """
-        values = given.values, given.seconds, given.attempt, given.context_opened
+        values = given.values, given.seconds, given.attempt, given.context_opened, _own_ids(store, given.panel)
         return await wrap_future(store.submit(store_answer, store, token, step, *values))
 
 # %% ../../nbs/11_study/10_server.ipynb #export-export-format
@@ -270,8 +282,11 @@ def _add_researcher_routes(app, store, secret):
 
     @app.get('/healthz', responses=failures())
     async def healthy() -> dict[str, str]:
-        "Can answers be stored?"
-        await wrap_future(store.submit(store.sweep))
+        "Can answers be stored? If not, the message says why."
+        try:
+            await wrap_future(store.submit(store.sweep))
+        except Unavailable as e:
+            raise Refused(503, 'file', str(e)) from None
         return {'status': 'ok'}
 
 # %% ../../nbs/11_study/10_server.ipynb #export-app
@@ -338,20 +353,6 @@ def survey_app(
     return StudyMiddleware(app, rates)
 
 # %% ../../nbs/11_study/10_server.ipynb #export-socket
-def _listening_socket(host, port):
-    "A socket bound to the port. Raises `TracenbError` if the port is taken."
-    family = socket.AF_INET6 if ':' in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio needs it to send without delay
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-    except OSError as e:
-        sock.close()
-        problem = f'port {port} of {host} cannot be used: {e.strerror or e}'
-        raise TracenbError(problem, 'end the program that uses it, or name another port') from None
-    return sock
-
-
 def _announce(study, folder, db, host, port, proxy, secret, say):
     "Tell the researcher the address, the place of the answers, and what is still missing."
     address = f'http://{f"[{host}]" if ":" in host else host}:{port}/'
@@ -359,6 +360,7 @@ def _announce(study, folder, db, host, port, proxy, secret, say):
     ids = '&'.join(f'{name}={{{{%{name}%}}}}' for name in names)
     say(f'study {study.name} at {address}{"?" if ids else ""}{ids}')
     say(f"answers go to {db}; the key of the panel's ids is in {folder}/private.json: keep a copy of both")
+    say(f'back up while it runs: tracenb study backup --db {db} --to COPY')
     say('stop with Ctrl-C')
     if secret:
         say(f'export: {address}api/export with your TRACENB_STUDY_TOKEN')
@@ -375,6 +377,7 @@ def serve(
     port: int = 8000,  # 0 = any that is free
     proxy: str = '',  # Address of a proxy whose X-Forwarded-For is trusted; '' = none
     rates: Rates = Rates(),  # Limits on requests
+    simulated: bool = False,  # Whether all who enter are simulated; a file holds either people or simulated ones
     say: Callable[[str], None] = print,
 ):
     """
@@ -382,9 +385,9 @@ def serve(
     Raises `TracenbError`, before anything is served, if the study, its page, its key or the port cannot be used.
     """
     study, files, (codes, key), secret = read_study(folder), read_page(folder), read_private(folder), export_token()
-    sock = _listening_socket(host, port)
+    sock = listening_socket(host, port)
     try:
-        app = survey_app(Store(db, study, key), files, codes, secret, rates)
+        app = survey_app(Store(db, study, key, simulated=simulated, places=rates.places), files, codes, secret, rates)
     except TracenbError:
         sock.close()
         raise
@@ -393,13 +396,14 @@ def serve(
     log.setLevel(logging.INFO)
     config = uvicorn.Config(
         app,
+        http=PatientProtocol,
         log_config=None,
         log_level='warning',
         access_log=False,
         server_header=False,
         ws='none',
         proxy_headers=bool(proxy),
-        forwarded_allow_ips=proxy or None,
+        forwarded_allow_ips=[proxy, f'::ffff:{proxy}'] if proxy else None,
         timeout_graceful_shutdown=10,
         timeout_keep_alive=30,
     )
