@@ -58,7 +58,6 @@ from tracenb.study.http import (
 from tracenb.study.participants import (
     Refused,
     Store,
-    Unavailable,
     enter,
     finish_participation,
     participant_state,
@@ -283,10 +282,9 @@ def _add_researcher_routes(app, store, secret):
     @app.get('/healthz', responses=failures())
     async def healthy() -> dict[str, str]:
         "Can answers be stored? If not, the message says why."
-        try:
-            await wrap_future(store.submit(store.sweep))
-        except Unavailable as e:
-            raise Refused(503, 'file', str(e)) from None
+        if why := store.writer.problem():
+            raise Refused(503, 'file', why)
+        await wrap_future(store.submit(store.sweep))
         return {'status': 'ok'}
 
 # %% ../../nbs/11_study/10_server.ipynb #export-app
