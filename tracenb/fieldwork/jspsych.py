@@ -13,10 +13,11 @@ import pandas as pd
 
 from ..core.records import TracenbError
 from .qualtrics import answer_table, as_rating
+from ..study.items import decode_table
 
 # %% ../../nbs/12_fieldwork/03_jspsych.ipynb #export-load
 PROPERTIES = dict(
-    participant=('participant', 'participant_id', 'subject', 'subject_id', 'PROLIFIC_PID'),
+    participant=('participant', 'participant_id', 'subject', 'subject_id', 'PROLIFIC_PID', 'workerId', 'srid'),
     item=('item', 'item_id', 'id'),
     condition=('condition',),
     check=('check',),
@@ -30,18 +31,24 @@ def _flat(data):
     return [t for part in data for t in (_flat(part) if isinstance(part, list) else [part])]
 
 
+def _values(text):
+    "All JSON values of a text, one after the other: an array, lines, or what JATOS joins without a line break."
+    decoder, values, at = json.JSONDecoder(), [], 0
+    while at < len(text):
+        value, end = decoder.raw_decode(text, at)
+        values.append(value)
+        at = end + len(text[end:]) - len(text[end:].lstrip())
+    return values
+
+
 def _jspsych_trials(path):
     "The trials of a JSON or JSON-lines file. Raises `TracenbError`."
     try:
-        text = Path(path).read_text(encoding='utf-8-sig')
+        text = decode_table(Path(path).read_bytes())[0].strip()
     except OSError as e:
         raise TracenbError(f'{path}: {e.strerror}', 'check the path') from None
     try:
-        return _flat(json.loads(text))
-    except json.JSONDecodeError:
-        pass
-    try:
-        return _flat([json.loads(line) for line in text.split('\n') if line.strip()])
+        return _flat(_values(text))
     except json.JSONDecodeError as e:
         raise TracenbError(f'{path}: not JSON: {e}', 'save the data with jsPsych.data.get().json()') from None
 
@@ -84,7 +91,7 @@ def read_jspsych(
 
     Raises `TracenbError` that names the trial and what it lacks.
     """
-    rows, names, steps, unfinished = [], names or {}, {}, set()
+    rows, names, steps, unfinished, seen, again = [], names or {}, {}, set(), set(), 0
     check, items = names.get('check', 'check'), (names['item'],) if 'item' in names else PROPERTIES['item']
     for k, trial in enumerate(_jspsych_trials(path)):
         where = f'{path}: trial {k}'
@@ -96,6 +103,12 @@ def read_jspsych(
         if check not in trial and not is_rating:
             continue
         who = _property(trial, 'participant', names, where)
+        key = (who, *(_property(trial, x, names, where) for x in (('item', 'condition') if is_rating else ())))
+        key += (str(trial.get(check)),)
+        if key in seen:  # The participant began again: the first answer counts
+            again += 1
+            continue
+        seen.add(key)
         step = steps[who] = steps.get(who, -1) + 1
         shared = dict(
             participant=who,
@@ -109,4 +122,7 @@ def read_jspsych(
         else:
             rows += [shared | row for row in _jspsych_ratings(trial, names, step, where, int(from_zero))]
     status = lambda who: 'active' if who in unfinished else 'complete'
-    return answer_table([row | dict(status=status(row['participant'])) for row in rows], str(path))
+    notes = [f'{len(steps)} participants.'] + [f'Left out: {again} trials of participants who began again.'] * bool(
+        again
+    )
+    return answer_table([row | dict(status=status(row['participant'])) for row in rows], str(path), notes)

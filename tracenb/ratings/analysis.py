@@ -18,8 +18,10 @@ from ..core.canvas import save_figure
 from ..core.files import atomic_path, write_text
 from ..core.html import figure_html, render_template
 from ..core.records import TracenbError
+from ..fieldwork.qualtrics import read_mapping, scale_rules
 from ..fieldwork.source import join_prolific, read_source
 from .contrasts import correlations, omnibus, pairwise
+from .effects import DIMENSIONS
 from .figures import flow_figure, likert_figure, means_figure, tradeoff_figure
 from .ordinal import fit_ordinal, odds_ratios, proportional_odds
 from .reliability import reliability
@@ -320,6 +322,8 @@ def analyze(
 ) -> Analysis:
     "Analyze a study and write the folder. Raises `TracenbError`; where all are excluded, after writing who and why."
     answers, study, ids = read_source(source, study, mapping)
+    if rules is None and study is None and mapping is not None:
+        rules = Rules(**scale_rules(read_mapping(mapping), DIMENSIONS))
     rules = rules or rules_of(study)
     origin = f'Source: {"a table of answers" if isinstance(source, pd.DataFrame) else Path(source).name}.'
     if demographics is not None:

@@ -136,6 +136,7 @@ def check_answers(
 # %% ../../nbs/13_ratings/03_scales.ipynb #export-participants
 REASONS = dict(
     preview='was a preview',
+    spam='was marked as spam',
     repeated='took part before',
     declined='did not consent',
     screened_out='failed the comprehension check',
@@ -148,7 +149,7 @@ REASONS = dict(
 def _reasons(row, rules, trials):
     "All reasons that apply to a participant, in order."
     found = ['repeated'] * row.repeated
-    if row.status in ('preview', 'declined', 'screened_out'):
+    if row.status in ('preview', 'spam', 'declined', 'screened_out'):
         found.append(row.status)
     if row.status not in ('complete', *found) or row.status == 'complete' and row.rated < trials:
         found.append('unfinished')
@@ -172,7 +173,9 @@ def _participations(answers):
     table['asked'] = per_participant(attention.groupby('participant').size())
     table['missed'] = per_participant((~is_true(attention.right)).groupby(attention.participant).sum())
     ids = by.panel_id.first().fillna('') if 'panel_id' in answers else pd.Series('', table.index)
-    table['repeated'] = (ids != '') & ids.duplicated()
+    complete = table.status == 'complete'
+    finished = ids.where(complete)  # Of several participations the first that was finished counts
+    table['repeated'] = (ids != '') & finished.duplicated() & complete
     per_trial = rated.drop_duplicates(['participant', 'step']).groupby('participant')
     table['seconds'] = per_trial.seconds.median().reindex(table.index).astype(float)
     return table
@@ -219,7 +222,7 @@ def participant_flow(
     stages, rows = {'entered': participants}, []
     for reason, text in REASONS.items():
         part = participants[participants.reason == reason]
-        if len(part) or reason not in ('preview', 'repeated'):
+        if len(part) or reason not in ('preview', 'spam', 'repeated'):
             stages[text] = part
     stages['analyzed'] = participants[participants.reason == '']
     for stage, part in stages.items():

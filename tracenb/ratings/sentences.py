@@ -320,7 +320,8 @@ def _limits(a):
         yield 'Faithfulness is rated, not measured: people judge how a trace looks, not whether the model used it.'
     yield 'Kinds without a difference that was found may still differ; intervals show by how much at most.'
     yield (
-        f'The preregistered outcomes are {join_words([_plain(k) for k in facts["kinds"]])}. '
+        f'The {"preregistered" if a.rules.given else "main"} outcomes are '
+        f'{join_words([_plain(k) for k in facts["kinds"]])}. '
         'Single scales are shown without a correction across scales: explore with them, do not conclude.'
     )
     if facts['layout'] == 'within':

@@ -291,7 +291,7 @@ def _optional_int(text):
 
 
 _optional_bool = {'True': True, 'False': False, '': None}.__getitem__
-_PARSERS = dict(position=int, seconds=float, trace_words=_optional_int)
+_PARSERS = dict(position=int, seconds=lambda text: float(text or 'nan'), trace_words=_optional_int)
 _PARSERS |= dict.fromkeys(('right', 'simulated', 'answer_right', 'context_opened'), _optional_bool)
 
 
@@ -300,7 +300,9 @@ def _parse_csv_row(row, where):
     try:
         row = {c: unguard_cell(row[c]) for c in COLUMNS}
         row |= {c: parse(row[c]) for c, parse in _PARSERS.items()}
-        return row if row['kind'] in ('free', 'demographics') else row | dict(value=int(row['value']))
+        if row['kind'] in ('free', 'demographics') or row['kind'] == 'attention' and not row['value'].isdigit():
+            return row  # The value is text
+        return row | dict(value=int(row['value']))
     except (KeyError, ValueError, TypeError) as e:
         raise TracenbError(f'{where}: not a row of answers: {type(e).__name__}: {e}', _REMEDY) from None
 

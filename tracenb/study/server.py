@@ -281,7 +281,7 @@ def _add_researcher_routes(app, store, secret):
 
     @app.get('/healthz', responses=failures())
     async def healthy() -> dict[str, str]:
-        "Can answers be stored? If not, the message says why."
+        "Can answers be stored?"
         if why := store.writer.problem():
             raise Refused(503, 'file', why)
         await wrap_future(store.submit(store.sweep))
