@@ -78,7 +78,7 @@ def test_json_lines_without_ids_join_by_question_and_context(tmp_path):
         ({3: 'Chain of Thought'}, "line 4: condition: 'Chain of Thought' is not a name\n.*: chain_of_thought"),
         ({6: 'vielleicht'}, "line 4: right is 'vielleicht'"),
         ({4: ' '}, 'line 4: trace is empty'),
-        ({1: 'Eine andere Frage?'}, "line 4: question is 'Eine andere Frage"),
+        ({1: 'Eine andere Frage?'}, "line 5: question is 'Wo ist Ding 1.', but 'Eine andere Frage"),
         ({0: 'i0', 1: 'Wo ist Ding 0?', 3: 'kurz'}, "line 4: the item has a row of condition 'kurz' already"),
     ],
 )
@@ -193,7 +193,7 @@ def test_yaml_takes_words_as_they_are_written(tmp_path):
     items_file(tmp_path, rows(2))
     text = (
         'name: own\ncontact: a@b.org\nitems: items.csv\npanel: {name: prolific, keep_ids: yes}\n'
-        'free: [{name: why, prompt: Warum?, required: on}]\n'
+        'free: [{name: why, prompt: Warum, required: on}]\n'
         'scales: [{name: klar, prompt: 12:30, low: no, high: off, points: 3, labels: [no, off, 3]}]\n'
     )
     (tmp_path / 'study.yaml').write_text(text)
@@ -233,7 +233,7 @@ def texts_of(value):
 
 
 ENGLISH = set(
-    'the and of your you this that is are was with from have please question answer model page reasoning not been'
+    'the and of your you this that is are was with from have please answer model reasoning not been'
     ' read will for study'.split()
 )
 
