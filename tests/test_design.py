@@ -154,7 +154,8 @@ def test_any_values_get_a_verdict_and_what_passes_can_be_stored(step, values):
         (dict(texts={}), 'is missing'),
         (dict(checks=(replace(DEMO.checks[0], right=7),)), 'at most 2'),
         (dict(scales=DEMO.scales * 2), 'is a duplicate'),
-        (dict(scales=(DEMO.scales[0], replace(DEMO.scales[1], points=7))), 'one number of points'),
+        (dict(scales=(replace(DEMO.scales[0], labels=('no', 'yes')),)), '2 labels for 5 points'),
+        (dict(scales=(replace(DEMO.scales[0], low=''),)), 'low or high is missing'),
         (dict(name='../x'), 'pattern'),
         (dict(language='german'), 'pattern'),
         (dict(words={**DEMO.words, 'agre': 'Ja'}), "did you mean 'agree'"),
@@ -390,9 +391,9 @@ def test_a_config_replaces_words_one_by_one(tmp_path):
 def test_a_study_in_another_language_holds_no_english(tmp_path):
     "A config that leaves a part in English is refused; one that replaces all parts is compiled with its own words."
     defaults, files = wording(), teacher_files('r1', 'post_hoc')
-    german = dict(
-        language='de',
-        title='Titel',
+    italian = dict(
+        language='it',
+        title='Titolo',
         texts=dict.fromkeys(defaults['texts'], '{minutes} Minuten. {ids} {pay}'),
         words=dict(
             defaults['words'],
@@ -408,17 +409,17 @@ def test_a_study_in_another_language_holds_no_english(tmp_path):
         (dict(name='prolific', keep_ids=True), 'Die ID bleibt. Bezahlt wird über Prolific.'),
         (dict(name='none'), 'Niemand wird gefragt. '),
     ):
-        study, _ = compile_study(read_config(config(tmp_path, traces=files, questions=2, panel=panel, **german)))
+        study, _ = compile_study(read_config(config(tmp_path, traces=files, questions=2, panel=panel, **italian)))
         assert {re.sub(r'^\d+ Minuten\. ', '', text) for text in study.texts.values()} == {wanted}
-        assert study.language == 'de'
+        assert study.language == 'it'
     for part, left in (
         ('title', '1 parts would be in English: title'),
         ('scales', ': scales'),
         ('words', 'words: agree, '),
     ):
         with pytest.raises(TracenbError, match=left):
-            read_config(config(tmp_path, traces=files, questions=2, **{k: v for k, v in german.items() if k != part}))
-    half = german | dict(texts={k: v for k, v in german['texts'].items() if k != 'debrief'})
+            read_config(config(tmp_path, traces=files, questions=2, **{k: v for k, v in italian.items() if k != part}))
+    half = italian | dict(texts={k: v for k, v in italian['texts'].items() if k != 'debrief'})
     with pytest.raises(TracenbError, match='English: texts: debrief'):
         read_config(config(tmp_path, traces=files, questions=2, **half))
 

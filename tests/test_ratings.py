@@ -24,15 +24,14 @@ from tracenb.ratings.contrasts import (
 )
 from tracenb.ratings.effects import PAPER_MEANS, Effects, true_means
 from tracenb.ratings.ordinal import fit_ordinal, odds_ratios, proportional_odds
+from tracenb.ratings.reliability import cronbach_alpha, reliability
 from tracenb.ratings.scales import (
     Rules,
     check_answers,
-    cronbach_alpha,
     mean_interval,
     mean_ratings,
     participant_flow,
     participant_table,
-    reliability,
     rules_of,
     score_trials,
     widened_level,
@@ -335,7 +334,7 @@ def test_the_ordinal_model_finds_the_effects_and_counts_participants_not_ratings
 
 def test_ordinal_models_that_cannot_be_fitted_state_why(table):
     assert odds(table[table.condition == 'r1'], RULES).note.tolist() == ['one condition: nothing to compare']
-    equal = table.assign(effort=3.0, mental_demand=3.0, frustration=3.0)
+    equal = table.assign(**{f'scale:{name}': 3.0 for name in ('effort', 'mental_demand', 'frustration')})
     assert odds(equal, RULES).note.tolist() == ['all ratings are equal']
     few = table[table.participant.isin(table.participant.unique()[::30])]
     assert 'too few for clustered errors' in odds(few, RULES).note[0]

@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import os
 import random
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -20,7 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tracenb.core.records import TracenbError
-from tracenb.ratings.qualtrics import read_source
+from tracenb.fieldwork.load_test import attentive
+from tracenb.fieldwork.source import read_source
 from tracenb.ratings.scales import check_answers, participant_flow, participant_table, rules_of
 from tracenb.study.answers import (
     COLUMNS,
@@ -37,13 +40,13 @@ from tracenb.study.answers import (
     unguard_cell,
 )
 from tracenb.study.design import Panel, demo_study
-from tracenb.study.load_test import attentive
 from tracenb.study.participants import (
     Refused,
     Store,
     Unavailable,
     enter,
     finish_participation,
+    hashed,
     next_group,
     participant_state,
     step_page,
@@ -80,6 +83,11 @@ def path(tmp_path):
     return tmp_path / 'study.sqlite'
 
 
+def content(path):
+    "All bytes of the file of answers and of what SQLite keeps beside it."
+    return b''.join(p.read_bytes() for p in path.parent.glob(f'{path.name}*'))
+
+
 def refusal(work, *args):
     with pytest.raises(Refused) as e:
         work(*args)
@@ -111,6 +119,9 @@ def test_many_at_once_get_balanced_places(path, layout):
             pool.map(lambda k: store.do(enter, {'PROLIFIC_PID': f'p{k % (places + 8)}'}), range(3 * (places + 8)))
         )  # Everybody enters three times at once
         assert store.held() == dict.fromkeys(study.groups, 8)
+        for c in came:
+            if 'token' in c:
+                store.do(store_answer, c['token'], 'consent', {'agree': True}, 1.0, 'attempt-1')
     people = read_participants(path)
     assert len(people) == places and people.participant.is_unique and people.PROLIFIC_PID.is_unique
     assert Counter('token' in c for c in came) == {True: 3 * places, False: 24}
@@ -291,7 +302,10 @@ def test_ids_of_the_panel_are_hashed_unless_asked_otherwise(tmp_path):
         path = tmp_path / f'{keep}.sqlite'
         with opened(path, demo_study(trials=2, panel=Panel(name='prolific', keep_ids=keep))) as store:
             token = store.do(enter, ids)['token']
-            stored = b''.join(p.read_bytes() for p in tmp_path.glob(f'{keep}.sqlite*'))
+            before = content(path)
+            assert not any(v.encode() in before for v in ids.values()) and 'PROLIFIC_PID' not in read_participants(path)
+            store.do(store_answer, token, 'consent', {'agree': True}, 1.0, 'attempt-1')
+            stored = content(path)
             assert [v.encode() in stored for v in ids.values()] == [keep] * 3
             assert token.encode() not in stored
         row = read_participants(path).iloc[0]
@@ -524,3 +538,94 @@ def test_a_study_without_participants_is_an_empty_table(path):
         pass
     assert read_answers(path).empty and list(read_answers(path).columns) == list(COLUMNS)
     assert read_participants(path).empty and 'status' in read_participants(path)
+
+
+# --- consent, and the file while it is served
+
+
+@pytest.mark.parametrize('keep', [False, True])
+def test_nothing_is_kept_of_those_who_decline(path, keep):
+    study = demo_study(trials=2, panel=Panel(name='prolific', keep_ids=keep))
+    pid, clock = '5f3a9c0123456789abcdef01', Clock()
+    with opened(path, study, clock=clock) as store:
+        token = store.do(enter, {'PROLIFIC_PID': pid})['token']
+        clock.now += 70
+        reply = store.do(store_answer, token, 'consent', {'agree': False}, 61.25, 'attempt-1')
+        assert reply == store.do(store_answer, token, 'consent', {'agree': False}, 61.25, 'attempt-1')
+        assert reply['state'] == 'declined' and store.do(finish_participation, token) == 'declined'
+        assert store.pending == {}
+    kept = content(path)
+    for trace in (pid, hashed(KEY, 'PROLIFIC_PID', pid), '61.25'):
+        assert trace.encode() not in kept
+    [row] = read_participants(path).itertuples()
+    assert row.status == 'declined' and row.entered_at == row.last_at == '1970-01-12T00:00:00.000+00:00'
+    assert set(read_answers(path).seconds) == {0.0}
+
+
+def test_a_person_who_enters_again_after_a_restart_is_the_same_person(path):
+    study = demo_study(trials=2, panel=Panel(name='prolific'))
+    ids = {'PROLIFIC_PID': '5f3a9c0123456789abcdef01'}
+    with opened(path, study) as store:
+        first = store.do(enter, ids)['token']
+    with opened(path, study) as store:  # The ids of `first` were in memory only
+        second = store.do(enter, ids)['token']
+        consent = 'consent', {'agree': True}, 1.0, 'attempt-1', None, ids
+        assert store.do(store_answer, first, *consent)['next'] == 'instructions'
+        assert store.do(store_answer, second, *consent) == dict(stored=True, state='active', next='instructions')
+        assert store.do(participant_state, second)['done'] == ['consent']
+        assert sum(store.held().values()) == 1
+    assert len(read_participants(path)) == 1
+
+
+def test_a_place_without_consent_is_free_again_after_a_quarter_of_an_hour(path):
+    clock = Clock()
+    with opened(path, demo_study(trials=2, n_per_condition=1), clock=clock) as store:
+        tokens = [store.do(enter, {})['token'] for _ in range(4)]
+        store.do(store_answer, tokens[0], 'consent', {'agree': True}, 1.0, 'attempt-1')
+        assert store.do(enter, {}) == {'state': 'full'}
+        clock.now += 16 * 60
+        assert ['token' in store.do(enter, {}) for _ in range(4)] == [True, True, True, False]
+        assert store.do(participant_state, tokens[0])['state'] == 'active'
+
+
+def test_one_address_holds_a_bounded_number_of_places_and_a_lab_gets_on(path):
+    study = demo_study(trials=1, n_per_condition=50)
+    with opened(path, study) as store:
+        store.places = 40
+        lab = [store.do(enter, {}, '192.0.2.1') for _ in range(40)]
+        assert refusal(store.do, enter, {}, '192.0.2.1') == (429, 'often')
+        assert 'token' in store.do(enter, {}, '192.0.2.2')
+        for who in lab[:3]:
+            take_steps(store, who)
+        assert ['token' in store.do(enter, {}, '192.0.2.1') for _ in range(3)] == [True] * 3
+        assert refusal(store.do, enter, {}, '192.0.2.1') == (429, 'often')
+
+
+def test_a_plain_copy_of_an_idle_file_is_whole(path, tmp_path):
+    with opened(path) as store:
+        take_steps(store, store.do(enter, {}))
+        time.sleep(1)
+        shutil.copy(path, tmp_path / 'copy.sqlite')
+        assert list(read_participants(tmp_path / 'copy.sqlite').status) == ['complete']
+        assert len(read_answers(tmp_path / 'copy.sqlite')) == len(read_answers(path))
+
+
+@pytest.mark.parametrize('what', ['moved', 'wal'])
+def test_a_file_that_is_moved_or_loses_its_wal_takes_no_more_answers(path, what):
+    with opened(path) as store:
+        who = store.do(enter, {})
+        file, place = (path, 'moved') if what == 'moved' else (path.with_name(f'{path.name}-wal'), 'deleted')
+        os.rename(file, f'{file}.away')
+        with pytest.raises(Unavailable, match=f'{file.name} was .*{place}'):
+            store.do(store_answer, who['token'], 'consent', {'agree': True}, 1.0, 'attempt-1')
+        with pytest.raises(Unavailable):
+            store.do(finish_participation, who['token'])
+        os.rename(f'{file}.away', file)
+        assert store.do(store_answer, who['token'], 'consent', {'agree': True}, 1.0, 'attempt-1')['stored']
+
+
+def test_a_simulated_store_marks_all_and_a_live_one_what_the_server_says(path, tmp_path):
+    store = Store(path, STUDY, KEY, simulated=True)
+    store.submit(enter, store, {}).result(20)
+    store.close()
+    assert read_participants(path).simulated.tolist() == [True]

@@ -1,6 +1,7 @@
 """The survey's server: requests of participants, researchers and strangers, and a machine that fails."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -22,10 +23,10 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 import tracenb.study.http
 from tracenb.core.records import TracenbError
+from tracenb.fieldwork.load_test import UNLIMITED, LocalServer, attentive, bare_study, load_test, participate, shown_as
 from tracenb.study.answers import open_answers, read_answers, read_participants
 from tracenb.study.design import Panel, demo_study, read_study
 from tracenb.study.http import HEADERS, LARGEST, Rates
-from tracenb.study.load_test import UNLIMITED, LocalServer, attentive, bare_study, load_test, participate, shown_as
 from tracenb.study.participants import Store
 from tracenb.study.server import export_token, read_page, read_private, return_url, serve, survey_app
 
@@ -632,3 +633,67 @@ def test_every_reply_is_one_that_openapi_describes(tmp_path):
         ('put', '/api/answers/{step}', 200),
         ('get', '/api/export', 200),
     } <= set(checked), checked
+
+
+# --- who is simulated, what is stored, connections
+
+
+def test_a_client_cannot_mark_a_live_study_as_simulated_and_no_panel_means_no_ids(tmp_path):
+    study, pid = demo_study(trials=1, n_per_condition=5), '5e1f00aa00bb00cc00dd00ee'
+    with LocalServer(bare_study(study, tmp_path / 's'), tmp_path / 'a.sqlite') as s:
+        panel = {'PROLIFIC_PID': pid, 'simulated': True}
+        token = httpx.post(f'{s.url}/api/enter', json={'panel': panel}).json()['token']
+        body = dict(values={'agree': True}, seconds=1, attempt='attempt-1', panel=panel)
+        httpx.put(f'{s.url}/api/answers/consent', json=body, headers=BEARER(token)).raise_for_status()
+        [row] = read_participants(tmp_path / 'a.sqlite').itertuples()
+        assert not row.simulated and not hasattr(row, 'PROLIFIC_PID')
+        health = httpx.get(f'{s.url}/healthz')
+        assert health.json() == {'status': 'ok'}
+        os.rename(tmp_path / 'a.sqlite', tmp_path / 'b.sqlite')
+        health = httpx.get(f'{s.url}/healthz')
+        assert health.status_code == 503 and 'a.sqlite was moved or deleted' in health.json()['message']
+        assert httpx.post(f'{s.url}/api/finish', headers=BEARER(token)).status_code == 503
+
+
+def test_ipv4_written_as_ipv6_is_the_same_client():
+    network = tracenb.study.http.client_network
+    assert network('::ffff:192.0.2.7') == network('192.0.2.7') == '192.0.2.7'
+    assert network('::ffff:192.0.2.8') != '192.0.2.7' and network('2001:db8:1:2::5') == '2001:db8:1:2::/64'
+
+
+def test_headers_that_never_end_and_too_many_connections_are_closed(tmp_path, monkeypatch):
+    "In this process, with shorter limits."
+    import uvicorn
+
+    async def app(scope, receive, send):
+        await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+        await send({'type': 'http.response.body', 'body': b'ok'})
+
+    monkeypatch.setattr(tracenb.study.http, 'HEADER_SECONDS', 1.0)
+    monkeypatch.setattr(tracenb.study.http, 'MOST', 20)
+    sock = tracenb.study.http.listening_socket('127.0.0.1', 0)
+    config = uvicorn.Config(app, http=tracenb.study.http.PatientProtocol, log_level='critical', lifespan='off')
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs=dict(sockets=[sock]), daemon=True)
+    thread.start()
+    address = sock.getsockname()
+    while not server.started:
+        time.sleep(0.05)
+    try:
+        slow = [socket.create_connection(address, timeout=5) for _ in range(30)]
+        for s in slow:
+            with contextlib.suppress(OSError):
+                s.sendall(b'GET / HTTP/1.1\r\nHost: x\r\nX-a: b\r\n')
+        with httpx.Client(base_url=f'http://127.0.0.1:{address[1]}', trust_env=False, timeout=10) as c:
+            assert c.get('/').text == 'ok'  # The oldest of too many made room
+            time.sleep(2.5)
+            assert c.get('/').text == 'ok'
+        closed = 0
+        for s in slow:
+            with contextlib.suppress(ConnectionError):
+                closed -= len(s.recv(1))
+            closed += 1
+        assert closed == 30
+    finally:
+        server.should_exit = True
+        thread.join(10)

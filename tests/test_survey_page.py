@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from tracenb.core.records import TracenbError
+from tracenb.fieldwork.load_test import LocalServer
 from tracenb.study.answers import read_answers
 from tracenb.study.build import page_files, preview_copy, write_study
 from tracenb.study.design import Panel, demo_study
-from tracenb.study.load_test import LocalServer
 from tracenb.study.steps import step_sequence
 
 pytestmark = pytest.mark.slow

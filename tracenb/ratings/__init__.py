@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'effects': ['Effects', 'true_means'],
         'simulated': ['simulate_answers'],
         'scales': ['Rules'],
-        'qualtrics': ['read_source', 'read_qualtrics', 'read_jspsych', 'join_prolific'],
+        'reliability': ['cronbach_alpha'],
         'power': ['PowerPlan', 'power_table', 'participants_needed'],
         'analysis': ['analyze'],
     },

@@ -41,6 +41,11 @@ function prose(text) {
   return out;
 }
 
+function storable(text) {
+  // Without null characters and halves of surrogate pairs, which nobody can see and no file can hold
+  return text.replace(/\0|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, '');
+}
+
 function uuid() {
   // version 4; crypto.randomUUID is missing where the page came without TLS
   const b = crypto.getRandomValues(new Uint8Array(16));
@@ -54,18 +59,22 @@ function uuid() {
 const shelf = {
   name: 'tracenb-survey',
   held: {},
+  open: false, // whether what is held is lost when the tab is closed
   load() {
     try {
       this.held = JSON.parse(localStorage.getItem(this.name)) || {};
     } catch {
-      /* no storage: memory has to do */
+      // no storage: the tab's name survives a reload, but not the tab
+      this.open = true;
+      if (window.name.startsWith(this.name)) this.held = JSON.parse(window.name.slice(this.name.length)) || {};
     }
   },
   save() {
     try {
       localStorage.setItem(this.name, JSON.stringify(this.held));
     } catch {
-      /* as above */
+      this.open = true;
+      window.name = this.name + JSON.stringify(this.held);
     }
   },
   draft(step) {
@@ -126,7 +135,7 @@ function say(text, retry = false) {
 function idle() {
   // No blank page while waiting
   const content = $('jspsych-content');
-  if (content && !content.hasChildNodes()) content.append(make('p', {class: 'idle'}, SAY.idle));
+  if (content && !content.hasChildNodes()) content.append(make('p', {class: 'idle'}, shelf.open ? SAY.idle_open : SAY.idle));
 }
 
 async function ask(method, path, body) {
@@ -161,7 +170,8 @@ async function ask(method, path, body) {
         say('');
         throw new Refused(response.status, said);
       }
-      say(method === 'PUT' ? SAY.unsaved : SAY.offline, true);
+      const waits = response?.status === 429 || response?.status === 503 ? SAY.busy : SAY.offline;
+      say(method === 'PUT' ? (shelf.open ? SAY.unsaved_open : SAY.unsaved) : waits, true);
       idle();
       await pause(Number(response?.headers.get('Retry-After')) || Math.min(30, 2 ** tries) * (0.5 + Math.random()));
     }
@@ -262,15 +272,19 @@ function dressLikert(content) {
     const scale = page.scales[i],
       set = group(scale.prompt, list, {class: 'likert'});
     list.setAttribute('role', 'presentation');
-    list.before(
-      make('div', {class: 'anchors', 'aria-hidden': 'true'}, make('span', {}, scale.low), make('span', {}, scale.high)),
-    );
+    const labels = scale.labels || [];
+    if (!labels.length)
+      list.before(
+        make('div', {class: 'anchors', 'aria-hidden': 'true'}, make('span', {}, scale.low), make('span', {}, scale.high)),
+      );
+    if (scale.points > 7 || labels.length) set.classList.add('many');
     [...list.children].forEach((item, j) => {
       item.setAttribute('role', 'presentation');
       const anchor = {0: scale.low, [scale.points - 1]: scale.high}[j];
       item.firstElementChild.append(
         make('span', {}, String(j + 1)),
-        ...(anchor ? [make('span', {class: 'unseen'}, ` ${anchor}`)] : []),
+        ...(labels[j] ? [make('span', {class: 'label'}, labels[j])] : []),
+        ...(anchor && !labels.length ? [make('span', {class: 'unseen'}, ` ${anchor}`)] : []),
       );
     });
     set.append(make('p', {class: 'wrong', id: `wrong-${i}`}));
@@ -515,7 +529,12 @@ function asked(step, kind, collect) {
         columns: 40,
         required: q.required,
       })),
-    on_finish: data => collect(Object.fromEntries(Object.entries(data.response).filter(([, text]) => text.trim()))),
+    on_finish: data => collect(Object.fromEntries(
+          Object.entries(data.response)
+            .map(([name, text]) => [name, storable(text)])
+            .filter(([, text]) => text.trim()),
+        ),
+      ),
   };
   return [
     {timeline: [choices], conditional_function: () => questions(false).length > 0},
@@ -553,6 +572,7 @@ function node(step) {
         seconds: draft.seconds,
         attempt: draft.attempt,
         ...(kind === 'trial' && {context_opened: Boolean(draft.opened)}),
+        ...(kind === 'consent' && Object.keys(panel).length && {panel}),
       });
     } catch (e) {
       if (!(e instanceof Refused)) throw e;
@@ -647,16 +667,29 @@ function ending(said) {
     titled ? first.slice(3) : document.title,
     prose((titled ? rest : [first, ...rest]).join('\n')),
     ...wayBack(said),
+    ...nextPerson(),
   );
+}
+
+function nextPerson() {
+  // Without a panel the same link serves everybody: a second person may use this browser
+  if (Object.keys(panel).length) return [];
+  const next = make('button', {type: 'button', class: 'jspsych-btn plain', id: 'next-person'}, SAY.next_person);
+  next.addEventListener('click', () => {
+    shelf.forget();
+    location.reload();
+  });
+  return [make('p', {}, next)];
 }
 
 function trouble(error) {
   console.warn(error);
   const reload = make('button', {type: 'button', class: 'jspsych-btn'}, SAY.reload);
   reload.addEventListener('click', () => location.reload());
+  const known = {full: SAY.place_lost, panel: SAY.no_id}[error?.body?.error];
   closing(
     document.title,
-    make('p', {}, error?.status === 409 ? SAY.stale : error?.body?.error === 'panel' ? SAY.no_id : SAY.trouble),
+    make('p', {}, known || (error?.status === 409 ? SAY.stale : SAY.trouble)),
     make('p', {}, reload),
   );
 }
@@ -705,6 +738,7 @@ async function main() {
   if (state === 'full' && !shelf.held.token) return ending(me);
   me.done?.forEach(step => done.add(step));
   const left = (me.steps || []).filter(step => !done.has(step));
+  if (shelf.open && left.length) say(SAY.no_storage);
   if (state === 'active' && left.length) await jsPsych.run(left.map(node));
   if (state === 'expired') return location.reload();
   ending(await ask('POST', 'api/finish', {}));
