@@ -37,6 +37,8 @@ _KINDS = dict(
     turn=rf'{_START}|^[ \t#*]*(?:human|user|assistant|system|question|instruction)[ \t*]*:|'
     r'^[ \t]*(?:human|user|assistant|system)[ \t]*$|^answer the question based on the context:',
 )
+
+# %% ../../nbs/04_traces/03_blocks.ipynb #tags-find
 _TAG = re.compile('|'.join(f'(?P<{kind}>{form})' for kind, form in _KINDS.items()), re.I | re.M)
 _SPECIAL = re.compile(rf'{_END}|{_START}|<s>|<bos>|<\|begin_of_text\|>|<\|end_header_id\|>', re.I)
 _BEGINS = re.compile(
