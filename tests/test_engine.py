@@ -123,7 +123,7 @@ def start(*args, cwd):
     )
 
 
-def until(true, process, seconds=90):
+def until(true, process, seconds=300):
     "Wait for something; False if the process ends before."
     end = time.monotonic() + seconds
     while time.monotonic() < end:
