@@ -123,7 +123,7 @@ def start(*args, cwd):
     )
 
 
-def until(true, process, seconds=90):
+def until(true, process, seconds=300):
     "Wait for something; False if the process ends before."
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -174,7 +174,7 @@ EVERY_STAGE = ('building', 'training', 'generating', 'rendering')
 @pytest.mark.parametrize(
     'conditions, stages, n_train, n_tokens',
     [
-        (['incorrect'], ('rendering',), 8, 8),
+        (['incorrect'], ('rendering',), 40, 50),
         pytest.param(['correct', 'incorrect'], EVERY_STAGE, 80, 100, marks=pytest.mark.exhaustive),
     ],
     ids=['rendering', 'every'],
@@ -223,7 +223,7 @@ def test_the_command_killed_in_its_stages_and_while_rendering(tmp_path, conditio
 @pytest.mark.parametrize(
     'conditions, seeds, n_train',
     [
-        (['incorrect'], [1], 24),
+        (['incorrect'], [1], 40),
         pytest.param(['vanilla', 'correct', 'incorrect'], [1, 2], 40, marks=pytest.mark.exhaustive),
     ],
     ids=['small', 'whole'],
