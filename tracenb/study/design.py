@@ -227,11 +227,9 @@ def word_faults(
             yield f'words: {e.what}', e.remedy
     for key, names in _placeholders().items():
         text = words.get(key, '')
-        if key in LATER and key not in words:
-            continue
-        if not text.strip():
+        if not text.strip() and (key in words or key not in LATER):
             yield f'words: {key} is {"blank" if key in words else "missing"}', 'write it'
-        elif sorted(re.findall(r'\{(\w+)\}', text)) == names:
+        elif key not in words or sorted(re.findall(r'\{(\w+)\}', text)) == names:
             continue
         elif names:
             wanted = ' and '.join(f'{{{name}}}' for name in names)
