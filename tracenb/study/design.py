@@ -206,7 +206,7 @@ def wording(
     path = PACKAGE / 'study' / 'page' / f'wording{end}.yaml'
     return yaml.load(path.read_text(encoding='utf-8'), _PlainLoader)
 
-
+# %% ../../nbs/11_study/01_design.ipynb #export-word-faults
 # Words that studies built before them lack; their pages do not use them
 LATER = ('busy', 'unsaved_open', 'idle_open', 'no_storage', 'place_lost', 'next_person')
 
