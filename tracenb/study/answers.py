@@ -74,7 +74,7 @@ def _check_owner(db, path, study, key):
         what = f'{path}: the ids of its participants were hashed with another key'
         raise TracenbError(what, "restore the study's private.json from when the file was made; it holds the key")
 
-
+# %% ../../nbs/11_study/07_answers.ipynb #export-open-file
 def open_for_writing(
     path: str | Path,  # Made if it does not exist, with mode 600
     study: Study,
