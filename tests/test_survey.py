@@ -685,7 +685,7 @@ def test_headers_that_never_end_and_too_many_connections_are_closed(tmp_path, mo
             with contextlib.suppress(OSError):
                 s.sendall(b'GET / HTTP/1.1\r\nHost: x\r\nX-a: b\r\n')
         with httpx.Client(base_url=f'http://127.0.0.1:{address[1]}', trust_env=False, timeout=10) as c:
-            assert c.get('/').text == 'ok'  # The oldest of too many made room
+            assert c.get('/').text == 'ok'  # The oldest of too many was closed
             time.sleep(2.5)
             assert c.get('/').text == 'ok'
         closed = 0

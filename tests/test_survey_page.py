@@ -11,7 +11,7 @@ from tracenb.core.records import TracenbError
 from tracenb.fieldwork.load_test import LocalServer
 from tracenb.study.answers import read_answers
 from tracenb.study.build import page_files, preview_copy, write_study
-from tracenb.study.design import Panel, demo_study
+from tracenb.study.design import LATER, Panel, demo_study
 from tracenb.study.steps import step_sequence
 
 pytestmark = pytest.mark.slow
@@ -648,6 +648,7 @@ def test_a_study_in_another_language_shows_no_text_of_the_package(files, tmp_pat
     )
     unseen = {k for k, text in translated().words.items() if not plain(text).search(texts)}
     assert unseen == {
+        *LATER,  # Without storage, with a busy server, after a place was lost, for a second person
         'preview',
         'start_again',
         'copied',
@@ -691,3 +692,33 @@ def test_a_preview_says_so(study, files, tmp_path, tab):
         page.click('#again')
         page.wait_for_function('() => document.querySelector("#place")?.textContent === "Page 1 of 9"')
         assert json.loads((copy / 'private.json').read_text())['codes']['complete'] == 'PREVIEW' and page.errors == []
+
+
+# --- without storage, with a place lost, for a second person
+
+
+def test_blocked_storage_is_said_and_a_reload_goes_on(study, visit):
+    page = visit('blocked')
+    page.context.add_init_script(
+        "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('denied', 'SecurityError') }})"
+    )
+    page.reload()
+    ready(page)
+    send(page)
+    place = page.inner_text('#place')
+    page.reload()
+    ready(page)
+    assert page.inner_text('#place') == place
+    assert 'does not let the page keep anything' in page.inner_text('#said')
+
+
+def test_null_characters_of_a_comment_are_left_out_and_the_study_goes_on(visit):
+    page = answer_until(visit('nul'), until='.kind-free')
+    page.evaluate(
+        "() => { const f = document.querySelector('textarea');"
+        " f.value = 'good' + String.fromCharCode(0, 0xd83d) + 'bye';"
+        " f.dispatchEvent(new Event('input', {bubbles: true})) }"
+    )
+    with page.expect_request('**/api/answers/free') as sent:
+        page.click('#survey .jspsych-btn')
+    assert json.loads(sent.value.post_data)['values'] == dict(comment='goodbye')

@@ -171,8 +171,7 @@ async def participate(
                     break
                 await _wait(pause)
                 body = dict(values=values, seconds=seconds(step, number), attempt=str(uuid.uuid4()))
-                if step == 'consent':
-                    body['panel'] = panel
+                body |= dict(panel=panel) if step == 'consent' else {}
                 if step.startswith('trial:'):
                     body['context_opened'] = opens(step, number)
                 reply = await connection.request('PUT', f'/api/answers/{step}', json=body)

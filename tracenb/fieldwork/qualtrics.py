@@ -34,7 +34,7 @@ def answer_table(
     table.attrs['notes'] = list(notes)
     return table
 
-
+# %% ../../nbs/12_fieldwork/02_qualtrics.ipynb #export-cells
 MISSING = ('-99', '-77', '-9', '-1', 'NA', 'N/A', 'NaN', 'null')  # Codes for an answer that was not given
 
 
@@ -160,7 +160,7 @@ def _header_rows(rows, finished):
     says = rows[1][finished] if len(rows) > 1 and finished is not None and finished < len(rows[1]) else ''
     return 2 if says and as_bool(says) is None and not any(c.isdigit() for c in says) else 1
 
-
+# %% ../../nbs/12_fieldwork/02_qualtrics.ipynb #export-columns
 def _columns_of(names, mapping, path):
     "Role -> column, of the mapping or by its usual name. Raises `TracenbError` for columns that are missing or double."
     found = {m['role']: m['column'] for m in reversed(mapping)}
@@ -240,7 +240,7 @@ def _response_ratings(row, shared, mapping, labels, where):
         about = dict(position=k + 1, step=f'trial:{k}', kind='trial', seconds=seconds)
         yield shared | about | dict(id=m['item'], condition=condition, dimension=m['dimension'], value=value)
 
-
+# %% ../../nbs/12_fieldwork/02_qualtrics.ipynb #export-read-qualtrics
 def read_qualtrics(
     path: str | Path,  # The export of Qualtrics, SoSci, LimeSurvey, formr: one row per response
     mapping,  # For `read_mapping`

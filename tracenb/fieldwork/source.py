@@ -20,7 +20,7 @@ from ..study.items import DELIMITERS, decode_table, read_table
 
 # %% ../../nbs/12_fieldwork/04_source.ipynb #export-prolific
 _ADMINISTRATIVE = ('submission id', 'participant id', 'status', 'time taken', 'completion code', 'study code')
-_ADMINISTRATIVE += ('total approvals', 'session id', 'study id')  # Besides columns that end in ' at'
+_ADMINISTRATIVE += ('total approvals', 'session id', 'study id')  # And columns that end in ' at'
 _WITHHELD = ('', 'CONSENT_REVOKED', 'DATA_EXPIRED')
 _ACCEPTED = ('APPROVED', 'AWAITING REVIEW', 'AWAITING_REVIEW', '')  # Of two submissions of a person, these count
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['APPLICATION', 'SCHEMA', 'OTHER_FILE', 'COLUMNS', 'hashed', 'token_hash', 'open_for_writing', 'file_watch',
-           'open_answers', 'stored_study', 'iso', 'answer_rows', 'guard_cell', 'unguard_cell', 'csv_lines',
+           'file_lock', 'open_answers', 'stored_study', 'iso', 'answer_rows', 'guard_cell', 'unguard_cell', 'csv_lines',
            'json_lines', 'as_table', 'read_answers', 'read_participants', 'backup', 'restore']
 
 # %% ../../nbs/11_study/07_answers.ipynb #imports
@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from ..core.files import atomic_path
 from ..core.records import TracenbError
@@ -74,7 +75,7 @@ def _check_owner(db, path, study, key):
         what = f'{path}: the ids of its participants were hashed with another key'
         raise TracenbError(what, "restore the study's private.json from when the file was made; it holds the key")
 
-
+# %% ../../nbs/11_study/07_answers.ipynb #export-open-file
 def open_for_writing(
     path: str | Path,  # Made if it does not exist, with mode 600
     study: Study,
@@ -126,6 +127,22 @@ def file_watch(
         return '' if now == wal else f'{path.name}-wal was replaced while it is served'
 
     return problem
+
+# %% ../../nbs/11_study/07_answers.ipynb #export-lock
+def file_lock(
+    path: str | Path,  # Of the answers
+) -> FileLock:
+    "The lock of the file, acquired. Raises `TracenbError` if another process holds it."
+    lock = FileLock(f'{path}.lock', timeout=0, mode=0o600)
+    try:
+        lock.acquire()
+    except Timeout:
+        what = f'{path}: is being served by another process'
+        raise TracenbError(what, f'end that one first, or {OTHER_FILE}') from None
+    except OSError as e:
+        remedy = 'name a file with --db in a folder that exists and is writable'
+        raise TracenbError(f'{path}: {e.strerror or e}', remedy) from None
+    return lock
 
 # %% ../../nbs/11_study/07_answers.ipynb #export-open
 def open_answers(
@@ -300,9 +317,8 @@ def _parse_csv_row(row, where):
     try:
         row = {c: unguard_cell(row[c]) for c in COLUMNS}
         row |= {c: parse(row[c]) for c, parse in _PARSERS.items()}
-        if row['kind'] in ('free', 'demographics') or row['kind'] == 'attention' and not row['value'].isdigit():
-            return row  # The value is text
-        return row | dict(value=int(row['value']))
+        text = row['kind'] in ('free', 'demographics') or row['kind'] == 'attention' and not row['value'].isdigit()
+        return row if text else row | dict(value=int(row['value']))
     except (KeyError, ValueError, TypeError) as e:
         raise TracenbError(f'{where}: not a row of answers: {type(e).__name__}: {e}', _REMEDY) from None
 

@@ -206,7 +206,7 @@ def wording(
     path = PACKAGE / 'study' / 'page' / f'wording{end}.yaml'
     return yaml.load(path.read_text(encoding='utf-8'), _PlainLoader)
 
-
+# %% ../../nbs/11_study/01_design.ipynb #export-word-faults
 # Words that studies built before them lack; their pages do not use them
 LATER = ('busy', 'unsaved_open', 'idle_open', 'no_storage', 'place_lost', 'next_person')
 
@@ -227,11 +227,9 @@ def word_faults(
             yield f'words: {e.what}', e.remedy
     for key, names in _placeholders().items():
         text = words.get(key, '')
-        if key in LATER and key not in words:
-            continue
-        if not text.strip():
+        if not text.strip() and (key in words or key not in LATER):
             yield f'words: {key} is {"blank" if key in words else "missing"}', 'write it'
-        elif sorted(re.findall(r'\{(\w+)\}', text)) == names:
+        elif key not in words or sorted(re.findall(r'\{(\w+)\}', text)) == names:
             continue
         elif names:
             wanted = ' and '.join(f'{{{name}}}' for name in names)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'ANSWER_KINDS', 'Codes', 'StudyConfig', 'untranslated_parts', 'read_config', 'Source', 'sha256_of',
-           'from_run', 'from_traces', 'QuestionPool', 'question_pool', 'pool_of_items', 'choose_questions']
+           'from_run', 'from_traces', 'question_pool', 'pool_of_items', 'choose_questions']
 
 # %% ../../nbs/11_study/04_sampling.ipynb #imports
 import hashlib
@@ -36,7 +36,7 @@ from tracenb.study.design import (
     word_faults,
     wording,
 )
-from .items import decode_table, own_items
+from .items import QuestionPool, decode_table, own_items
 from ..tasks.task import DataConfig, get_task, load_examples
 from ..traces.blocks import read_blocks
 from ..traces.conditions import build_traces, count_words
@@ -125,7 +125,7 @@ def _check_keys(spec, cls, where):
         for n, entry in enumerate(value, 1):
             _check_keys(entry, PARTS[key], f'{where}: {key}, entry {n}')
 
-
+# %% ../../nbs/11_study/04_sampling.ipynb #export-check-texts
 def _check_texts(config, path):
     "Raise `TracenbError` for texts and words that a study cannot have, or that would be in another language."
     for key in config.texts:
@@ -285,22 +285,6 @@ def from_traces(
     return sources
 
 # %% ../../nbs/11_study/04_sampling.ipynb #export-pool
-@dataclass(frozen=True)
-class QuestionPool:
-    "Questions that every condition can show."
-
-    items: dict[tuple[str, str], list[Item]]  # (label, 'right', 'wrong' or 'mixed' over the conditions) -> items, by id
-    left_out: dict[str, int]  # Why -> how many
-
-    def __str__(self):
-        "The number of items in each cell and of those left out, on one line."
-        counts = []
-        for label in sorted({label for label, _ in self.items}):
-            sizes = [f'{len(self.items.get((label, kind), ()))} {kind}' for kind in ('right', 'wrong', 'mixed')]
-            counts.append(f'{label}: {", ".join(sizes)}')
-        return '; '.join(counts + [f'left out: {n} {why}' for why, n in self.left_out.items() if n])
-
-
 def _shared_ids(sources):
     "Ids that every source can show. Raises `TracenbError` where the sources are about different questions."
     if len(datasets := {s.dataset for s in sources.values()}) > 1:
@@ -391,7 +375,7 @@ def _sampling_cells(found, config):
         )
     return cells
 
-
+# %% ../../nbs/11_study/04_sampling.ipynb #export-choose-questions
 def choose_questions(found: QuestionPool, config: StudyConfig) -> tuple[Item, ...]:
     "The questions of the study. Raises `TracenbError` that counts every cell where one is too small."
     labels = dict.fromkeys(label for label, _ in found.items)

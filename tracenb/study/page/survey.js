@@ -127,6 +127,7 @@ const pause = seconds =>
   });
 
 function say(text, retry = false) {
+  text ||= shelf.open ? SAY.no_storage : '';
   if ($('said').textContent !== text) $('said').textContent = text;
   $('status').hidden = !text;
   $('retry').hidden = !retry;
@@ -652,6 +653,8 @@ function wayBack(said) {
 }
 
 function ending(said) {
+  shelf.open = false; // nothing is left that could be lost
+  say('');
   const text =
     said.text ||
     texts[{complete: 'thanks', screened_out: 'screened_out', declined: 'declined', full: 'full'}[said.state]] ||
@@ -738,7 +741,7 @@ async function main() {
   if (state === 'full' && !shelf.held.token) return ending(me);
   me.done?.forEach(step => done.add(step));
   const left = (me.steps || []).filter(step => !done.has(step));
-  if (shelf.open && left.length) say(SAY.no_storage);
+  if (left.length) say('');
   if (state === 'active' && left.length) await jsPsych.run(left.map(node));
   if (state === 'expired') return location.reload();
   ending(await ask('POST', 'api/finish', {}));
