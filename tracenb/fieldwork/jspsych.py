@@ -80,6 +80,17 @@ def _jspsych_ratings(trial, names, step, where, shift):
             about = dict(condition=condition, step=f'trial:{step}', kind='trial', id=item)
             yield about | dict(dimension=d, value=value)
 
+# %% ../../nbs/12_fieldwork/03_jspsych.ipynb #export-jspsych-shared
+def _jspsych_shared(trial, who, step):
+    "What all answers of a trial have in common."
+    return dict(
+        participant=who,
+        panel_id=str(trial.get('PROLIFIC_PID', '')),
+        position=step + 1,
+        seconds=None if trial.get('rt') is None else float(trial['rt']) / 1000,
+        simulated=trial.get('simulated') is True,
+    )
+
 # %% ../../nbs/12_fieldwork/03_jspsych.ipynb #export-jspsych
 def read_jspsych(
     path: str | Path,  # JSON: trials, lists of trials, or JSON lines
@@ -110,19 +121,13 @@ def read_jspsych(
             continue
         seen.add(key)
         step = steps[who] = steps.get(who, -1) + 1
-        shared = dict(
-            participant=who,
-            panel_id=str(trial.get('PROLIFIC_PID', '')),
-            position=step + 1,
-            seconds=None if trial.get('rt') is None else float(trial['rt']) / 1000,
-            simulated=trial.get('simulated') is True,
-        )
+        shared = _jspsych_shared(trial, who, step)
         if check in trial:
             rows.append(shared | _jspsych_check(trial, check, step, where))
         else:
             rows += [shared | row for row in _jspsych_ratings(trial, names, step, where, int(from_zero))]
     status = lambda who: 'active' if who in unfinished else 'complete'
-    notes = [f'{len(steps)} participants.'] + [f'Left out: {again} trials of participants who began again.'] * bool(
-        again
-    )
+    notes = [f'{len(steps)} participants.']
+    if again:
+        notes.append(f'Left out: {again} trials of participants who began again.')
     return answer_table([row | dict(status=status(row['participant'])) for row in rows], str(path), notes)

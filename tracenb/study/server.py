@@ -392,17 +392,8 @@ def serve(
     _announce(study, folder, db, host, sock.getsockname()[1], proxy, secret, say)
     logging.basicConfig(format='%(asctime)s %(levelname)s %(message)s')
     log.setLevel(logging.INFO)
-    config = uvicorn.Config(
-        app,
-        http=PatientProtocol,
-        log_config=None,
-        log_level='warning',
-        access_log=False,
-        server_header=False,
-        ws='none',
-        proxy_headers=bool(proxy),
-        forwarded_allow_ips=[proxy, f'::ffff:{proxy}'] if proxy else None,
-        timeout_graceful_shutdown=10,
-        timeout_keep_alive=30,
-    )
+    trusted = dict(proxy_headers=bool(proxy), forwarded_allow_ips=[proxy, f'::ffff:{proxy}'] if proxy else None)
+    quiet = dict(log_config=None, log_level='warning', access_log=False, server_header=False)
+    times = dict(timeout_graceful_shutdown=10, timeout_keep_alive=30)
+    config = uvicorn.Config(app, http=PatientProtocol, ws='none', **quiet, **trusted, **times)
     uvicorn.Server(config).run(sockets=[sock])
