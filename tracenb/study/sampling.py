@@ -208,7 +208,7 @@ def from_run(
     folder: str,  # Of one finished run
     condition: str,  # Its name in the study, for errors
 ) -> Source:
-    "The test questions of a run, as its model answered them. Raises `TracenbError`."
+    "The test questions of a run, as its model answered them first. Raises `TracenbError`."
     from tracenb.report.results import finished  # heavy
 
     found = finished(folder)
@@ -217,9 +217,13 @@ def from_run(
         raise TracenbError(what, 'name the folder of one: `tracenb ls` lists them')
     ((run_dir, run),) = found.items()
     examples = {e.id: e for e in read_jsonl(run_dir / 'examples.jsonl', Example)}
-    scores = {s.id: s.value for s in read_jsonl(run_dir / 'scores.jsonl', Score) if s.scorer == 'answer_exact'}
+    scores = {
+        s.id: s.value
+        for s in read_jsonl(run_dir / 'scores.jsonl', Score)
+        if s.scorer == 'answer_exact' and s.sample == 0
+    }
     shown = {}
-    for g in read_jsonl(run_dir / 'generations.jsonl', Generation):
+    for g in (g for g in read_jsonl(run_dir / 'generations.jsonl', Generation) if g.sample == 0):
         blocks = read_blocks(g.text)
         trace, answer = blocks.think.value, blocks.answer.value
         if trace and answer and g.finish_reason == 'stop' and scores.get(g.id) is not None:
