@@ -375,7 +375,7 @@ def serve(
     port: int = 8000,  # 0 = any that is free
     proxy: str = '',  # Address of a proxy whose X-Forwarded-For is trusted; '' = none
     rates: Rates = Rates(),  # Limits on requests
-    simulated: bool = False,  # Whether all who enter are simulated; a file holds either people or simulated ones
+    simulated: bool = False,  # Whether all who enter are simulated participants
     say: Callable[[str], None] = print,
 ):
     """
