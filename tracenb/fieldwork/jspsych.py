@@ -91,6 +91,10 @@ def _jspsych_shared(trial, who, step):
         simulated=trial.get('simulated') is True,
     )
 
+
+def _left_out(again):
+    return [f'Left out: {again} trials of participants who began again.'] if again else []
+
 # %% ../../nbs/12_fieldwork/03_jspsych.ipynb #export-jspsych
 def read_jspsych(
     path: str | Path,  # JSON: trials, lists of trials, or JSON lines
@@ -126,8 +130,6 @@ def read_jspsych(
             rows.append(shared | _jspsych_check(trial, check, step, where))
         else:
             rows += [shared | row for row in _jspsych_ratings(trial, names, step, where, int(from_zero))]
-    status = lambda who: 'active' if who in unfinished else 'complete'
-    notes = [f'{len(steps)} participants.']
-    if again:
-        notes.append(f'Left out: {again} trials of participants who began again.')
-    return answer_table([row | dict(status=status(row['participant'])) for row in rows], str(path), notes)
+    notes = [f'{len(steps)} participants.', *_left_out(again)]
+    rows = [row | dict(status='active' if row['participant'] in unfinished else 'complete') for row in rows]
+    return answer_table(rows, str(path), notes)

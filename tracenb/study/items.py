@@ -149,7 +149,7 @@ def _item_rows(path):
 # %% ../../nbs/11_study/03_items.ipynb #export-row
 def _context(value):
     "The sentences of a context: a list, or text with one per line."
-    lines = value if isinstance(value, list) else str(value or '').splitlines()
+    lines = value if isinstance(value, list) else str(value or '').split('\n')
     return tuple(str(line).strip() for line in lines if str(line).strip())
 
 
