@@ -217,13 +217,10 @@ def from_run(
         raise TracenbError(what, 'name the folder of one: `tracenb ls` lists them')
     ((run_dir, run),) = found.items()
     examples = {e.id: e for e in read_jsonl(run_dir / 'examples.jsonl', Example)}
-    scores = {
-        s.id: s.value
-        for s in read_jsonl(run_dir / 'scores.jsonl', Score)
-        if s.scorer == 'answer_exact' and s.sample == 0
-    }
+    first = lambda kind, name: [x for x in read_jsonl(run_dir / name, kind) if x.sample == 0]
+    scores = {s.id: s.value for s in first(Score, 'scores.jsonl') if s.scorer == 'answer_exact'}
     shown = {}
-    for g in (g for g in read_jsonl(run_dir / 'generations.jsonl', Generation) if g.sample == 0):
+    for g in first(Generation, 'generations.jsonl'):
         blocks = read_blocks(g.text)
         trace, answer = blocks.think.value, blocks.answer.value
         if trace and answer and g.finish_reason == 'stop' and scores.get(g.id) is not None:
