@@ -243,9 +243,9 @@ def _tokens(rows, loss):
     return dict(tokens=sum(len(r.input_ids) for r in rows), loss_tokens=sum(n_loss_tokens(r, loss) for r in rows))
 
 
-def _run_steps(adapted, rows, pad, config, seed, out, settings, resume, on_step):
+def _run_steps(adapted, rows, plan, pad, config, out, settings, resume, on_step):
     "The training loop. Returns the log of all steps, the optimizer's name and the step it resumed at."
-    plan, folder, began = plan_batches(rows, config, seed), out / 'checkpoints', time.monotonic()
+    folder, began = out / 'checkpoints', time.monotonic()
     state = TrainState([p for p in adapted.parameters() if p.requires_grad], config, len(plan))
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
@@ -340,6 +340,7 @@ def train(
     """
     out, began = Path(out), time.monotonic()
     kept, long = fit_rows(rows, config.check().max_length)
+    plan = plan_batches(kept, config, seed)
     data = [[r.id, r.input_ids, r.loss_mask] for r in kept]
     settings = digest([config.to_json(), seed, model.name_or_path, data], 16)
     out.mkdir(parents=True, exist_ok=True)
@@ -349,9 +350,9 @@ def train(
         try:
             with _activation_checkpointing(model, config.gradient_checkpointing):
                 pad = tokenizer.pad_token_id
-                made = _run_steps(adapted, kept, pad, config, seed, out, settings, resume, on_step)
+                made = _run_steps(adapted, kept, plan, pad, config, out, settings, resume, on_step)
                 summary = _summary(model, kept, long, began, *made)
-                summary['padding_share'] = round(padding_share(kept, plan_batches(kept, config, seed)), 4)
+                summary['padding_share'] = round(padding_share(kept, plan), 4)
                 save_adapter(adapted, out / 'adapter', model_card(model.name_or_path, config, summary))
         finally:
             adapted.unload().eval()
