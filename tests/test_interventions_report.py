@@ -17,7 +17,7 @@ from tracenb.core.canvas import COLORS, colors
 from tracenb.core.files import write_jsonl
 from tracenb.core.records import TracenbError
 from tracenb.interventions.running import FOLDER
-from tracenb.interventions.validity import control_table
+from tracenb.interventions.validity import control_table, validated_summary
 from tracenb.report.interventions import (
     dots_figure,
     early_figure,
@@ -25,12 +25,12 @@ from tracenb.report.interventions import (
     intervention_findings,
     intervention_section,
     matrix_figure,
+    summarize_dots,
     summarize_matrix,
-    validated_summary,
 )
 from tracenb.report.page import make_report
 from tracenb.report.seed_means import by_condition, is_control, trained_name
-from tracenb.report.statements import summarize_early, summarize_following, summarize_shapley
+from tracenb.report.statements import summarize_early, summarize_following
 from tracenb.report.viewer import token_gains, token_strip, token_strips
 from tracenb.runs.notebook import execute, experiment
 from tracenb.runs.stages import make_run
@@ -218,7 +218,13 @@ def test_sentences_name_controls_after_the_conditions():
     told = summarize_following(following_figure(FOUR)[1])[0].partition('tuned on: ')[2]
     assert told == 'correct 75 %, incorrect 25 %; control models: follower 100 %, ignorer 0 %.'
     assert 'correct 0 to 100 %' in summarize_early(early_figure(FOUR)[1])[0]
-    assert 'correct +0.95 and +0.75' in summarize_shapley(dots_figure(FOUR)[1])[0]
+
+
+def test_sentences_on_losses_name_what_was_changed():
+    steps, filler, paths = (summarize_dots(figure(FOUR)[1])[0] for figure in (dots_figure, FILLER, PATHS))
+    assert 'The label step: correct +0.95' in steps and 'The facts step: correct +0.75' in steps
+    assert 'One word repeated: correct +1.50' in filler and 'Shuffled words: correct +0.75' in filler
+    assert 'The trace hidden: correct +2.25' in paths and 'Other facts hidden: correct +0.00' in paths
 
 
 def test_the_sentence_on_the_matrix_names_only_differences_that_a_test_found():
@@ -299,9 +305,17 @@ def test_a_grid_without_interventions_has_no_section(tmp_path):
 def test_the_section_shows_figures_table_and_strips(tmp_path):
     page = intervention_section(write_tested(tmp_path, dict(correct=3, incorrect=1))).data
     ids = re.findall(r'<h2 id="(\w+)"', page)
-    assert ids == ['interventions', 'forced_matrix', 'following', 'early_answering', 'step_attribution']
+    assert ids == [
+        'interventions',
+        'forced_matrix',
+        'following',
+        'early_answering',
+        'step_attribution',
+        'filler',
+        'paths',
+    ]
     assert (
-        page.count('data:image/png') == 4 and 'not validated here' in page and '<h3>What each token adds</h3>' in page
+        page.count('data:image/png') == 6 and 'not validated here' in page and '<h3>What each token adds</h3>' in page
     )
     table = pd.read_csv(tmp_path / 'interventions.csv')
     assert {'d', 'validated', 'sentence'} <= set(table) and set(table.condition) == {'correct', 'incorrect'}

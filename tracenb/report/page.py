@@ -179,8 +179,8 @@ def forced_notice(
         return HTML('')
     text = '; '.join(f'{place}: {" or ".join(sorted(found))}' for place, found in shares.items())
     return HTML(
-        f'<p><b>Training traces with wrong facts that were forced</b>: {escaped(text)}. Of these, the context '
-        'holds one set of wrong facts only, the same for every seed: such traces teach a rule, not noise.</p>'
+        '<p><b>Wrong facts are forced</b> where the context holds only one set of them: such a trace is the same for '
+        f'every seed, and teaches a rule, not noise. Forced in training: {escaped(text)}.</p>'
     )
 
 # %% ../../nbs/09_report/08_page.ipynb #forms-table

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['FEW', 'LONG_ANSWERS', 'Statement', 'summarize_pairs', 'summarize_traces', 'findings', 'summarize_accuracy',
            'summarize_steps', 'summarize_trace_answer', 'summarize_dose', 'summarize_corruption', 'summarize_length',
-           'summarize_training', 'summarize_cost', 'text_by_condition', 'summarize_following', 'summarize_early',
-           'summarize_shapley']
+           'summarize_training', 'summarize_cost', 'text_by_condition', 'summarize_following', 'summarize_early']
 
 # %% ../../nbs/09_report/06_statements.ipynb #5feace9f
 import numpy as np
@@ -390,16 +389,4 @@ def summarize_early(
         f'Exact answers from an empty trace to the whole correct trace: {said}.',
         'The curves are means without a test. A flat curve does not say whether the answer is known without the trace '
         'or the trace is ignored.',
-    )
-
-
-def summarize_shapley(
-    data: pd.DataFrame,  # Of `dots_figure`
-) -> Statement:
-    "Shapley values of the two steps."
-    told = lambda own: ' and '.join(f'{x:+.2f}' for x in own.estimate)
-    return (
-        f'Shapley values of the label and the facts step, a removed step deleted, in nats: '
-        f'{text_by_condition(data[data.variant == "deleted"], told)}.',
-        'Facts may hold the answer; then their value is partly one of copying. The masked trace tells the two apart.',
     )
