@@ -1,6 +1,7 @@
-"Teacher traces: all conditions of a study that names them train on the same questions, none of them a test question."
+"All conditions of a grid train on the same questions, none of them a test question; also where teachers wrote traces."
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -8,10 +9,13 @@ from tracenb.core.files import read_traces, write_jsonl
 from tracenb.core.records import Trace, TracenbError
 from tracenb.report.page import forced_notice
 from tracenb.report.results import Results
+from tracenb.runs.engine import plan_grid
+from tracenb.runs.grids import Grid, expand, get_grid, same_questions
 from tracenb.runs.stages import build, make_run, open_run
 from tracenb.tasks.babi import babi
-from tracenb.tasks.task import DataConfig, load_examples, match_examples
+from tracenb.tasks.task import DataConfig, get_task, load_examples, match_examples
 from tracenb.traces.conditions import CONDITIONS, build_traces
+from tracenb.traces.loss_mask import encode
 
 DATA = dict(n_train=24, n_test=8, labels=['single-supporting-fact', 'counting'], max_words=40)
 TEACHER = [c for c in CONDITIONS.values() if c.needs]
@@ -82,8 +86,6 @@ def test_traces_of_test_questions_are_refused(study, tmp_path):
 
 
 def test_a_training_question_that_is_asked_under_another_id_is_left_out(study):
-    from dataclasses import replace
-
     _, train = study
     traces = {'r1': {t.id: t for t in wrote('r1', train)}}
     assert match_examples(train, traces, [replace(train[3], id='elsewhere', split='test')]) == [*train[:3], *train[4:]]
@@ -164,3 +166,73 @@ def test_the_report_says_the_forced_share_and_reads_runs_without_it(study, tmp_p
     del record['forced_facts']  # as of a version before
     opened.file('run.json').write_text(json.dumps(record))
     assert forced_notice(results).data == ''
+
+
+# --- Rows that one condition cannot use
+
+
+def long_grid(max_length, conditions=('zero_shot', 'vanilla', 'correct', 'incorrect'), **more):
+    settings = dict(data=dict(n_train=24, n_test=4, max_words=60), train=dict(max_length=max_length))
+    axes = dict(datasets=['cotempqa'], models=['tiny-random'], conditions=list(conditions), seeds=[1, 2])
+    return axes | dict(settings=settings) | more
+
+
+def encoded_lengths(run, out):
+    opened = open_run(run, out)
+    lengths = {c.id: len(encode(c, opened.tokenizer).input_ids) for c in build(opened)}
+    opened.locked.release()
+    return lengths
+
+
+def test_a_row_that_is_too_long_in_one_condition_is_left_out_of_all(tmp_path):
+    whole = expand(long_grid(10**6), 'g')
+    lengths = [encoded_lengths(r, tmp_path / 'whole') for r in whole.runs if r.condition != 'zero_shot']
+    limit = sorted(lengths[0].values())[-4]  # of vanilla: three of its rows are longer
+    long = [{i for i, n in each.items() if n > limit} for each in lengths]
+    lost = set.union(*long)
+    assert len(long[0]) == 3 and long[0] < lost < set(lengths[0]), 'other conditions lose more'
+    made = same_questions(expand(long_grid(limit), 'g'))
+    assert {r.leave_out for r in made.runs} == {tuple(sorted(lost))}
+    for r in made.runs:
+        if r.condition != 'zero_shot':
+            kept = encoded_lengths(r, tmp_path / 'o')
+            assert set(kept) == set(lengths[0]) - lost and max(kept.values()) <= limit
+    assert set(plan_grid(made, tmp_path / 'o').left_out) == {len(lost)}
+    assert same_questions(made) == made
+
+
+def test_where_all_rows_fit_names_stay_and_a_part_of_a_grid_has_the_names_of_the_whole(tmp_path):
+    grid = expand(long_grid(10**6), 'g')
+    assert same_questions(grid) == grid and all('leave_out' in r.to_dict() for r in grid.runs)
+    (tmp_path / 'g.yaml').write_text(json.dumps(long_grid(600)))  # JSON is YAML
+    names = lambda **more: {r.name for r in get_grid(str(tmp_path / 'g.yaml'), match=True, **more).runs}
+    assert names(only=['condition=vanilla']) < names() and not names() & {r.name for r in grid.runs}
+    assert names(limit=5) != names()
+
+
+def test_a_row_without_a_trace_in_one_condition_is_left_out_of_all(study):
+    _, train = study
+    made = same_questions(expand(long_grid(10**6, ['correct', 'edited_facts'], seeds=[1]), 'g'))
+    task = get_task('cotempqa')
+    examples = load_examples(task, made.runs[0].data, 'train')
+    without = {t.id for t in build_traces(examples, task, 'edited_facts', 1) if not t.text}
+    assert {r.leave_out for r in made.runs} == {tuple(sorted(without))}
+
+
+def test_a_run_whose_questions_cannot_be_read_leaves_the_others_alone(capsys):
+    bad = make_run(dataset='babi', data=dict(source='nowhere'))
+    good = expand(long_grid(10**6, ['correct']), 'g').runs
+    assert same_questions(Grid(name='g', runs=(bad, *good))).runs == (bad, *good)
+    assert 'are not compared' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_grids_of_the_paper_lose_no_row_of_the_real_data(shared):
+    [length] = {r.train.max_length for g in ('paper', 'controls') for r in get_grid(g).runs if r.dataset == 'cotempqa'}
+    runs = expand(long_grid(length, ['vanilla', 'correct', 'incorrect'], seeds=[1]), 'g').runs
+    data = DataConfig(source=str(shared / 'cotempqa'))
+    made = same_questions(Grid(name='g', runs=tuple(replace(r, data=data, model='smollm2-135m') for r in runs)))
+    assert {r.leave_out for r in made.runs} == {()}
+    short = [replace(r, train=replace(r.train, max_length=1024)) for r in made.runs]
+    lost = {r.leave_out for r in same_questions(Grid(name='g', runs=tuple(short))).runs}
+    assert [len(x) for x in lost] == [203]  # longer: 44 rows of vanilla, 198 of correct, 191 of incorrect

@@ -49,7 +49,7 @@ def run(
     "Run every run of a grid that is not finished yet, then its interventions. The same command again resumes."
     from tracenb.runs.grids import get_grid
 
-    chosen = get_grid(grid, only, limit)
+    chosen = get_grid(grid, only, limit, match=True)
     out = out or Path('outputs') / chosen.name
     config = None
     if chosen.interventions is not None:

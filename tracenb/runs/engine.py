@@ -153,7 +153,8 @@ def plan_grid(
     out: str | Path,  # The grid's folder
 ) -> pd.DataFrame:
     """
-    One row per run: state, training steps, estimated tokens trained on, maximum of tokens generated, folder.
+    One row per run: state, training examples left out, training steps, estimated tokens trained on, maximum of tokens
+    generated, folder.
 
     Raises `TracenbError` for data that cannot be loaded.
     """
@@ -163,12 +164,14 @@ def plan_grid(
         if key not in known:
             known[key] = _tokens(r, 'train'), _tokens(r, 'test')
         (n, prompt, completion), (n_test, *_) = known[key]
+        n -= len(r.leave_out)
         n_loss_tokens = n * (completion if r.train.loss == 'completion' else prompt + completion)
         epochs = _epochs(r.train, n_loss_tokens) if get_condition(r.condition).trains else 0
         batches = math.ceil(n / r.train.batch_size)
         rows.append(
             dict(
                 state=state(Path(out) / r.name),
+                left_out=len(r.leave_out),
                 steps=math.ceil(epochs * batches / r.train.gradient_accumulation_steps),
                 tokens_trained=round(epochs * n * (prompt + completion)),
                 tokens_generated_at_most=n_test * r.generate.max_new_tokens * r.generate.num_return_sequences,
