@@ -87,7 +87,9 @@
       ' of ' +
       total.toLocaleString('en') +
       ' rows' +
-      (questions.size < shown.length ? ' (' + questions.size.toLocaleString('en') + ' questions, samples averaged)' : '') +
+      (questions.size < shown.length
+        ? ' (' + questions.size.toLocaleString('en') + ' pairs of run and question, samples averaged)'
+        : '') +
       (shown.length ? '; answer exact in ' + ((100 * right) / questions.size).toFixed(1) + ' %' : '');
     at('tv-list').scrollTop = 0;
     if (shown.length) pick(shown[0]);
