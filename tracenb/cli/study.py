@@ -111,11 +111,21 @@ def study_serve(
     host: Annotated[str, typer.Option(help='Address to listen on.')] = '127.0.0.1',
     port: Port = 8000,
     proxy: Annotated[str, typer.Option(help='Address of a proxy in front, whose X-Forwarded-For is believed.')] = '',
+    surplus: Annotated[
+        int, typer.Option(help='Participants beyond the places, sent for people whose places are not given back yet.')
+    ] = 0,
+    per_address: Annotated[
+        int, typer.Option(help='Unfinished participations from one address; raise it for a laboratory, 0 for no limit.')
+    ] = 40,
+    any_id: Annotated[bool, typer.Option('--any-id', help="Take ids of another form than Prolific's, too.")] = False,
 ):
     "Serve a study until Ctrl-C. For an export over HTTP set TRACENB_STUDY_TOKEN first."
+    from tracenb.fieldwork.monitor import add_monitor
+    from tracenb.study.http import PROLIFIC_ID, Rates
     from tracenb.study.server import serve
 
-    serve(folder, db, host, port, proxy)
+    more = dict(surplus=surplus, id_form='' if any_id else PROLIFIC_ID, extend=add_monitor)
+    serve(folder, db, host, port, proxy, Rates(places=per_address), **more)
 
 
 @study.command('simulate')
@@ -194,13 +204,16 @@ def study_analyse(
         Path | None, typer.Option(help='CSV that says what the columns of a Qualtrics file are.')
     ] = None,
     demographics: Annotated[Path | None, typer.Option(help="Prolific's export of its participants.")] = None,
+    exclude: Annotated[
+        Path | None, typer.Option(help='List of participants who are not analyzed, one at the start of each line.')
+    ] = None,
     seed: Seed = 0,
 ):
     "Exclusions, reliability, means, tests, figures: the analysis that `preregister` announces."
     from tracenb.ratings.analysis import analyze
     from tracenb.ratings.sentences import rating_sentences
 
-    made = analyze(source, out, design, performance, mapping, demographics, seed=seed)
+    made = analyze(source, out, design, performance, mapping, demographics, seed=seed, exclude=exclude)
     print(*rating_sentences(made), sep='\n')
     print(f'page: {out}/analysis.html')
 

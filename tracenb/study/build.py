@@ -130,7 +130,7 @@ def _write_private(path, codes):
     before = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
     if before.get('codes') and not codes:
         return path.chmod(0o600)
-    codes = codes or Codes(*(secrets.token_hex(4).upper() for _ in range(3)))
+    codes = codes or Codes(*(secrets.token_hex(4).upper() for _ in range(4)))
     with atomic_path(path, private=True) as tmp:
         tmp.write_text(json.dumps(before | dict(codes=codes.to_dict()), indent=1) + '\n', encoding='utf-8')
 
