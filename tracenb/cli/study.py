@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['study', 'Folder', 'Db', 'Port', 'Pay', 'Seed', 'study_build', 'study_preview', 'study_template_verb',
-           'study_preregister', 'study_serve', 'study_simulate', 'study_backup', 'study_restore', 'study_import',
-           'study_analyse', 'study_power', 'study_load']
+           'study_preregister', 'study_serve', 'study_simulate', 'study_backup', 'study_restore', 'study_analyse',
+           'study_power', 'study_load']
 
 # %% ../../nbs/14_cli/02_study.ipynb #cst-imports
 import json
@@ -125,9 +125,10 @@ def study_serve(
     from tracenb.study.server import serve
 
     more = dict(surplus=surplus, id_form='' if any_id else PROLIFIC_ID, extend=add_monitor)
+    print('how it goes, with your TRACENB_STUDY_TOKEN: /monitor at the same address')
     serve(folder, db, host, port, proxy, Rates(places=per_address), **more)
 
-
+# %% ../../nbs/14_cli/02_study.ipynb #cst-simulate
 @study.command('simulate')
 def study_simulate(
     folder: Folder,
@@ -162,27 +163,6 @@ def study_restore(copy: Annotated[Path, typer.Argument(metavar='COPY', help='Of 
 
     print(f'{restore(copy, db)}: ready to be served')
 
-# %% ../../nbs/14_cli/02_study.ipynb #cst-import
-@study.command('import')
-def study_import(
-    source: Annotated[Path, typer.Argument(metavar='FILE', help='What another tool exported, or a file of answers.')],
-    out: Annotated[Path, typer.Option(help='CSV of answers, for `analyse`.')],
-    mapping: Annotated[Path | None, typer.Option(help='CSV that says what the columns are.')] = None,
-    delimiter: Annotated[str, typer.Option(help='Separator of the columns; found if not given.')] = '',
-    encoding: Annotated[str, typer.Option(help='Encoding of the text; found if not given.')] = '',
-):
-    "Read answers that another tool collected, and say what was understood and what was left out."
-    from tracenb.core.files import write_text
-    from tracenb.fieldwork.source import read_source
-    from tracenb.study.answers import COLUMNS, csv_lines
-
-    answers, _, _ = read_source(source, None, mapping, delimiter=delimiter, encoding=encoding)
-    print(*answers.attrs.get('notes', ()), sep='\n')
-    rows = answers.astype(object).where(answers.notna(), None).to_dict('records')
-    filled = ({k: row[k] if row.get(k) is not None else 0 if k == 'position' else '' for k in COLUMNS} for row in rows)
-    write_text(out, ''.join(csv_lines(filled)))
-    print(f'{out}: {answers.participant.nunique()} participants, {int((answers.kind == "trial").sum())} ratings')
-
 # %% ../../nbs/14_cli/02_study.ipynb #cst-analyze
 @study.command('analyse')
 def study_analyse(
@@ -196,9 +176,7 @@ def study_analyse(
     ] = None,
     performance: Annotated[
         Path | None,
-        typer.Option(
-            help='Folder of finished runs, or a CSV (condition, mean, low, high), to set interpretability against.'
-        ),
+        typer.Option(help='Folder of runs or CSV (condition, mean, low, high), to set interpretability against.'),
     ] = None,
     mapping: Annotated[
         Path | None, typer.Option(help='CSV that says what the columns of a Qualtrics file are.')

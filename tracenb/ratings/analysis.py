@@ -285,15 +285,6 @@ def _guarded(table):
     return table.assign(**{c: table[c].map(guard_cell) for c in text}).rename(columns=guard_cell)
 
 
-def _joined_text(n):
-    "What became of the rows of Prolific's demographics."
-    text = (
-        f" Prolific's demographics: {n['rows']} rows, {n['joined']} joined, {n['unjoinable']} that could not be joined"
-    )
-    lost = ''.join(f'; {n[why]} {why} there' for why in ('returned', 'rejected') if n.get(why))
-    return f'{text}; {n["without"]} participants without{lost}.'
-
-
 def _write_tables(out, tables):
     for name, table in tables.items():
         with atomic_path(out / 'tables' / f'{name}.csv') as tmp:
@@ -317,6 +308,15 @@ def write_analysis(
     write_text(out / 'analysis.json', f'{text}\n')
     return write_text(out / 'analysis.html', rating_page(a))
 
+# %% ../../nbs/13_ratings/10_analysis.ipynb #export-joined
+def _joined_text(n):
+    "What became of the rows of Prolific's demographics."
+    text = (
+        f" Prolific's demographics: {n['rows']} rows, {n['joined']} joined, {n['unjoinable']} that could not be joined"
+    )
+    lost = ''.join(f'; {n[why]} {why} there' for why in ('returned', 'rejected') if n.get(why))
+    return f'{text}; {n["without"]} participants without{lost}.'
+
 # %% ../../nbs/13_ratings/10_analysis.ipynb #export-analyse
 def analyze(
     source: str | Path | pd.DataFrame,  # study.sqlite, an export, a Qualtrics CSV, a jsPsych JSON, a table of answers
@@ -334,6 +334,8 @@ def analyze(
     answers, study, ids = read_source(source, study, mapping)
     if rules is None and study is None and mapping is not None:
         rules = Rules(**scale_rules(read_mapping(mapping), DIMENSIONS))
+    elif rules is None and study is None and 'scale_rules' in answers.attrs:  # Of `tracenb study import`
+        rules = Rules(**answers.attrs['scale_rules'])
     rules = rules or rules_of(study)
     origin = f'Source: {"a table of answers" if isinstance(source, pd.DataFrame) else Path(source).name}.'
     if demographics is not None:
