@@ -55,12 +55,23 @@ def study_build(
         print(f'left out: {k} questions {why}')
     print(f'look at it: tracenb study preview {out}')
 
-
+# %% ../../nbs/14_cli/02_study.ipynb #cst-preview
 @study.command('preview')
 def study_preview(
-    folder: Folder, port: Port = 8000, browser: Annotated[bool, typer.Option(help='Open the browser.')] = True
+    folder: Folder,
+    port: Port = 8000,
+    browser: Annotated[bool, typer.Option(help='Open the browser.')] = True,
+    screenshots: Annotated[
+        Path | None, typer.Option(metavar='DIR', help='Write a picture of every page there instead.')
+    ] = None,
+    width: Annotated[int, typer.Option(help='Of the pictures, in pixels; 390 is a phone.')] = 900,
 ):
     "Walk through the survey as a participant would, under a banner; nothing is kept."
+    if screenshots:
+        from tracenb.fieldwork.screenshots import screenshots as take
+
+        files = take(folder, screenshots, width)
+        return print(f'{screenshots}: {len(files)} pictures')
     from tracenb.study.build import preview
     from tracenb.study.server import serve
 

@@ -206,6 +206,13 @@ def _rules_by_scale(study, mapping):
     return {d: (kind, points(d), 'yes' * (d in rules['reverse'])) for d, kind in rules['dimensions'].items()}
 
 
+def _cell(column, value):
+    "A value as a CSV holds it: a whole number of a column with gaps, which pandas makes a float, is whole again."
+    if value is None:
+        return 0 if column == 'position' else ''
+    return int(value) if isinstance(value, float) and value.is_integer() and column != 'seconds' else value
+
+
 def write_imported(
     answers: pd.DataFrame,  # Of `read_source`
     path: str | Path,  # A CSV file
@@ -222,8 +229,7 @@ def write_imported(
     for row in answers.astype(object).where(answers.notna(), None).to_dict('records'):
         kind, points, turned = scales.get(row['dimension'], ('', '', '')) if row['kind'] == 'trial' else ('', '', '')
         row |= dict(panel_id=row.get('panel_id'), scale_kind=kind, points=points, reverse=turned)
-        blank = {'position': 0}
-        write([guard_cell(blank.get(c, '') if row.get(c) is None else row[c]) for c in (*COLUMNS, *IMPORTED)])
+        write([guard_cell(_cell(c, row.get(c))) for c in (*COLUMNS, *IMPORTED)])
     return write_text(path, text.getvalue())
 
 # %% ../../nbs/12_fieldwork/04_source.ipynb #export-exclude
