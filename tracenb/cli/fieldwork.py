@@ -126,7 +126,7 @@ def _drafted(source, path, delimiter, encoding, yes):
         raise TracenbError(f'{len(questions)} questions about {source} are open', remedy)
     for scale in dict.fromkeys(row['dimension'] for row in rows if row['role'] == 'rating'):
         own = [row for row in rows if row['dimension'] == scale]
-        points = typer.prompt(f'points of {scale}', default=own[0]['points'], type=typer.IntRange(2, 11))
+        points = typer.prompt(f'points of {scale}', default=own[0]['points'], type=int)
         turned = typer.confirm(f'is {scale} reversed (a high number means little)?', default=False)
         for row in own:
             row |= dict(points=points, reverse='yes' if turned else '')

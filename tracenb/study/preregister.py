@@ -147,8 +147,9 @@ def _completion_codes(study, codes):
     "The completion codes with what Prolific does about them; the reasons are in the study's language."
     found = []
     for name, (kind, leaves) in _CODE_TYPES.items():
-        reason = study.texts[name].strip().split('\n')[0].lstrip('# ')
-        action = dict(action='REQUEST_RETURN', return_reason=reason) if leaves else dict(action='MANUALLY_REVIEW')
+        action = dict(action='MANUALLY_REVIEW')
+        if leaves:
+            action = dict(action='REQUEST_RETURN', return_reason=study.texts[name].strip().split('\n')[0].lstrip('# '))
         if codes.get(name):
             found.append(dict(code=codes[name], code_type=kind, actions=[action]))
     return found
