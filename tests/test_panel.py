@@ -1,12 +1,21 @@
 """A study on a panel: places follow Prolific, and people are paid, withdraw and are excluded while it is served."""
 
 import asyncio
+import contextlib
 import heapq
 import json
+import os
 import random
+import socket
 import sqlite3
+import subprocess
+import sys
+import time
 from collections import Counter
 from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -392,3 +401,96 @@ def test_a_participation_that_returned_gets_no_code_of_complete(tmp_path, made):
     with pytest.raises(Refused) as e:
         do(store, store_answer, token, 'debrief', {}, 1.0, 'attempt-x')
     assert e.value.status == 409 and do(store, finish_participation, token) == 'full'
+
+
+# --- in a browser
+
+
+SECRET = 'a-token-for-the-monitor-of-the-tests-0123456789'
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    "The address of a study that the command itself serves, with ids of Prolific's form; `served.db` is its file."
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    built, db = bare_study(small(), tmp_path / 'survey'), tmp_path / 'study.sqlite'
+    call = [
+        Path(sys.executable).parent / 'tracenb',
+        'study',
+        'serve',
+        built,
+        '--db',
+        db,
+        '--port',
+        port,
+        '--surplus',
+        1,
+    ]
+    env = os.environ | dict(TRACENB_STUDY_TOKEN=SECRET)
+    process = subprocess.Popen([*map(str, call)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    url = f'http://127.0.0.1:{port}'
+    try:
+        for _ in range(600):
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f'{url}/healthz', timeout=5, trust_env=False).status_code == 200:
+                    break
+            time.sleep(0.1)
+        yield SimpleNamespace(url=url, db=db, process=process)
+    finally:
+        process.terminate()
+        said = process.communicate(timeout=30)[0]
+    assert '1 people are admitted beyond the places' in said and '/monitor' in said
+
+
+def test_the_served_study_takes_ids_of_prolifics_form_only(served):
+    reply = lambda pid: httpx.post(f'{served.url}/api/enter', json={'panel': {'PROLIFIC_PID': pid}}, trust_env=False)
+    assert [reply(pid).status_code for pid in ('ann', '{{%PROLIFIC_PID%}}', ID(1))] == [422, 422, 200]
+    assert [reply(ID(k)).json()['state'] for k in range(2, 11)] == ['active'] * 8 + ['full']  # 8 places and a surplus
+
+
+def test_the_monitor_shows_live_numbers_asks_nobody_else_and_is_accessible(served, tab, axe):
+    page = tab()
+    page.goto(f'{served.url}/monitor')
+    assert (found := axe(page)) == [], '\n'.join(found)
+    page.fill('#token', 'wrong')
+    page.click('#ask button')
+    page.wait_for_function("document.querySelector('#said').textContent.includes('not the token')")
+    page.fill('#token', SECRET)
+    page.click('#ask button')
+    page.wait_for_selector('#counts tr')
+    assert page.inner_text('#counts tr:first-child td') == '0'
+    httpx.post(f'{served.url}/api/enter', json={'panel': {'PROLIFIC_PID': ID(1)}}, trust_env=False)
+    page.wait_for_function("document.querySelector('#counts td').textContent === '1'", timeout=30_000)
+    assert (found := axe(page)) == [], '\n'.join(found)
+    page.evaluate('document.querySelector("h1").style.color = "#999"')
+    assert any('color-contrast' in f for f in axe(page))  # A violation made on purpose is found
+    assert {urlsplit(url).netloc for url in page.asked if url.startswith('http')} == {urlsplit(served.url).netloc}
+    assert SECRET not in ' '.join(page.asked)
+    page.click('#forget')
+    page.wait_for_selector('#token', state='visible')
+
+
+@pytest.mark.slow
+def test_a_picture_of_every_page_of_a_study_of_ones_own(tmp_path, chromium):
+    from tracenb.fieldwork.screenshots import screenshots
+    from tracenb.study.build import build_study, study_template
+
+    study_template(tmp_path / 'own', 'de')
+    try:
+        built = build_study(tmp_path / 'own' / 'study.yaml', tmp_path / 'built')
+    except TracenbError as e:
+        pytest.skip(f'jsPsych is neither in the cache nor within reach: {e}')
+    files = [p.name for p in screenshots(built, tmp_path / 'pictures')]
+    trials = [f'{c}-{k:02}-trial-{n}.png' for c in ('short', 'long') for n, k in ((1, 4), (2, 6), (3, 8), (4, 9))]
+    assert set(trials) < set(files) and len(files) == len(set(files)) == len(trials) + 9
+    assert all((tmp_path / 'pictures' / name).read_bytes().startswith(b'\x89PNG') for name in files)
+
+
+def test_without_playwright_the_pictures_say_what_is_missing(tmp_path, monkeypatch):
+    import tracenb.fieldwork.screenshots as module
+
+    monkeypatch.setattr(module, 'find_spec', lambda name: None)
+    with pytest.raises(TracenbError, match='screenshots need Playwright'):
+        module.screenshots(bare_study(small(), tmp_path / 'survey'), tmp_path / 'pictures')

@@ -7,6 +7,7 @@ __all__ = ['Design', 'Who', 'study_status_verb', 'study_places', 'study_withdraw
 
 # %% ../../nbs/14_cli/03_fieldwork.ipynb #clf-imports
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -34,20 +35,29 @@ def study_status_verb(db: Db, pay: Pay = 9.0):
         each = f'{s["pay_each"]:.2f} each'
         print(f'median {s["median_minutes"]} minutes; pay due: {s["pay_due"]:,.2f} ({each}, without the fee)')
 
-
+# %% ../../nbs/14_cli/03_fieldwork.ipynb #clf-places
 @study.command('places')
 def study_places(
     export: Annotated[Path, typer.Argument(metavar='FILE', help="Prolific's export of the submissions (CSV).")],
     db: Db,
     folder: Design,
+    watch: Annotated[
+        float, typer.Option(help='Read the file again whenever it changes, asked every so many seconds; 0: once.')
+    ] = 0.0,
 ):
     "Give back the places of those who returned, timed out or were rejected at Prolific; also while it is served."
     from tracenb.fieldwork.prolific import follow_prolific
 
-    n = follow_prolific(db, folder, export)
-    print(f'{n["submissions"]} people at Prolific; {n["given_back"]} places given back', end='')
-    print(f', {n["finished"]} of them of people who had finished here' if n['finished'] else '', end='; ')
-    print(f'{n["resumed"]} may go on again; {n["unknown"]} have not consented here')
+    seen = None
+    while True:
+        if (now := export.stat().st_mtime_ns if export.is_file() else 0) != seen:
+            n, seen = follow_prolific(db, folder, export), now
+            print(f'{n["submissions"]} people at Prolific; {n["given_back"]} places given back', end='')
+            print(f', {n["finished"]} of them of people who had finished here' if n['finished'] else '', end='; ')
+            print(f'{n["resumed"]} may go on again; {n["unknown"]} have not consented here', flush=True)
+        if not watch:
+            break
+        time.sleep(watch)
 
 # %% ../../nbs/14_cli/03_fieldwork.ipynb #clf-withdraw
 @study.command('withdraw')

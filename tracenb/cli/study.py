@@ -132,12 +132,14 @@ def study_serve(
 ):
     "Serve a study until Ctrl-C. For an export over HTTP set TRACENB_STUDY_TOKEN first."
     from tracenb.fieldwork.monitor import add_monitor
-    from tracenb.study.http import PROLIFIC_ID, Rates
+    from tracenb.study.http import PROLIFIC_ID, address_rates
     from tracenb.study.server import serve
 
     more = dict(surplus=surplus, id_form='' if any_id else PROLIFIC_ID, extend=add_monitor)
+    if surplus:
+        print(f'{surplus} people are admitted beyond the places')
     print('how it goes, with your TRACENB_STUDY_TOKEN: /monitor at the same address')
-    serve(folder, db, host, port, proxy, Rates(places=per_address), **more)
+    serve(folder, db, host, port, proxy, address_rates(per_address), **more)
 
 # %% ../../nbs/14_cli/02_study.ipynb #cst-simulate
 @study.command('simulate')

@@ -176,7 +176,9 @@ def _payment(db, study, row):
         missed, asked = _missed(db, study, number)
         if missed > study.attention_allowed:
             return 'reject', f'missed {missed} of {asked} attention checks'
-        return 'approve', 'returned at Prolific, but finished here' if state == 'returned' else ''
+        return (
+            ('look', 'returned or rejected at Prolific, but finished here') if state == 'returned' else ('approve', '')
+        )
     if state == 'screened_out':
         return 'screened_out', 'failed the comprehension check'
     of = len(step_sequence(study, number, condition))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['POLICY', 'HEADERS', 'PATIENCE', 'LARGEST', 'log', 'PanelId', 'Text', 'PROLIFIC_ID', 'State', 'WHY', 'HEADER_SECONDS',
-           'MOST', 'Rates', 'client_network', 'Limiter', 'StudyMiddleware', 'StrictModel', 'PanelIds', 'Entry',
-           'Answer', 'check_ids', 'ParticipantState', 'Entered', 'Stored', 'Finished', 'Failure', 'failures',
+           'MOST', 'Rates', 'address_rates', 'client_network', 'Limiter', 'StudyMiddleware', 'StrictModel', 'PanelIds',
+           'Entry', 'Answer', 'check_ids', 'ParticipantState', 'Entered', 'Stored', 'Finished', 'Failure', 'failures',
            'handle_errors', 'listening_socket', 'PatientProtocol']
 
 # %% ../../nbs/11_study/09_http.ipynb #middleware-extra
@@ -73,6 +73,15 @@ class Rates(Record):
     enter: str = '60/minute'  # From one address, to enter
     token: str = '300/minute'  # From one participant
     places: int = 40  # Unfinished participations from one address; 0 = no limit
+
+
+def address_rates(
+    places: int,  # Unfinished participations from one address, e.g. the seats of a laboratory; 0 = no limits by address
+) -> Rates:
+    "Limits under which so many people behind one address can take part at once."
+    if not places:
+        return Rates(client='', enter='', places=0)
+    return Rates(client=f'{max(1200, 30 * places)}/minute', enter=f'{max(60, 2 * places)}/minute', places=places)
 
 
 def client_network(
