@@ -29,7 +29,7 @@ def qualtrics(path, people=12, text=None, delimiter=',', encoding='utf-8', names
         'Age',
         'Comment',
         'PROLIFIC_PID',
-        'arm',
+        'group',
     ]
     labels = [*HEAD, *[f'Rate it - {n}' for _ in (1, 2, 3) for n in ('It was clear', 'It was hard')], *head[11:]]
     rows = []
@@ -53,11 +53,11 @@ def test_a_draft_of_the_mapping_reads_the_file(tmp_path, delimiter, encoding, do
     path = qualtrics(tmp_path / 'wide.csv', delimiter=delimiter, encoding=encoding, dot=dot)
     rows, notes, questions = draft_mapping(path)
     roles = {row['column']: row['role'] for row in rows}
-    assert {c: roles[c] for c in ('Status', 'Finished', 'ResponseId', 'arm', 'check', 'PROLIFIC_PID')} == {
+    assert {c: roles[c] for c in ('Status', 'Finished', 'ResponseId', 'group', 'check', 'PROLIFIC_PID')} == {
         'Status': 'status',
         'Finished': 'finished',
         'ResponseId': 'participant',
-        'arm': 'condition',
+        'group': 'condition',
         'check': 'attention',
         'PROLIFIC_PID': 'panel_id',
     }

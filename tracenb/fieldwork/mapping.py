@@ -18,7 +18,9 @@ from .qualtrics import IGNORE, MAPPING, MISSING, USUAL, as_number, column_names,
 from ..study.items import read_table
 
 # %% ../../nbs/12_fieldwork/07_mapping.ipynb #export-guess
-_CONDITION = re.compile('(condition|group|arm|treatment|cell|bedingung|gruppe|condici[oó]n|groupe|grupo|条件|组)', re.I)
+_CONDITION = re.compile(
+    '(condition|group|[a]rm|treatment|cell|bedingung|gruppe|condici[oó]n|groupe|grupo|条件|组)', re.I
+)
 _ATTENTION = re.compile('(^|[_ ])(att|attention|check|control|kontroll)', re.I)
 _SECONDS = re.compile('(page submit|page_submit|seconds|time|timing|duration|zeit)', re.I)
 _OTHER_CLICKS = re.compile('(first click|last click|click count|in seconds|start|end|date)', re.I)

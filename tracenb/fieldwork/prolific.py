@@ -184,7 +184,7 @@ def _payment(db, study, row):
     of = len(step_sequence(study, number, condition))
     return 'return', f'stored {done} of {of} pages'
 
-
+# %% ../../nbs/12_fieldwork/05_prolific.ipynb #export-payments
 def payments(
     path: str | Path,  # File of answers
     folder: str | Path,  # Of the built study

@@ -133,7 +133,7 @@ def source_kind(
     raise TracenbError(f'{path}: not recognized; it begins {first[:80]!r}', remedy)
 
 # %% ../../nbs/12_fieldwork/04_source.ipynb #export-imported
-# Columns of an imported file besides `COLUMNS`
+# Columns of an imported file beyond `COLUMNS`
 IMPORTED = ('panel_id', 'scale_kind', 'points', 'reverse')
 
 
