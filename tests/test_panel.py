@@ -456,13 +456,13 @@ def test_the_monitor_shows_live_numbers_asks_nobody_else_and_is_accessible(serve
     assert (found := axe(page)) == [], '\n'.join(found)
     page.fill('#token', 'wrong')
     page.click('#ask button')
-    page.wait_for_function("document.querySelector('#said').textContent.includes('not the token')")
+    page.wait_for_function("() => document.querySelector('#said').textContent.includes('not the token')")
     page.fill('#token', SECRET)
     page.click('#ask button')
     page.wait_for_selector('#counts tr')
     assert page.inner_text('#counts tr:first-child td') == '0'
     httpx.post(f'{served.url}/api/enter', json={'panel': {'PROLIFIC_PID': ID(1)}}, trust_env=False)
-    page.wait_for_function("document.querySelector('#counts td').textContent === '1'", timeout=30_000)
+    page.wait_for_function("() => document.querySelector('#counts td').textContent === '1'", timeout=30_000)
     assert (found := axe(page)) == [], '\n'.join(found)
     page.evaluate('document.querySelector("h1").style.color = "#999"')
     assert any('color-contrast' in f for f in axe(page))  # A violation made on purpose is found
