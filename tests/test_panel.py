@@ -472,6 +472,22 @@ def test_the_monitor_shows_live_numbers_asks_nobody_else_and_is_accessible(serve
     page.wait_for_selector('#token', state='visible')
 
 
+def test_a_build_for_a_panel_draws_four_codes_and_keeps_them(tmp_path):
+    from tracenb.study import build
+
+    build.study_template(tmp_path / 'own')
+    config = tmp_path / 'own' / 'study.yaml'
+    config.write_text(config.read_text().replace('panel: {name: none}', 'panel: {name: prolific}'))
+    before, build.page_files = build.page_files, lambda: {'index.html': '<body>'}
+    try:
+        codes = [json.loads((build.build_study(config, tmp_path / 's') / 'private.json').read_text()) for _ in range(2)]
+    finally:
+        build.page_files = before
+    assert codes[0] == codes[1] and len(set(codes[0]['codes'].values())) == 4
+    kinds = [c['code_type'] for c in prolific_draft(tmp_path / 's', 'https://study.example.org/')['completion_codes']]
+    assert kinds == ['COMPLETED', 'FAILED_ATTENTION_CHECK', 'OTHER', 'NO_CONSENT']
+
+
 @pytest.mark.slow
 def test_a_picture_of_every_page_of_a_study_of_ones_own(tmp_path, chromium):
     from tracenb.fieldwork.screenshots import screenshots
