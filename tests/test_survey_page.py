@@ -258,6 +258,8 @@ def test_no_consent_gives_no_code_and_failing_twice_gives_the_code_of_screened_o
     assert not page.query_selector('#code') and not page.query_selector('#return')
     page.goto(study.url)  # without the panel's ids
     assert 'your id is missing' in (ready(page) and page.inner_text('#survey'))
+    page.goto(f'{study.url}/?PROLIFIC_PID={{{{%25PROLIFIC_PID%25}}}}')
+    assert 'Researcher: PROLIFIC_PID was not filled in' in (ready(page) and page.inner_text('#survey'))
     page = answer_until(visit('hasty'), until='.kind-comprehension')
     for note in ('You have one more try', None):
         for group in page.query_selector_all('fieldset'):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['study', 'Folder', 'Db', 'Port', 'Pay', 'Seed', 'study_build', 'study_preview', 'study_template_verb',
-           'study_preregister', 'study_serve', 'study_simulate', 'study_backup', 'study_restore', 'study_import',
-           'study_analyse', 'study_power', 'study_load']
+           'study_preregister', 'study_serve', 'study_simulate', 'study_backup', 'study_restore', 'study_analyse',
+           'study_power', 'study_load']
 
 # %% ../../nbs/14_cli/02_study.ipynb #cst-imports
 import json
@@ -55,12 +55,23 @@ def study_build(
         print(f'left out: {k} questions {why}')
     print(f'look at it: tracenb study preview {out}')
 
-
+# %% ../../nbs/14_cli/02_study.ipynb #cst-preview
 @study.command('preview')
 def study_preview(
-    folder: Folder, port: Port = 8000, browser: Annotated[bool, typer.Option(help='Open the browser.')] = True
+    folder: Folder,
+    port: Port = 8000,
+    browser: Annotated[bool, typer.Option(help='Open the browser.')] = True,
+    screenshots: Annotated[
+        Path | None, typer.Option(metavar='DIR', help='Write a picture of every page there instead.')
+    ] = None,
+    width: Annotated[int, typer.Option(help='Of the pictures, in pixels; 390 is a phone.')] = 900,
 ):
     "Walk through the survey as a participant would, under a banner; nothing is kept."
+    if screenshots:
+        from tracenb.fieldwork.screenshots import screenshots as take
+
+        files = take(folder, screenshots, width)
+        return print(f'{screenshots}: {len(files)} pictures')
     from tracenb.study.build import preview
     from tracenb.study.server import serve
 
@@ -111,13 +122,26 @@ def study_serve(
     host: Annotated[str, typer.Option(help='Address to listen on.')] = '127.0.0.1',
     port: Port = 8000,
     proxy: Annotated[str, typer.Option(help='Address of a proxy in front, whose X-Forwarded-For is believed.')] = '',
+    surplus: Annotated[
+        int, typer.Option(help='Participants beyond the places, sent for people whose places are not given back yet.')
+    ] = 0,
+    per_address: Annotated[
+        int, typer.Option(help='Unfinished participations from one address; raise it for a laboratory, 0 for no limit.')
+    ] = 40,
+    any_id: Annotated[bool, typer.Option('--any-id', help="Take ids of another form than Prolific's, too.")] = False,
 ):
     "Serve a study until Ctrl-C. For an export over HTTP set TRACENB_STUDY_TOKEN first."
+    from tracenb.fieldwork.monitor import add_monitor
+    from tracenb.study.http import PROLIFIC_ID, address_rates
     from tracenb.study.server import serve
 
-    serve(folder, db, host, port, proxy)
+    more = dict(surplus=surplus, id_form='' if any_id else PROLIFIC_ID, extend=add_monitor)
+    if surplus:
+        print(f'{surplus} people are admitted beyond the places')
+    print('how it goes, with your TRACENB_STUDY_TOKEN: /monitor at the same address')
+    serve(folder, db, host, port, proxy, address_rates(per_address), **more)
 
-
+# %% ../../nbs/14_cli/02_study.ipynb #cst-simulate
 @study.command('simulate')
 def study_simulate(
     folder: Folder,
@@ -152,27 +176,6 @@ def study_restore(copy: Annotated[Path, typer.Argument(metavar='COPY', help='Of 
 
     print(f'{restore(copy, db)}: ready to be served')
 
-# %% ../../nbs/14_cli/02_study.ipynb #cst-import
-@study.command('import')
-def study_import(
-    source: Annotated[Path, typer.Argument(metavar='FILE', help='What another tool exported, or a file of answers.')],
-    out: Annotated[Path, typer.Option(help='CSV of answers, for `analyse`.')],
-    mapping: Annotated[Path | None, typer.Option(help='CSV that says what the columns are.')] = None,
-    delimiter: Annotated[str, typer.Option(help='Separator of the columns; found if not given.')] = '',
-    encoding: Annotated[str, typer.Option(help='Encoding of the text; found if not given.')] = '',
-):
-    "Read answers that another tool collected, and say what was understood and what was left out."
-    from tracenb.core.files import write_text
-    from tracenb.fieldwork.source import read_source
-    from tracenb.study.answers import COLUMNS, csv_lines
-
-    answers, _, _ = read_source(source, None, mapping, delimiter=delimiter, encoding=encoding)
-    print(*answers.attrs.get('notes', ()), sep='\n')
-    rows = answers.astype(object).where(answers.notna(), None).to_dict('records')
-    filled = ({k: row[k] if row.get(k) is not None else 0 if k == 'position' else '' for k in COLUMNS} for row in rows)
-    write_text(out, ''.join(csv_lines(filled)))
-    print(f'{out}: {answers.participant.nunique()} participants, {int((answers.kind == "trial").sum())} ratings')
-
 # %% ../../nbs/14_cli/02_study.ipynb #cst-analyze
 @study.command('analyse')
 def study_analyse(
@@ -186,21 +189,22 @@ def study_analyse(
     ] = None,
     performance: Annotated[
         Path | None,
-        typer.Option(
-            help='Folder of finished runs, or a CSV (condition, mean, low, high), to set interpretability against.'
-        ),
+        typer.Option(help='Folder of runs or CSV (condition, mean, low, high), to set interpretability against.'),
     ] = None,
     mapping: Annotated[
         Path | None, typer.Option(help='CSV that says what the columns of a Qualtrics file are.')
     ] = None,
     demographics: Annotated[Path | None, typer.Option(help="Prolific's export of its participants.")] = None,
+    exclude: Annotated[
+        Path | None, typer.Option(help='List of participants who are not analyzed, one at the start of each line.')
+    ] = None,
     seed: Seed = 0,
 ):
     "Exclusions, reliability, means, tests, figures: the analysis that `preregister` announces."
     from tracenb.ratings.analysis import analyze
     from tracenb.ratings.sentences import rating_sentences
 
-    made = analyze(source, out, design, performance, mapping, demographics, seed=seed)
+    made = analyze(source, out, design, performance, mapping, demographics, seed=seed, exclude=exclude)
     print(*rating_sentences(made), sep='\n')
     print(f'page: {out}/analysis.html')
 

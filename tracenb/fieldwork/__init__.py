@@ -9,5 +9,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'qualtrics': ['read_qualtrics', 'read_mapping'],
         'jspsych': ['read_jspsych'],
         'source': ['read_source', 'join_prolific'],
+        'prolific': ['follow_prolific', 'study_status', 'payments', 'withdraw', 'exclude'],
     },
 )

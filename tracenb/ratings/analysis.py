@@ -19,7 +19,7 @@ from ..core.files import atomic_path, write_text
 from ..core.html import figure_html, render_template
 from ..core.records import TracenbError
 from ..fieldwork.qualtrics import read_mapping, scale_rules
-from ..fieldwork.source import join_prolific, read_source
+from ..fieldwork.source import exclude_listed, join_prolific, read_source
 from .contrasts import correlations, omnibus, pairwise
 from .effects import DIMENSIONS
 from .figures import flow_figure, likert_figure, means_figure, tradeoff_figure
@@ -308,6 +308,15 @@ def write_analysis(
     write_text(out / 'analysis.json', f'{text}\n')
     return write_text(out / 'analysis.html', rating_page(a))
 
+# %% ../../nbs/13_ratings/10_analysis.ipynb #export-joined
+def _joined_text(n):
+    "What became of the rows of Prolific's demographics."
+    text = (
+        f" Prolific's demographics: {n['rows']} rows, {n['joined']} joined, {n['unjoinable']} that could not be joined"
+    )
+    lost = ''.join(f'; {n[why]} {why} there' for why in ('returned', 'rejected') if n.get(why))
+    return f'{text}; {n["without"]} participants without{lost}.'
+
 # %% ../../nbs/13_ratings/10_analysis.ipynb #export-analyse
 def analyze(
     source: str | Path | pd.DataFrame,  # study.sqlite, an export, a Qualtrics CSV, a jsPsych JSON, a table of answers
@@ -319,27 +328,29 @@ def analyze(
     rules: Rules | None = None,  # Who is analyzed; None: the study's rules, else the defaults
     draws: int = 2000,  # Of each bootstrap
     seed: int = 0,  # Of all random numbers
+    exclude: str | Path | None = None,  # List of participants who are not analyzed: see `exclude_listed`
 ) -> Analysis:
     "Analyze a study and write the folder. Raises `TracenbError`; where all are excluded, after writing who and why."
     answers, study, ids = read_source(source, study, mapping)
     if rules is None and study is None and mapping is not None:
         rules = Rules(**scale_rules(read_mapping(mapping), DIMENSIONS))
+    elif rules is None and study is None and 'scale_rules' in answers.attrs:  # Of `tracenb study import`
+        rules = Rules(**answers.attrs['scale_rules'])
     rules = rules or rules_of(study)
     origin = f'Source: {"a table of answers" if isinstance(source, pd.DataFrame) else Path(source).name}.'
     if demographics is not None:
         answers, n = join_prolific(answers, demographics, ids)
-        origin += (
-            f" Prolific's demographics: {n['rows']} rows, {n['joined']} joined, {n['unjoinable']} that could not be "
-            f'joined; {n["without"]} participants without.'
-        )
+        origin += _joined_text(n)
+    if exclude is not None:
+        answers, listed = exclude_listed(answers, exclude, ids)
+        origin += f' {listed} participants are excluded by {Path(exclude).name}.'
     performance = read_performance(performance, list(dict.fromkeys(answers.condition)))
     try:
         a = compute(answers, rules, study, performance, origin, draws, seed)
     except TracenbError as e:
         if 'are excluded' in e.what:
-            participants = participant_table(check_answers(answers, rules), rules)
-            flow = participant_flow(participants, rules)
-            _write_tables(Path(out), dict(participants=participants, flow=flow))
+            people = participant_table(check_answers(answers, rules), rules)
+            _write_tables(Path(out), dict(participants=people, flow=participant_flow(people, rules)))
         raise
     write_analysis(a, out)
     return a

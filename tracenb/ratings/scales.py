@@ -140,16 +140,21 @@ REASONS = dict(
     repeated='took part before',
     declined='did not consent',
     screened_out='failed the comprehension check',
+    returned='returned the submission to the panel, or was rejected there',
+    rejected='was rejected at the panel',
+    withdrawn='withdrew afterwards',
+    excluded='was excluded by the researcher',
     unfinished='did not finish',
     attention='missed attention checks',
     speed='answered too fast',
 )  # Of an exclusion, in the order in which they are applied
+_ALWAYS = ('declined', 'screened_out', 'unfinished', 'attention', 'speed')  # Stages that are shown without people too
 
 
 def _reasons(row, rules, trials):
     "All reasons that apply to a participant, in order."
     found = ['repeated'] * row.repeated
-    if row.status in ('preview', 'spam', 'declined', 'screened_out'):
+    if row.status in REASONS and row.status != 'unfinished':
         found.append(row.status)
     if row.status not in ('complete', *found) or row.status == 'complete' and row.rated < trials:
         found.append('unfinished')
@@ -222,7 +227,7 @@ def participant_flow(
     stages, rows = {'entered': participants}, []
     for reason, text in REASONS.items():
         part = participants[participants.reason == reason]
-        if len(part) or reason not in ('preview', 'spam', 'repeated'):
+        if len(part) or reason in _ALWAYS:
             stages[text] = part
     stages['analyzed'] = participants[participants.reason == '']
     for stage, part in stages.items():

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['APPLICATION', 'SCHEMA', 'OTHER_FILE', 'COLUMNS', 'hashed', 'token_hash', 'open_for_writing', 'file_watch',
-           'file_lock', 'open_answers', 'stored_study', 'iso', 'answer_rows', 'guard_cell', 'unguard_cell', 'csv_lines',
-           'json_lines', 'as_table', 'read_answers', 'read_participants', 'backup', 'restore']
+           'file_lock', 'open_answers', 'stored_list', 'stored_study', 'iso', 'answer_rows', 'guard_cell',
+           'unguard_cell', 'csv_lines', 'json_lines', 'as_table', 'read_answers', 'read_participants', 'backup',
+           'restore']
 
 # %% ../../nbs/11_study/07_answers.ipynb #imports
 import csv
@@ -89,13 +90,7 @@ def open_for_writing(
         used = db.execute('SELECT 1 FROM sqlite_schema').fetchone()
         if db.execute('PRAGMA application_id').fetchone()[0] != APPLICATION and used:
             raise TracenbError(f'{path}: a database of something else', OTHER_FILE)
-        for setting in (
-            'journal_mode = WAL',
-            'synchronous = FULL',
-            'foreign_keys = ON',
-            'trusted_schema = OFF',
-            'secure_delete = ON',
-        ):
+        for setting in 'journal_mode=WAL synchronous=FULL foreign_keys=ON trusted_schema=OFF secure_delete=ON'.split():
             db.execute(f'PRAGMA {setting}')
         _check_owner(db, path, study, key)
         return db
@@ -163,6 +158,12 @@ def open_answers(
     raise TracenbError(f'{path}: not a file of study answers', remedy)
 
 # %% ../../nbs/11_study/07_answers.ipynb #export-study
+def stored_list(db: sqlite3.Connection, name: str):
+    "What is stored under a name beside the study: 'released', 'excluded', 'returned'; [] if nothing is."
+    row = db.execute('SELECT value FROM meta WHERE name = ?', (name,)).fetchone()
+    return json.loads(row[0]) if row else []
+
+
 def stored_study(
     db: sqlite3.Connection,  # From `open_answers`
 ) -> Study:
@@ -239,7 +240,9 @@ def answer_rows(
     empty = dict(dimension='', right=None, label='', answer_right=None, trace_words=None, context_opened=None)
     db.execute('BEGIN')  # All rows are read from one state of the file
     people = db.execute('SELECT number, condition, state, simulated, entered FROM participants ORDER BY number')
+    excluded = stored_list(db, 'excluded')
     for number, condition, state, simulated, entered in people.fetchall():
+        state = 'excluded' if str(number) in excluded else state
         person = dict(participant=f'p{number:04}', status=state, layout=study.layout, condition=condition)
         person |= empty | dict(simulated=bool(simulated))
         yield from _participant_rows(db, study, number, person, entered)

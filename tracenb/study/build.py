@@ -266,6 +266,15 @@ def compile_study(
     return _with_values(_study(config, conditions, items), config.contact), made_from
 
 # %% ../../nbs/11_study/06_build.ipynb #export-build
+def _draw_declined(path):
+    "Add a code for those who decline, which a panel needs to offer their place again, if there is none."
+    private = json.loads(path.read_text(encoding='utf-8'))
+    if not private['codes'].get('declined'):
+        private['codes']['declined'] = secrets.token_hex(4).upper()
+        with atomic_path(path, private=True) as tmp:
+            tmp.write_text(json.dumps(private, indent=1) + '\n', encoding='utf-8')
+
+
 def build_study(
     config: str | Path | StudyConfig,  # A YAML file, or what `read_config` made of it
     out: str | Path,  # As in `write_study`
@@ -274,6 +283,8 @@ def build_study(
     config = config if isinstance(config, StudyConfig) else read_config(config)
     study, made_from = compile_study(config)
     out = write_study(study, out, config.codes)
+    if study.panel.name != 'none' and not config.codes:
+        _draw_declined(out / 'private.json')
     made_from['jspsych'] = {pin.name: pin.version for pin in JSPSYCH}
     write_text(out / 'made_from.json', json.dumps(made_from, indent=1) + '\n')
     return out

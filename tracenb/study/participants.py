@@ -22,9 +22,9 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from ..core.records import TracenbError
-from .answers import file_lock, file_watch, hashed, open_for_writing, read_participants, token_hash
+from .answers import file_lock, file_watch, hashed, open_for_writing, stored_list, token_hash
 from .design import Study
-from .steps import HOLDING, next_group, next_number, page_of, step_sequence, value_problems
+from .steps import HOLDING, next_group, next_number, page_of, step_outcome, step_sequence, value_problems
 
 # %% ../../nbs/11_study/08_participants.ipynb #export-refused
 class Refused(Exception):
@@ -146,9 +146,10 @@ class Store:
         clock: Callable[[], float] = time.time,  # Seconds since the epoch
         simulated: bool = False,  # Whether all who enter are simulated participants
         places: int = 0,  # Unfinished participations from one address; 0 = no limit
+        surplus: int = 0,  # Participants in all beyond the places, for those whom a panel sends for people who left
     ):
         self.path, self.study, self.key, self.clock = Path(path), study, key, clock
-        self.simulated, self.places = simulated, places
+        self.simulated, self.places, self.surplus, self.version = simulated, places, surplus, None
         self.pending: dict[int, dict] = {}  # Number -> ids of the panel, until consent; in memory only
         self.addresses: dict[str, set] = {}  # Address -> numbers that entered from there; in memory only
         self.lock = file_lock(path)
@@ -169,8 +170,21 @@ class Store:
 
 # %% ../../nbs/11_study/08_participants.ipynb #export-places
 @patch
+def _read_returned(self: Store):
+    "Free the places of people without consent whom `follow_prolific`, another process, named; delete their hashes."
+    version = self.db.execute('PRAGMA data_version').fetchone()  # Another one after each change by another process
+    if version != self.version and (gone := stored_list(self.db, 'returned')):
+        for number, ids in self.pending.items():
+            if hashed(self.key, 'PROLIFIC_PID', ids.get('PROLIFIC_PID', '')) in gone:
+                self.db.execute("UPDATE participants SET state = 'returned' WHERE number = ?", (number,))
+        self.db.execute("DELETE FROM meta WHERE name = 'returned'")
+    self.version = version
+
+
+@patch
 def sweep(self: Store):
     "Free the places of participants who stored nothing for `minutes_timeout`, or did not consent in `UNDECIDED`."
+    self._read_returned()
     expire = "UPDATE participants SET state = 'expired' WHERE state = 'active' AND seen < ?"
     self.db.execute(expire, (self.clock() - 60 * self.study.minutes_timeout,))
     self.db.execute(f'{expire} AND number NOT IN (SELECT number FROM answers)', (self.clock() - UNDECIDED,))
@@ -178,24 +192,33 @@ def sweep(self: Store):
 
 @patch
 def held(self: Store):
-    "Group -> participants who hold a place in it."
-    query = "SELECT condition, count(*) FROM participants WHERE state IN ('active', 'complete') GROUP BY condition"
+    "Group -> participants who hold a place in it, without those whose place the panel has given to others."
+    query = "SELECT condition, count(*) FROM participants WHERE state IN ('active', 'complete') AND number NOT IN "
+    query += "(SELECT json_each.value FROM meta, json_each(meta.value) WHERE name = 'released') GROUP BY condition"
     return dict(self.db.execute(query))
+
+
+@patch
+def has_place(self: Store, group: str):
+    "Whether a participant of the group may go on: its places are not all taken, or the surplus is not."
+    held, places = self.held(), self.study.n_per_condition
+    return held.get(group, 0) < places or sum(max(0, n - places) for n in held.values()) < self.surplus
 
 # %% ../../nbs/11_study/08_participants.ipynb #export-enter
 def _find_participant(store, token):
     """(number, group, state) of the token's owner.
 
-    A participant whose place expired gets it back if it is free; otherwise the state is 'full'.
+    A participant whose place expired gets it back if it is free; otherwise, and where the panel was told that the
+    person returned, the state is 'full'.
     """
     row = store.db.execute('SELECT number FROM tokens WHERE hash = ?', (token_hash(token),)).fetchone()
     if not row:
         raise Refused(401, 'token', 'this token is not known here: enter again')
     store.sweep()
     group, state = store.db.execute('SELECT condition, state FROM participants WHERE number = ?', row).fetchone()
-    if state != 'expired':
+    if state not in ('expired', 'returned'):
         return row[0], group, state
-    if store.held().get(group, 0) >= store.study.n_per_condition:
+    if state == 'returned' or not store.has_place(group):
         return row[0], group, 'full'
     store.db.execute("UPDATE participants SET state = 'active', seen = ? WHERE number = ?", (store.clock(), row[0]))
     return row[0], group, 'active'
@@ -231,14 +254,10 @@ def _known_number(store, ids):
     if not pid:
         return None
     person = hashed(store.key, 'PROLIFIC_PID', pid)
-    row = store.db.execute('SELECT number FROM participants WHERE person = ?', (person,)).fetchone()
-    waiting = [n for n, own in store.pending.items() if own.get('PROLIFIC_PID') == pid]
-    rows = (
-        [row]
-        if row
-        else [store.db.execute('SELECT number FROM participants WHERE number = ?', (n,)).fetchone() for n in waiting]
-    )
-    return next((found[0] for found in rows if found), None)
+    waiting = ', '.join(str(n) for n, own in store.pending.items() if own.get('PROLIFIC_PID') == pid) or 'NULL'
+    query = f'SELECT number FROM participants WHERE person = ? OR number IN ({waiting}) ORDER BY person IS NULL'
+    row = store.db.execute(query, (person,)).fetchone()
+    return row[0] if row else None
 
 # %% ../../nbs/11_study/08_participants.ipynb #export-enter-new
 def enter(
@@ -256,7 +275,7 @@ def enter(
     store.sweep()
     if number is None:
         numbers = _check_address(store, address)
-        if (group := next_group(store.study, store.held())) is None:
+        if (group := next_group(store.study, store.held(), store.surplus)) is None:
             return dict(state='full')
         people = store.db.execute('SELECT number, state FROM participants').fetchall()
         number = next_number(store.study, {n for n, _ in people}, [n for n, state in people if state in HOLDING])
@@ -292,21 +311,6 @@ def step_page(
     return page_of(store.study, number, group, step)
 
 # %% ../../nbs/11_study/08_participants.ipynb #export-outcome
-def _outcome(study, steps, step, values, nth):
-    "(state after this answer, next step, {right, left} for a comprehension check)."
-    following = steps[steps.index(step) + 1 :]
-    if step == 'consent' and not values['agree']:
-        return 'declined', None, {}
-    if step == 'comprehension':
-        left = study.attempts - nth
-        if all(values[c.name] == c.right for c in study.checks if c.kind == step):
-            return 'active', following[0], dict(right=True, left=left)
-        if left > 0:
-            return 'active', step, dict(right=False, left=left)
-        return 'screened_out', None, dict(right=False, left=0)
-    return ('active', following[0], {}) if following else ('complete', None, {})
-
-
 def _as_sent(values, seconds, context_opened):
     "The content of an answer as JSON, equal for equal requests."
     optional = {} if context_opened is None else dict(context_opened=context_opened)
@@ -332,7 +336,9 @@ def _same_person(store, number, person):
     store.db.execute('UPDATE tokens SET number = ? WHERE number = ?', (earlier, number))
     store.db.execute('DELETE FROM participants WHERE number = ?', (number,))
     left = store.steps(earlier, group)[_n_done(store, earlier) :]
-    return dict(stored=True, state='full' if state == 'expired' else state, next=left[0] if left else None)
+    return dict(
+        stored=True, state='full' if state in ('expired', 'returned') else state, next=left[0] if left else None
+    )
 
 
 def _store_ids(store, number, ids):
@@ -384,7 +390,7 @@ def store_answer(
         if not declined and (known := _store_ids(store, number, ids)):
             return known
     nth, now = len(earlier) + 1, store.clock()
-    state, next_step, check = _outcome(store.study, store.steps(number, group), step, values, nth)
+    state, next_step, check = step_outcome(store.study, store.steps(number, group), step, values, nth)
     reply = dict(stored=True, state=state, next=next_step) | check
     row = (number, step, nth, attempt, sent, check.get('right', True), now, json.dumps(reply))
     store.db.execute('INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)', row)

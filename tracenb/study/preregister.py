@@ -128,9 +128,33 @@ def preregister(
 
 # %% ../../nbs/11_study/05_preregister.ipynb #export-prolific
 _ID_PARAMETERS = '&'.join(f'{name}={{{{%{name}%}}}}' for name in ('PROLIFIC_PID', 'STUDY_ID', 'SESSION_ID'))
-_CODE_TYPES = dict(complete='COMPLETED', screened_out='OTHER', full='OTHER')
+# Of a code: its type at Prolific, and whether the participant is asked to return the submission
+_CODE_TYPES = dict(
+    complete=('COMPLETED', False),
+    screened_out=('FAILED_ATTENTION_CHECK', True),
+    full=('OTHER', True),
+    declined=('NO_CONSENT', True),
+)
 
 
+def _description(study):
+    "The first part of the consent text, without its heading: in the study's language, with time and pay."
+    lines = study.texts['consent'].split('\n## ')[0].replace('**', '').split('\n')
+    return ' '.join(line.lstrip('- ') for line in lines if line.strip() and not line.startswith('#'))
+
+
+def _completion_codes(study, codes):
+    "The completion codes with what Prolific does about them; the reasons are in the study's language."
+    found = []
+    for name, (kind, leaves) in _CODE_TYPES.items():
+        action = dict(action='MANUALLY_REVIEW')
+        if leaves:
+            action = dict(action='REQUEST_RETURN', return_reason=study.texts[name].strip().split('\n')[0].lstrip('# '))
+        if codes.get(name):
+            found.append(dict(code=codes[name], code_type=kind, actions=[action]))
+    return found
+
+# %% ../../nbs/11_study/05_preregister.ipynb #export-draft
 def prolific_draft(
     study: Study | str | Path,  # Or a built folder, with the codes
     url: str,  # Where the survey will be reached, https://...
@@ -148,15 +172,14 @@ def prolific_draft(
         codes = json.loads((folder / 'private.json').read_text(encoding='utf-8'))['codes']
     if not codes:
         raise TracenbError('the codes are not known', 'name the built folder, with its private.json')
-    costs, review = estimate(study, pay_per_hour), [dict(action='MANUALLY_REVIEW')]
-    task = f"Read {study.trials} short questions with a language model's answer and reasoning, and rate the reasoning."
+    costs = estimate(study, pay_per_hour)
     return dict(
         name=study.title,
         internal_name=study.name,
         external_study_url=f'{url}{"&" if "?" in url else "?"}{_ID_PARAMETERS}',
         prolific_id_option='url_parameters',
-        description=f'{task} It takes about {costs["minutes_stated"]} minutes.',
-        completion_codes=[dict(code=codes[k], code_type=kind, actions=review) for k, kind in _CODE_TYPES.items()],
+        description=_description(study),
+        completion_codes=_completion_codes(study, codes),
         estimated_completion_time=costs['minutes_stated'],
         maximum_allowed_time=study.minutes_timeout + costs['minutes_stated'],
         reward=round(costs['pay_each'] * 100),

@@ -49,6 +49,7 @@ class Codes(Record):
     complete: str  # All steps done
     screened_out: str  # The comprehension check failed
     full: str  # No place left
+    declined: str = ''  # Consent was declined; '' = no code is shown
 
 # %% ../../nbs/11_study/04_sampling.ipynb #export-config
 @record

@@ -23,6 +23,7 @@ import stat
 from asyncio import wrap_future
 from collections.abc import Callable
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import quote
@@ -49,6 +50,7 @@ from tracenb.study.http import (
     Stored,
     StrictModel,
     StudyMiddleware,
+    check_ids,
     client_network,
     failures,
     handle_errors,
@@ -99,7 +101,8 @@ def read_private(
 
 def _codes_and_key(private):
     "Check the content of `private.json` and add a key if it has none. Raises `ValueError`, `KeyError`, `TypeError`."
-    codes = {c: private['codes'][c] for c in CODE_NAMES}
+    optional = ['declined'] if private['codes'].get('declined') else []
+    codes = {c: private['codes'][c] for c in (*CODE_NAMES, *optional)}
     if not all(isinstance(v, str) and v for v in codes.values()):
         raise ValueError('a code is empty')
     key = bytes.fromhex(private.setdefault('key', secrets.token_hex(32)))
@@ -152,7 +155,8 @@ def _state_reply(study, codes, found):
 
 def _finish_reply(study, codes, state):
     "The reply of `finish`: the code, the way back, and the closing text for this state."
-    code, text = codes.get(state), study.texts['thanks' if state == 'complete' else state]
+    code = None if state == 'declined' and study.panel.name == 'none' else codes.get(state)
+    text = study.texts['thanks' if state == 'complete' else state]
     return dict(state=state, code=code, url=return_url(study, code), text=text)
 
 # %% ../../nbs/11_study/10_server.ipynb #export-tokens
@@ -186,7 +190,7 @@ def _own_ids(store, panel):
     return ids if store.study.panel.name != 'none' or store.simulated else {}
 
 
-def _add_participant_routes(app, store, codes):
+def _add_participant_routes(app, store, codes, id_form):
     "Add the routes that participants use."
     study = store.study
 
@@ -200,11 +204,10 @@ def _add_participant_routes(app, store, codes):
         If the study is full, `state` is 'full', and the reply has no token.
         """
         panel = _own_ids(store, entry.panel)
-        if study.panel.name != 'none' and 'PROLIFIC_PID' not in panel:
-            raise Refused(422, 'panel', 'please open the study from the page of your panel: your id is missing')
-        return _state_reply(
-            study, codes, await run(enter, panel, client_network(request.client.host if request.client else ''))
-        )
+        if study.panel.name != 'none':
+            check_ids(panel, id_form)
+        client = client_network(request.client.host if request.client else '')
+        return _state_reply(study, codes, await run(enter, panel, client))
 
     @app.get('/api/me', response_model_exclude_unset=True, responses=failures(401))
     async def where_am_i(token: Token) -> ParticipantState:
@@ -323,6 +326,8 @@ def survey_app(
     codes: dict[str, str],  # Of `read_private`
     secret: str | None = None,  # Token of the export; None = no export
     rates: Rates = Rates(),
+    id_form: str = '',  # As in `check_ids`
+    extend: Callable | None = None,  # Adds routes: (app, store, function that refuses a wrong token of the export)
 ) -> StudyMiddleware:
     "The ASGI app of a study."
 
@@ -342,9 +347,11 @@ def survey_app(
         telemetry=_NO_TELEMETRY,
     )
     handle_errors(app)
-    _add_participant_routes(app, store, codes)
+    _add_participant_routes(app, store, codes, id_form)
     _add_answer_route(app, store)
     _add_researcher_routes(app, store, secret)
+    if extend:
+        extend(app, store, partial(_check_researcher, secret=secret))
     for name, content in files.items():
         _add_file(app, f'/{name}', name, content)
     _add_file(app, '/', 'index.html', files['index.html'])
@@ -376,16 +383,20 @@ def serve(
     proxy: str = '',  # Address of a proxy whose X-Forwarded-For is trusted; '' = none
     rates: Rates = Rates(),  # Limits on requests
     simulated: bool = False,  # Whether all who enter are simulated participants
+    surplus: int = 0,  # As in `Store`
+    id_form: str = '',  # As in `check_ids`
+    extend: Callable | None = None,  # As in `survey_app`
     say: Callable[[str], None] = print,
 ):
-    """
-    Serve a study until Ctrl-C or SIGTERM.
+    """Serve a study until Ctrl-C or SIGTERM.
+
     Raises `TracenbError`, before anything is served, if the study, its page, its key or the port cannot be used.
     """
     study, files, (codes, key), secret = read_study(folder), read_page(folder), read_private(folder), export_token()
     sock = listening_socket(host, port)
     try:
-        app = survey_app(Store(db, study, key, simulated=simulated, places=rates.places), files, codes, secret, rates)
+        store = Store(db, study, key, simulated=simulated, places=rates.places, surplus=surplus)
+        app = survey_app(store, files, codes, secret, rates, id_form, extend)
     except TracenbError:
         sock.close()
         raise
@@ -394,6 +405,5 @@ def serve(
     log.setLevel(logging.INFO)
     trusted = dict(proxy_headers=bool(proxy), forwarded_allow_ips=[proxy, f'::ffff:{proxy}'] if proxy else None)
     quiet = dict(log_config=None, log_level='warning', access_log=False, server_header=False)
-    times = dict(timeout_graceful_shutdown=10, timeout_keep_alive=30)
-    config = uvicorn.Config(app, http=PatientProtocol, ws='none', **quiet, **trusted, **times)
-    uvicorn.Server(config).run(sockets=[sock])
+    quiet |= dict(timeout_graceful_shutdown=10, timeout_keep_alive=30)
+    uvicorn.Server(uvicorn.Config(app, http=PatientProtocol, ws='none', **quiet, **trusted)).run(sockets=[sock])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HOLDING', 'LONGEST', 'williams_square', 'trials', 'step_sequence', 'next_group', 'next_number', 'shown_scale',
-           'page_of', 'value_problems']
+           'page_of', 'value_problems', 'step_outcome']
 
 # %% ../../nbs/11_study/02_steps.ipynb #imports
 from collections import Counter
@@ -89,11 +89,13 @@ HOLDING = ('active', 'complete')  # States that hold a place
 def next_group(
     study: Study,
     held: dict[str, int],  # Group -> participants who hold a place in it
+    surplus: int = 0,  # Participants in all beyond the places
 ) -> str | None:
     "The group for the next participant, None if all are full."
     free = [g for g in study.groups if held.get(g, 0) < study.n_per_condition]
-    if not free:
+    if not free and sum(held.values()) >= study.n_per_condition * len(study.groups) + surplus:
         return None
+    free = free or study.groups
     fewest = min(held.get(g, 0) for g in free)
     order = seeded(study.seed, 'assign', fewest).sample(study.groups, len(study.groups))
     return next(g for g in order if g in free and held.get(g, 0) == fewest)
@@ -233,3 +235,24 @@ def value_problems(
         if required and (name not in values or isinstance(values[name], str) and not values[name].strip()):
             found.append(f'{name}: an answer is required')
     return found
+
+# %% ../../nbs/11_study/02_steps.ipynb #export-outcome
+def step_outcome(
+    study: Study,
+    steps: tuple[str, ...],  # Of `step_sequence`
+    step: str,  # One of them
+    values: dict,  # Without `value_problems`
+    nth: int,  # Attempt at this step, from 1
+) -> tuple[str, str | None, dict]:
+    "(state after this answer, next step, {right, left} for a comprehension check)."
+    following = steps[steps.index(step) + 1 :]
+    if step == 'consent' and not values['agree']:
+        return 'declined', None, {}
+    if step == 'comprehension':
+        left = study.attempts - nth
+        if all(values[c.name] == c.right for c in study.checks if c.kind == step):
+            return 'active', following[0], dict(right=True, left=left)
+        if left > 0:
+            return 'active', step, dict(right=False, left=left)
+        return 'screened_out', None, dict(right=False, left=0)
+    return ('active', following[0], {}) if following else ('complete', None, {})
