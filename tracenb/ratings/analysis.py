@@ -11,7 +11,6 @@ import math
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pandas as pd
 from markupsafe import Markup
@@ -371,19 +370,17 @@ def rehearse(
 
     Raises `TracenbError` for a study whose answers cannot be analyzed.
     """
-    calm = dict(
-        inattentive_rate=0.0, dropout=0.0, declined=0.0, check_failure_rate=0.0, seconds=1000 + study.min_seconds
-    )
+    none = dict.fromkeys(('inattentive_rate', 'dropout', 'declined', 'check_failure_rate'), 0.0)
+    calm = replace(plausible_effects(study), seconds=1000 + study.min_seconds, **none)
     try:
-        answers, rules = simulate_answers(study, replace(plausible_effects(study), **calm), n), rules_of(study)
-        with TemporaryDirectory() as folder:
-            a = analyze(answers, folder, study, draws=100)
+        answers, rules = simulate_answers(study, calm, n), rules_of(study)
+        a = compute(answers, rules, study, draws=100)
+        rating_sentences(a)
         rows = check_answers(answers, rules)
         if study.layout != 'pairs':
             _means_as_answered(rows, score_trials(rows, participant_table(rows, rules), rules), rules)
         return a
     except Exception as e:
         what = f'{study.name}: simulated answers of this study cannot be analyzed: {getattr(e, "what", "") or repr(e)}'
-        raise TracenbError(
-            what, getattr(e, 'remedy', '') or 'nothing was written: change the study, or report this'
-        ) from e
+        remedy = getattr(e, 'remedy', '') or 'change the study, or report this'
+        raise TracenbError(what, f'{remedy} (nothing was written)') from e

@@ -392,17 +392,13 @@ def preference_figure(
 
     def panel(ax, part):
         for y, r in enumerate(part.itertuples()):
-            ax.plot([r.low, r.high], [y, y], color=INK, lw=2.2)
-            ax.plot(r.strength, y, 'o', ms=8, color=INK)
+            ax.plot([r.low, r.strength, r.high], [y] * 3, '-o', color=INK, lw=2.2, markevery=[1], ms=8)
         names = [short_name(c, lines=2) for c in part.condition]
         ax.set(ylim=(len(part) - 0.4, -0.6), yticks=range(len(part)), yticklabels=names, title=part.comparison.iloc[0])
         ax.set_xlabel(f'log odds of being preferred to {condition_name(part.condition.iloc[0])}')
         plain(ax, 'x', left=True)
 
     note = 'Strengths of the model of Bradley and Terry, 95 % intervals clustered by participant.'
-    parts, height = (
-        [part for _, part in strengths.groupby('comparison', sort=False)],
-        lambda part: 0.5 * len(part) + 0.7,
-    )
-    made_up = bool(strengths.simulated.any())
-    return rating_figure('Which traces are preferred?', note, parts, height, panel, simulated=made_up), strengths
+    parts, made_up = [part for _, part in strengths.groupby('comparison')], bool(strengths.simulated.any())
+    height, title = lambda part: 0.5 * len(part) + 0.7, 'Which traces are preferred?'
+    return rating_figure(title, note, parts, height, panel, simulated=made_up), strengths

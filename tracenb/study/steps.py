@@ -83,6 +83,26 @@ def _pairs(study, number, chosen):
         yield i, f'{left}|{right}'
 
 
+def _rounds(study, number, n_rounds):
+    """
+    The order of the conditions in each round of trials: rows of the Williams square.
+
+    From one round to the next the condition changes by each difference in turn, so that no condition follows itself.
+    """
+    n = len(study.conditions)
+    rows, row = williams_square(n), number // n
+    if study.version == 1 or n == 1:
+        return [rows[(row + k) % len(rows)] for k in range(n_rounds)]
+    found, turn = [], row // len(rows)
+    half, shift = divmod(row % len(rows), n)
+    for k in range(n_rounds):
+        found.append(rows[half * n + shift])
+        last = found[-1][-1]
+        first = (last + 1 + (turn + k) % (n - 1)) % n
+        shift = next(r for r in range(n) if rows[half * n + r][0] == first)
+    return found
+
+# %% ../../nbs/11_study/02_steps.ipynb #export-all-trials
 def trials(
     study: Study,
     number: int,  # The participant's
@@ -99,10 +119,8 @@ def trials(
     item_blocks = [[i for k, i in enumerate(dealt) if (k + number) % n == c] for c in range(n)]
     for block in item_blocks:
         rng.shuffle(block)
-    rows, sequence = williams_square(n), []
-    for k in range(len(chosen) // n):
-        sequence += [(item_blocks[c][k], study.conditions[c]) for c in rows[(number // n + k) % len(rows)]]
-    return tuple(sequence)
+    rounds = enumerate(_rounds(study, number, len(chosen) // n))
+    return tuple((item_blocks[c][k], study.conditions[c]) for k, row in rounds for c in row)
 
 # %% ../../nbs/11_study/02_steps.ipynb #export-plan
 def step_sequence(
