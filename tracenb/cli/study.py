@@ -44,12 +44,12 @@ def study_build(
     out: Annotated[Path, typer.Option(help='Folder for the study.')],
 ):
     "Choose the questions, analyze simulated answers as a check, and write the survey: a folder that `serve` serves."
-    from tracenb.ratings.analysis import rehearse
+    from tracenb.ratings.analysis import check_analysis
     from tracenb.study.build import build_study
     from tracenb.study.design import read_study
     from tracenb.study.preregister import estimate
 
-    made = read_study(build_study(config, out, rehearse))
+    made = read_study(build_study(config, out, check_analysis))
     per = 'per condition' if made.layout == 'between' else 'in all'
     print(f'{out}: {len(made.items)} questions under {", ".join(made.conditions)}', end='; ')
     print(f'{made.trials} per participant, {made.layout} subjects, {made.n_per_condition} participants {per}')

@@ -271,17 +271,18 @@ def compile_study(
 def build_study(
     config: str | Path | StudyConfig,  # A YAML file, or what `read_config` made of it
     out: str | Path,  # As in `write_study`
-    rehearse: Callable[[Study], object] | None = None,  # `tracenb.ratings.analysis.rehearse`, a module that comes later
+    check_analysis: Callable[[Study], object]
+    | None = None,  # `tracenb.ratings.analysis.check_analysis`, a module that comes later
 ) -> Path:
     """
     Choose the questions and write the folder. Raises `TracenbError`, and has written nothing then.
 
-    `rehearse` raises for a study whose simulated answers cannot be analyzed.
+    `check_analysis` raises for a study whose simulated answers cannot be analyzed.
     """
     config = config if isinstance(config, StudyConfig) else read_config(config)
     study, made_from = compile_study(config)
-    if rehearse:
-        rehearse(study)
+    if check_analysis:
+        check_analysis(study)
     out = write_study(study, out, config.codes)
     made_from['jspsych'] = {pin.name: pin.version for pin in JSPSYCH}
     write_text(out / 'made_from.json', json.dumps(made_from, indent=1) + '\n')
