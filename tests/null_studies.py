@@ -1,4 +1,4 @@
-"""False alarms in studies without an effect: `python tests/null_studies.py` writes nbs/data/null_studies.csv (minutes)."""
+"""False alarms in studies without an effect: `python tests/null_studies.py` writes nbs/data/null_studies.csv."""
 
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial

@@ -292,7 +292,7 @@ def test_stated_effects_are_checked_against_the_study(tmp_path):
     assert (found.noise_sd, found.points, found.means) == (1.0, 7, means)
     for change, message in (
         (dict(points=5), 'points: 5, but those of the study demo are 7'),
-        (dict(means=dict(list(means.items())[:3])), "unknown condition of the stated effects: 'post_hoc'"),
+        (dict(means=dict(list(means.items())[:3])), "unknown condition of the stated effects 'post_hoc'"),
         (dict(means={c: dict(quality=60) for c in means}), "has neither 'detail' nor 'extent'"),
         (dict(means={c: dict(quality=160, extent=2) for c in means}), 'lies between 0 and 100'),
     ):
@@ -333,7 +333,7 @@ def test_a_study_whose_analysis_fails_is_not_built(tmp_path):
     assert not (tmp_path / 'built').exists()
     nobody = replace(demo_study(trials=2, n_per_condition=1), attempts=1, minutes_timeout=1)
     too_many = tuple(
-        replace(c, name=f'{c.name}_{k}') for k in range(40) for c in nobody.checks if c.kind == 'attention'
+        replace(c, name=f'{c.name}_{k}') for k in range(300) for c in nobody.checks if c.kind == 'attention'
     )
     with pytest.raises(TracenbError, match='simulated answers of this study cannot be analyzed: all .* are excluded'):
         check_analysis(replace(nobody, checks=too_many, attention_allowed=0), 1)

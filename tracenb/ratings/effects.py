@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DIMENSIONS', 'PAPER_MEANS', 'Range', 'OLD_EFFECTS', 'widest', 'stretch', 'Effects', 'analyzed_share', 'mean_rating',
            'location', 'stated_mean', 'random_of', 'participant_effect', 'item_effect', 'range_by_scale', 'locations',
-           'judge', 'rate', 'true_means', 'participant_effects', 'item_effects', 'draw_ratings', 'plausible_effects',
-           'read_effects']
+           'judgments_of', 'rate', 'true_means', 'participant_effects', 'item_effects', 'draw_ratings',
+           'plausible_effects', 'read_effects']
 
 # %% ../../nbs/13_ratings/01_effects.ipynb #imports
 import json
@@ -233,7 +233,7 @@ def locations(
     return np.array(found)
 
 # %% ../../nbs/13_ratings/01_effects.ipynb #export-one-rating
-def judge(
+def judgments_of(
     effects: Effects,
     condition: str,  # One of `effects.means`
     item: str,  # Its id
@@ -256,7 +256,7 @@ def rate(
 ) -> dict[str, int]:
     "One participant's ratings of one trace, scale -> rating as ticked. The same arguments give the same ratings."
     low, high, _ = _ends(effects)
-    rated = np.clip(np.rint(judge(effects, condition, item, number, seed)), low, high).astype(int)
+    rated = np.clip(np.rint(judgments_of(effects, condition, item, number, seed)), low, high).astype(int)
     turned = np.isin([*effects.dimensions], effects.reverse)
     return dict(zip(effects.dimensions, np.where(turned, (low + high).astype(int) - rated, rated).tolist()))
 

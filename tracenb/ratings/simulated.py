@@ -18,7 +18,15 @@ import pandas as pd
 
 from ..core.files import write_text
 from ..core.records import TracenbError
-from .effects import Effects, analyzed_share, judge, plausible_effects, random_of, rate, stated_mean
+from tracenb.ratings.effects import (
+    Effects,
+    analyzed_share,
+    judgments_of,
+    plausible_effects,
+    random_of,
+    rate,
+    stated_mean,
+)
 from ..study.answers import COLUMNS, as_table, csv_lines
 from ..study.design import Study, read_study
 from ..study.steps import page_of, step_sequence, trial_rows, trials
@@ -102,7 +110,7 @@ def _form_answer(study, kind, profile, rng):
 def _choices(effects, page, shown, number, seed):
     "Comparison -> the side, 0 or 1, that is judged higher."
     sides = [shown[page['question'], side['answer'], side['trace']] for side in page['sides']]
-    left, right = (judge(effects, condition, item, number, seed) for item, condition in sides)
+    left, right = (judgments_of(effects, condition, item, number, seed) for item, condition in sides)
     return dict(zip(effects.dimensions, (right > left).astype(int).tolist()))
 
 # %% ../../nbs/13_ratings/02_simulated.ipynb #sim-answers-of
