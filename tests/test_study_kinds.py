@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
@@ -205,6 +206,13 @@ def test_the_wording_of_pairs_is_complete_in_each_language(tmp_path, language):
         english = wording('en', 'pairs')
         texts = lambda w: {w['texts'][k] for k in ('instructions', 'example')} | {c['prompt'] for c in w['checks']}
         assert not texts(own) & texts(english)
+
+
+def test_a_plan_of_own_items_names_their_file(tmp_path):
+    study_template(tmp_path / 'own', 'de')
+    build_study(tmp_path / 'own' / 'study.yaml', tmp_path / 'built')
+    text = preregister(tmp_path / 'built')
+    assert re.search('Items: items.csv, sha256 [0-9a-f]{64}', text)
 
 
 def test_a_plan_of_pairs_says_what_is_compared_and_tested():

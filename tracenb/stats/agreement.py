@@ -30,6 +30,26 @@ def _alpha(coincidence, values, level):
     expected = (np.outer(totals, totals) * distance).sum()
     return 1 - (totals.sum() - 1) * (coincidence * distance).sum() / expected if expected > 0 else math.nan
 
+
+def _of_intervals(x):
+    "A function from weights of units to alpha, from sums alone: values may all be different."
+    m, s, q = np.isfinite(x).sum(axis=0), np.nansum(x, axis=0), np.nansum(x**2, axis=0)
+    apart = 2 * (m * q - s**2) / (m - 1)
+
+    def alpha(w):
+        n, expected = w @ m, 2 * ((w @ m) * (w @ q) - (w @ s) ** 2)
+        return 1 - (n - 1) * (w @ apart) / expected if expected > 1e-12 else math.nan
+
+    return alpha
+
+
+def _of_coincidences(x, values, level):
+    "A function from weights of units to alpha, from how often each two values meet in a unit."
+    counts = (x[:, :, None] == values).sum(axis=0).astype(float)  # Units x values
+    meet = counts[:, :, None] * counts[:, None] - counts[:, :, None] * np.eye(len(values))
+    meet = (meet / (counts.sum(axis=1) - 1)[:, None, None]).reshape(len(counts), -1)
+    return lambda weights: _alpha((weights @ meet).reshape(len(values), -1), values, level)
+
 # %% ../../nbs/03_stats/09_agreement.ipynb #ag-krippendorff
 def krippendorff_alpha(
     ratings: pd.DataFrame,  # Raters x units, NaN where a rater did not rate a unit
@@ -46,13 +66,10 @@ def krippendorff_alpha(
     found = dict(alpha=math.nan, low=math.nan, high=math.nan, units=x.shape[1], ratings=int(np.isfinite(x).sum()))
     if len(values) < 2:
         return found
-    counts = (x[:, :, None] == values).sum(axis=0).astype(float)  # Units x values
-    meet = counts[:, :, None] * counts[:, None] - counts[:, :, None] * np.eye(len(values))
-    meet = (meet / (counts.sum(axis=1) - 1)[:, None, None]).reshape(len(counts), -1)
-    of = lambda weights: _alpha((weights @ meet).reshape(len(values), -1), values, level)
-    found['alpha'] = float(of(np.ones(len(meet))))
-    if len(meet) > 2:
-        drawn = [of(w) for w in rng.multinomial(len(meet), np.full(len(meet), 1 / len(meet)), draws)]
+    of, n = _of_intervals(x) if level == 'interval' else _of_coincidences(x, values, level), x.shape[1]
+    found['alpha'] = float(of(np.ones(n)))
+    if n > 2:
+        drawn = [of(w) for w in rng.multinomial(n, np.full(n, 1 / n), draws)]
         found['low'], found['high'] = map(float, np.nanquantile(drawn, [0.025, 0.975]))
     return found
 

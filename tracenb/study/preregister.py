@@ -71,7 +71,7 @@ def hypotheses(study: Study) -> list[str]:
     for measure in dict.fromkeys(scale.kind for scale in study.scales):
         if names := [s.name for s in study.scales if s.kind == measure]:
             claims.append(f'The kinds of traces ({kinds}) differ in {measure}, the mean of {", ".join(names)}.')
-    if {_FIRST, _LAST} <= set(study.conditions) and {'interpretability', 'load'} <= {s.kind for s in study.scales}:
+    if {_FIRST, _LAST} <= set(study.conditions) and 'interpretability' in {s.kind for s in study.scales}:
         claims.append('Decomposition traces are rated as more interpretable than R1 traces.')
         claims.append('R1 traces are rated as more demanding (higher load) than decomposition traces.')
         if middle := ' and '.join(c for c in _BETWEEN if c in study.conditions):
