@@ -340,6 +340,10 @@ def as_record(
             return TypeAdapter(cls).validate_json(json.dumps(row))
         except ValidationError as e:
             bad = e.errors()[0]
+        if not bad['loc']:  # The values contradict each other
+            error = bad.get('ctx', {}).get('error')
+            what, remedy = getattr(error, 'what', bad['msg']), getattr(error, 'remedy', 'correct these values')
+            raise TracenbError(f'{where}: {what}', remedy)
         with suppress(KeyError, IndexError, TypeError):  # The value as it is meant, if it can be meant
             *way, last = bad['loc']
             place, value = row, _converted(bad)
