@@ -2,7 +2,7 @@
 
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -64,5 +64,8 @@ def false_alarms(layout, n, studies=STUDIES, workers=1):
 
 
 if __name__ == '__main__':
-    made = [row for layout in ('between', 'within') for n in PEOPLE for row in false_alarms(layout, n, workers=2)]
-    pd.DataFrame(made).assign(simulated=True).to_csv(FILE, index=False, float_format='%.4f')
+    made = []
+    for layout, n in product(('within', 'between'), PEOPLE):
+        made += false_alarms(layout, n, workers=2)
+        pd.DataFrame(made).assign(simulated=True).to_csv(FILE, index=False, float_format='%.4f')
+        print(layout, n, made[-1], flush=True)
