@@ -16,6 +16,8 @@ from tracenb.stats.comparisons import holm_rows
 from tracenb.stats.intervals import wilson
 
 FILE = Path(__file__).parents[1] / 'nbs' / 'data' / 'null_studies.csv'
+PAGE = FILE.parents[1] / 'site' / 'howto' / 'run_a_study.md'
+MARKS = ('<!-- false alarms -->\n', '\n<!-- end -->')
 CONDITIONS, ITEMS, STUDIES = ('decomposition', 'r1', 'r1_summary', 'post_hoc'), 8, 400
 SCALES = dict(predictability='interpretability', understandability='interpretability', faithfulness='interpretability')
 NULL = Effects(means={c: dict(interpretability=3.3) for c in CONDITIONS}, dimensions=SCALES)
@@ -63,9 +65,23 @@ def false_alarms(layout, n, studies=STUDIES, workers=1):
         yield about | dict(low=low, high=high)
 
 
+def published(table):
+    "The table of the how-to: percent of false alarms, one column per number of people."
+    wide = (100 * table.pivot(index=['layout', 'test'], columns='n', values='share')).round(1)
+    lines = [f'| layout | test | {" | ".join(f"{n} people" for n in wide)} |', '|---|---|' + '---|' * wide.shape[1]]
+    cell = lambda x: '-' if np.isnan(x) else f'{x:g} %'
+    rows = wide.iterrows()
+    return '\n'.join(
+        lines + [f'| {layout} subjects | {test} | {" | ".join(map(cell, r))} |' for (layout, test), r in rows]
+    )
+
+
 if __name__ == '__main__':
-    made = []
+    made, text = [], PAGE.read_text(encoding='utf-8')
+    before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
     for layout, n in product(('within', 'between'), PEOPLE):
         made += false_alarms(layout, n, workers=2)
-        pd.DataFrame(made).assign(simulated=True).to_csv(FILE, index=False, float_format='%.4f')
+        table = pd.DataFrame(made).assign(simulated=True)
+        table.to_csv(FILE, index=False, float_format='%.4f')
+        PAGE.write_text(f'{before}{MARKS[0]}\n{published(table)}\n{MARKS[1]}{after}', encoding='utf-8')
         print(layout, n, made[-1], flush=True)
