@@ -243,7 +243,7 @@ def participant_flow(
     stages, rows = {'entered': participants}, []
     for reason, text in REASONS.items():
         part = participants[participants.reason == reason]
-        if len(part) or reason not in ('preview', 'spam', 'repeated'):
+        if len(part) or reason not in ('preview', 'spam', 'repeated', 'straight'):
             stages[text] = part
     stages['analyzed'] = participants[participants.reason == '']
     for stage, part in stages.items():
