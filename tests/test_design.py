@@ -360,7 +360,7 @@ def test_every_default_word_is_used_and_the_page_has_none_of_its_own():
     code = re.sub(r'(?m)(^|\s)//.*', '', js)
     used = set(re.findall('<<([a-z_]+)>>', html)) - {'language', 'direction', 'title', 'words'}
     used |= set(re.findall(r'SAY\.(\w+)', code))
-    used |= {'ids_none', 'ids_kept', 'ids_hashed', 'paid'}  # for the consent text
+    used |= {'ids_none', 'ids_kept', 'ids_hashed', 'paid', 'task_rate', 'task_compare'}  # for the consent text
     assert used == set(wording()['words'])
     own = {a or b for a, b in re.findall(r"'([^'\n]*)'|`([^`\n]*)`", code) if re.match('[A-Z][a-z]', a or b)}
     assert own == {'Content-Type', 'Retry-After', 'Bearer ${shelf.held.token}'}, (

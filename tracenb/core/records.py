@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['record', 'GOLD_RULES', 'TracenbError', 'lookup', 'Displayed', 'Record', 'Steps', 'gold_steps', 'Example', 'Trace',
-           'ChatExample', 'Generation', 'Span', 'Response', 'Score', 'normalize_paper', 'normalize']
+           'ChatExample', 'Generation', 'Span', 'Response', 'Score', 'normalize_paper', 'normalize', 'as_record']
 
 # %% ../../nbs/00_core/02_records.ipynb #79ba6a9a
 import difflib
@@ -13,6 +13,7 @@ import re
 import string
 import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, field
 from functools import lru_cache, partial
 
@@ -314,3 +315,41 @@ def normalize(
     text = _EXPONENT.sub('^', _FRACTION.sub(' ', text))
     words = unicodedata.normalize('NFKC', text).lower().translate(_FOLDED).split()
     return ' '.join(filter(None, map(_normal_word, words)))
+
+# %% ../../nbs/00_core/02_records.ipynb #export-as-record
+_BOOLEANS = dict(yes=True, on=True, no=False, off=False)
+
+
+def _converted(error):
+    "What a value of YAML means where a record wants text (a number is text) or a boolean (`yes`). Raises `KeyError`."
+    value = error['input']
+    if error['type'] == 'string_type' and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    return dict(bool_type=_BOOLEANS)[error['type']][str(value).lower()]
+
+
+def as_record(
+    cls: type[Record],  # What it should be
+    row: dict,  # From YAML: lists where the record has tuples
+    where: str = '',  # Place named in errors
+) -> Record:
+    "The record that a mapping describes. Raises `TracenbError` that names place and value."
+    row = json.loads(json.dumps(row, default=str))
+    while True:
+        try:
+            return TypeAdapter(cls).validate_json(json.dumps(row))
+        except ValidationError as e:
+            bad = e.errors()[0]
+        if not bad['loc']:  # The values contradict each other
+            error = bad.get('ctx', {}).get('error')
+            what, remedy = getattr(error, 'what', bad['msg']), getattr(error, 'remedy', 'correct these values')
+            raise TracenbError(f'{where}: {what}', remedy)
+        with suppress(KeyError, IndexError, TypeError):  # The value as it is meant, if it can be meant
+            *way, last = bad['loc']
+            place, value = row, _converted(bad)
+            for key in way:
+                place = place[key]
+            place[last] = value
+            continue
+        what = f'{where}: {".".join(map(str, bad["loc"]))}: {bad["msg"]}, this is {str(bad["input"])[:60]!r}'
+        raise TracenbError(what, 'correct this value')

@@ -55,7 +55,10 @@ def attentive(
         if kind == 'consent':
             return {'agree': True}
         if kind == 'trial':
-            return {s['name']: rng.randint(1, s['points']) for s in page['scales']}
+            ends = {s['name']: s.get('slider', (1, s['points'])) for s in page['scales']}
+            return {name: rng.randint(*range_) for name, range_ in ends.items()}
+        if kind == 'pair':
+            return {q['name']: rng.randrange(2) for q in questions}
         if kind in ('attention', 'comprehension'):
             return {q['name']: right[q['name']] for q in questions}
         if kind == 'free':
@@ -172,7 +175,7 @@ async def participate(
                 await _wait(pause)
                 body = dict(values=values, seconds=seconds(step, number), attempt=str(uuid.uuid4()))
                 body |= dict(panel=panel) if step == 'consent' else {}
-                if step.startswith('trial:'):
+                if step.startswith(('trial:', 'pair:')):
                     body['context_opened'] = opens(step, number)
                 reply = await connection.request('PUT', f'/api/answers/{step}', json=body)
                 stored.append((step, values))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['short_name', 'extra_height', 'condition_styles', 'rating_figure', 'flow_figure', 'answer_colors', 'answer_shares',
-           'likert_figure', 'means_figure', 'tradeoff_figure']
+           'likert_figure', 'means_figure', 'tradeoff_figure', 'preference_figure']
 
 # %% ../../nbs/13_ratings/07_figures.ipynb #imports
 import math
@@ -22,7 +22,7 @@ from tracenb.ratings.scales import (
     Rules,
     condition_order,
     participant_means,
-    points_of,
+    range_of,
     rating_column,
     scales_by_kind,
 )
@@ -152,12 +152,14 @@ def answer_shares(
     table: pd.DataFrame,  # Of `score_trials`
     rules: Rules = Rules(),  # Of the study
 ) -> pd.DataFrame:
-    "Tidy table: kind, scale, condition, its participants, answer as it was given, n, share of the ratings, simulated."
+    "Tidy table: kind, scale, condition, its participants, answer (of a slider: which fifth), n, share, simulated."
     rows, conditions = [], condition_order(table.condition.drop_duplicates(), rules)
     scales = [(k, s) for k, names in scales_by_kind(rules.dimensions, table.columns).items() for s in names]
     for kind, scale in scales:
-        column, points = rating_column(table, scale), points_of(rules, scale)
-        answered = points + 1 - table[column] if scale in rules.reverse else table[column]
+        column, (low, points) = rating_column(table, scale), range_of(rules, scale)
+        answered = low + points - table[column] if scale in rules.reverse else table[column]
+        if scale in rules.sliders:  # Fifths of its range
+            answered, points = 1 + (5 * (answered - low) // (points - low + 1)), 5
         for c in conditions:
             own = table.assign(answered=answered)[table.condition == c].dropna(subset='answered')
             about = dict(kind=kind, scale=scale, condition=c, participants=own.participant.nunique())
@@ -205,16 +207,17 @@ def likert_figure(
 ) -> tuple[Figure, pd.DataFrame]:
     "Diverging stacked bars, one panel per scale, one bar per condition; and the table that is drawn."
     data, handles = answer_shares(table, rules), []
-    points = 3 if rules.scale_points else rules.points
+    mixed = bool(rules.scale_points) or bool(rules.sliders) and len(rules.sliders) < len(rules.dimensions)
+    points = 3 if mixed else rules.points
     ends = {1: ' (lowest)', points: ' (highest)'}
     for a, color in enumerate(answer_colors(points), 1):
         hatch = '///' if a < (points + 1) / 2 else None
-        label = ('lowest', 'middle', 'highest')[a - 1] if rules.scale_points else f'{a}{ends.get(a, "")}'
+        label = ('lowest', 'middle', 'highest')[a - 1] if mixed else f'{a}{ends.get(a, "")}'
         handles.append(Patch(facecolor=color, edgecolor='white', hatch=hatch, label=label))
     note = (
         f'All ratings of {table.participant.nunique()} participants. n counts them, the numbers in the bars are '
         'percent of their ratings. For scales of load, high is bad.'
-    )
+    ) + (' Sliders are shown in fifths of their range.' if rules.sliders else '')
     parts = [part for _, part in data.groupby('scale', sort=False)]
     height = lambda part: (0.36 + extra_height(_row_names(part))) * part.condition.nunique() + 0.55
     panel = lambda ax, part: _likert_panel(ax, part, part.answer.max())
@@ -248,13 +251,14 @@ def means_figure(
     def panel(ax, part):
         outcome, rng = part.outcome.iloc[0], np.random.default_rng(0)
         own, column = participant_means(table, [outcome]), rating_column(table, outcome)
-        points = points_of(rules, *kinds[outcome])
+        low, high = range_of(rules, *kinds[outcome])
         for y, r in enumerate(part.itertuples()):
             _mean_row(ax, y, r, own[own.condition == r.condition][column], styles[r.condition], rng)
         names = [_name_and_n(r.condition, r.participants) for r in part.itertuples()]
         ax.set(ylim=(len(part) - 0.4, -0.6), yticks=range(len(part)), yticklabels=names)
         label = 'mean rating, higher is more load' if outcome == 'load' else 'mean rating'
-        ax.set(xlim=(1, points), xticks=range(1, points + 1), xlabel=label, title=short_name(outcome, 30, 2))
+        ticks = range(low, high + 1) if high - low < 15 else np.linspace(low, high, 5)
+        ax.set(xlim=(low, high), xticks=ticks, xlabel=label, title=short_name(outcome, 30, 2))
         plain(ax, 'x', left=True)
 
     note = 'Large marks are means; bars are 95 % intervals, bootstrapped over participants. '
@@ -317,9 +321,11 @@ def _tradeoff_points(part, outcome):
         yield dict(condition=r['condition'], across=across, up=tuple(100 * end for end in up)) | place
 
 
-def _tradeoff_panel(ax, part, styles, outcome, points, named, width):
+def _tradeoff_panel(ax, part, styles, outcome, ends, named, width):
     "One data set and model; `width` of the panel in typographic points."
-    scale, marks = (width / (points - 0.95), 2.65), list(_tradeoff_points(part, outcome))
+    low, points = ends
+    margin = (points - low) / 80
+    scale, marks = (width / (points - low + margin), 2.65), list(_tradeoff_points(part, outcome))
     (sx, sy), taken = scale, []
     for m in marks:
         x, y, across, up = m['x'] * sx, m['y'] * sy, m['across'], m['up']
@@ -332,11 +338,12 @@ def _tradeoff_panel(ax, part, styles, outcome, points, named, width):
         if not named:
             continue
         name = short_name(m['condition'], 30, 1)
-        (dx, dy, ha, va), box = _label_place(m, name, taken, scale, (points + 0.05) * sx)
+        (dx, dy, ha, va), box = _label_place(m, name, taken, scale, (points + margin) * sx)
         text = dict(xytext=(dx, dy), textcoords='offset points', fontsize=9, color=color, ha=ha, va=va)
         ax.annotate(name, (m['x'], m['y']), **text)
         taken.append(box)
-    ax.set(xlim=(1, points + 0.05), xticks=range(1, points + 1), xlabel=f'{outcome}, mean rating (1 to {points})')
+    ticks = range(low, points + 1) if points - low < 15 else np.linspace(low, points, 5)
+    ax.set(xlim=(low, points + margin), xticks=ticks, xlabel=f'{outcome}, mean rating ({low} to {points})')
     ax.set(ylim=(-2, 102), ylabel='right answers, % of test questions')
     if name := ', '.join(filter(None, (part.dataset.iloc[0], part.model.iloc[0]))):
         ax.set_title(short_name(name, 60 if width > 400 else 36, 2))
@@ -348,8 +355,9 @@ def tradeoff_figure(
     means: pd.DataFrame,  # Of `mean_ratings`
     performance: pd.DataFrame,  # condition, mean, low, high (0 to 1); optional dataset, model, simulated
     outcome: str = 'interpretability',  # A scale or kind
-    points: int = 5,  # Of the scale
+    points: int = 5,  # Highest rating
     simulated: bool = False,  # Whether any participant is simulated
+    lowest: int = 1,  # Rating
 ) -> tuple[Figure, pd.DataFrame]:
     """
     Performance by interpretability, one panel per data set and model; and the table that is drawn.
@@ -372,6 +380,25 @@ def tradeoff_figure(
                 handles.append(Line2D([], [], color=color, marker=marker, ms=7, label=label))
     parts = [part for _, part in data.groupby(['dataset', 'model'], sort=False)]
     width, height = 340 if len(parts) > 1 else 490, 3.9 + 0.2 * math.ceil(len(handles) / 3)
-    panel = lambda ax, part: _tradeoff_panel(ax, part, styles, outcome, points, not crowded, width)
+    panel = lambda ax, part: _tradeoff_panel(ax, part, styles, outcome, (lowest, points), not crowded, width)
     note = _tradeoff_note(data, own, performance)
     return rating_figure(title, note, parts, lambda part: height, panel, handles, simulated), data
+
+# %% ../../nbs/13_ratings/07_figures.ipynb #export-preferences
+def preference_figure(
+    strengths: pd.DataFrame,  # Of `contrasts.preferences`, with `simulated`
+) -> tuple[Figure, pd.DataFrame]:
+    "Strength of each condition with its interval, one panel per comparison; and the table that is drawn."
+
+    def panel(ax, part):
+        for y, r in enumerate(part.itertuples()):
+            ax.plot([r.low, r.strength, r.high], [y] * 3, '-o', color=INK, lw=2.2, markevery=[1], ms=8)
+        names = [short_name(c, lines=2) for c in part.condition]
+        ax.set(ylim=(len(part) - 0.4, -0.6), yticks=range(len(part)), yticklabels=names, title=part.comparison.iloc[0])
+        ax.set_xlabel(f'log odds of being preferred to {condition_name(part.condition.iloc[0])}')
+        plain(ax, 'x', left=True)
+
+    note = 'Strengths of the model of Bradley and Terry, 95 % intervals clustered by participant.'
+    parts, made_up = [part for _, part in strengths.groupby('comparison')], bool(strengths.simulated.any())
+    height, title = lambda part: 0.5 * len(part) + 0.7, 'Which traces are preferred?'
+    return rating_figure(title, note, parts, height, panel, simulated=made_up), strengths

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy.special import expit
-from scipy.stats import chi2, norm
 from scipy.stats import f as fisher
+from scipy.stats import t as student
 from statsmodels.genmod.families import Binomial
 from statsmodels.genmod.generalized_linear_model import GLM
 from statsmodels.miscmodels.ordinal_model import OrderedModel
 from statsmodels.tools.numdiff import approx_fprime
 
 from .contrasts import Z
-from .scales import Rules, condition_order, points_of, rating_column, scales_by_kind
+from .scales import Rules, condition_order, range_of, rating_column, scales_by_kind
+from ..stats.bradley_terry import wald_f
 
 # %% ../../nbs/13_ratings/06_ordinal.ipynb #export-ordered
 class _Ordered(OrderedModel):
@@ -121,8 +122,11 @@ def fit_ordinal(
     "Fit the model of one kind."
     names = scales_by_kind(rules.dimensions, table.columns)[kind]
     long, design, reference = _long(table, names, rules)
-    mixed = len({points_of(rules, name) for name in names}) > 1
-    if why := 'scales of different points: they share no steps' if mixed else _why_not(long, design):
+    mixed = len({range_of(rules, name) for name in names}) > 1
+    why = 'scales of different points: they share no steps' if mixed else _why_not(long, design)
+    if set(names) & set(rules.sliders):
+        why = 'sliders have no steps: the tests of means stand alone'
+    if why:
         return OrdinalModel(kind, long, design, reference, None, why)
     fit, k = _fit(long, design), design.shape[1]
     beta, se = np.asarray(fit.params)[:k], np.sqrt(np.diag(fit.cov_params())[:k])
@@ -130,14 +134,20 @@ def fit_ordinal(
     return OrdinalModel(kind, long, design, reference, fit, '' if sound else UNSETTLED)
 
 # %% ../../nbs/13_ratings/06_ordinal.ipynb #export-ordinal
+def _rest(long):
+    "Between subjects: participants less conditions, the degrees of freedom of the errors; None within subjects."
+    own = long.groupby('participant').condition.nunique()
+    return None if own.max() > 1 else len(own) - long.condition.nunique()
+
+
 def odds_ratios(
     model: OrdinalModel,  # Of `fit_ordinal`
 ) -> pd.DataFrame:
     """
-    The odds ratio of each level of each term; the first row is the Wald test of all conditions.
+    The odds ratio of each level of each term; the first row is the joint test of all conditions, as F.
 
     Columns: `outcome`, `term`, `level` (against `reference`), `odds_ratio`, `low`, `high`, `p`, `n` ratings,
-    `participants`, `note`; in the first row `statistic` and `df`.
+    `participants`, `note`; in the first row `statistic`, `df` and `df_rest`.
     """
     shared = dict(outcome=model.outcome, n=len(model.long), participants=model.long.participant.nunique())
     if model.fit is None:
@@ -145,13 +155,16 @@ def odds_ratios(
     k, cov = model.design.shape[1], np.asarray(model.fit.cov_params())
     beta, se = np.asarray(model.fit.params)[:k], np.sqrt(np.diag(cov)[:k])
     which = [j for j, (term, _) in enumerate(model.design) if term == 'condition']
-    wald = beta[which] @ np.linalg.pinv(cov[np.ix_(which, which)]) @ beta[which]
-    test = dict(statistic=wald, df=len(which), p=chi2.sf(wald, len(which)), note=model.note)
+    n, rest = shared['participants'], _rest(model.long)
+    test = wald_f(beta[which], cov[np.ix_(which, which)], n, rest or n - len(which)) | dict(note=model.note)
+    df = rest or n - 1
+    se *= math.sqrt((n - 1) / df)
+    wide = student.ppf(0.975, df)
     rows = [shared | dict(term='condition', level='(all)') | test]
     for (term, level), b, s in zip(model.design, beta, se):
-        ratio = dict(odds_ratio=math.exp(b), low=math.exp(b - Z * s), high=math.exp(b + Z * s))
+        ratio = dict(odds_ratio=math.exp(b), low=math.exp(b - wide * s), high=math.exp(b + wide * s))
         about = dict(term=term, level=level, reference=model.reference[term])
-        rows.append(shared | about | ratio | dict(p=2 * norm.sf(abs(b / s)), note=model.note))
+        rows.append(shared | about | ratio | dict(p=2 * student.sf(abs(b / s), df), note=model.note))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/13_ratings/06_ordinal.ipynb #export-score-test

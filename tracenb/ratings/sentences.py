@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..core.html import escaped
-from .scales import Rules, points_of
+from .scales import Rules, range_of
 from ..report.seed_means import condition_name
 from ..stats.intervals import p_text
 
@@ -91,6 +91,8 @@ def _rules_text(rules, participants):
         reasons.append(f'took a median of less than {rules.min_seconds:g} seconds per trial')
     else:
         missing += ' No times were stored, so nobody could be excluded for speed.'
+    if rules.max_straight < 1:
+        reasons.append(f'gave the same answer on all scales in more than {100 * rules.max_straight:.0f} % of trials')
     if rules.given:
         origin = 'These are the rules of the design.'
     else:
@@ -133,6 +135,16 @@ def _reliability(a):
         yield f'{text}.' + (' Below .70 their mean is a doubtful measure.' if inside.alpha < 0.7 else '')
 
 
+def _agreement(a):
+    "How far raters agree on single traces."
+    for r in a.tables['agreement'].itertuples():
+        if r.outcome in (a.facts['kinds'] or a.tables['agreement'].outcome.values) and pd.notna(r.alpha):
+            text = f"Krippendorff's alpha {estimate_text(r.alpha, r.low, r.high)} over {r.units} traces"
+            if hasattr(r, 'icc_mean'):
+                text += f'; ICC {r.icc_single:.2f} for one rater, {r.icc_mean:.2f} for the mean of {r.raters:.0f}'
+            yield f'Agreement between raters on {_plain(r.outcome)}: {text}.'
+
+
 def _means(a):
     "All conditions of each kind, from the highest."
     for kind in a.facts['kinds']:
@@ -141,8 +153,8 @@ def _means(a):
             f'{condition_name(r.condition)} {estimate_text(r.mean, r.low, r.high)} (n = {r.participants})'
             for r in part.itertuples()
         ]
-        points = points_of(a.rules, *(d for d, k in a.rules.dimensions.items() if k == kind))
-        yield f'Mean {_plain(kind)} (1 to {points}), from the highest: {"; ".join(each)}.'
+        low, high = range_of(a.rules, *(d for d, k in a.rules.dimensions.items() if k == kind))
+        yield f'Mean {_plain(kind)} ({low} to {high}), from the highest: {"; ".join(each)}.'
 
 # %% ../../nbs/13_ratings/09_sentences.ipynb #sentences-tests
 def _pair_text(r):
@@ -202,7 +214,7 @@ def _ordinal(a):
             f'In a proportional-odds model of all {head.n} ratings of {_plain(kind)} with effects for scale and item, '
             f'errors clustered by {head.participants} participants, conditions '
             f'{"differ" if head.p < 0.05 else "could not be shown to differ"} '
-            f'(Wald chi-square {head.statistic:.1f} on {head.df:.0f}, {p_text(head.p)}). '
+            f'(F({head.df:.0f}, {head.df_rest:.0f}) = {head.statistic:.2f}, {p_text(head.p)}). '
             f'Odds of a higher rating against {condition_name(rows.reference.iloc[0])}: {"; ".join(odds)}.'
         )
 
@@ -255,6 +267,27 @@ def _context(a):
             for r in a.tables['context'].itertuples()
         ]
         yield f'The context was opened in these shares of trials: {"; ".join(each)}. A description, not a test.'
+
+# %% ../../nbs/13_ratings/09_sentences.ipynb #sentences-preferences
+def _preferences(a):
+    "Which condition is preferred in pairs, and whether strengths explain the choices."
+    f = lambda t: f'F({t.df:.0f}, {t.df_rest:.0f}) = {t.statistic:.2f}, {p_text(t.p)}'
+    for name, part in a.tables['preferences'].groupby('comparison', sort=False):
+        tests = a.tables['preference_tests'].query('comparison == @name').set_index('test')
+        joint, side, fit = (tests.loc[test] for test in ('all', 'side', 'fit'))
+        if joint.note:
+            yield f'{_plain(name).capitalize()}: {joint.note}.'
+            continue
+        verb = 'differ' if joint.p < 0.05 else 'could not be shown to differ'
+        yield f'{_plain(name).capitalize()}: conditions {verb} ({f(joint)}; {joint.participants} participants).'
+        ranked = part.sort_values('strength', ascending=False, kind='stable')
+        odds = [
+            f'{condition_name(r.condition)} {estimate_text(r.strength, r.low, r.high)}' for r in ranked.itertuples()
+        ]
+        yield f'Log odds of being preferred to {condition_name(part.condition.iloc[0])}: {"; ".join(odds)}.'
+        yield f'The trace shown first was chosen with odds of {odds_text(side.odds, side.low, side.high)}.'
+        if fit.p < 0.05:
+            yield f'Strengths alone do not explain which of a pair is chosen ({f(fit)}).'
 
 # %% ../../nbs/13_ratings/09_sentences.ipynb #sentences-correlations
 def _correlations(a):
@@ -312,10 +345,9 @@ def _limits(a):
         f'The intervals and tests are about other people who rate the same traces of the same {items}. Other '
         "questions, other models' traces, other data sets are not covered, however many people rate."
     )
-    yield (
-        'Kinds of traces differ in length, wording and author at once. '
-        'A difference between two kinds does not show which of these causes it.'
-    )
+    yield 'Kinds of traces differ in length, wording and author at once; a difference does not show which causes it.'
+    if facts['layout'] == 'pairs':
+        return
     if 'faithfulness' in a.tables['means'].outcome.values:
         yield 'Faithfulness is rated, not measured: people judge how a trace looks, not whether the model used it.'
     yield 'Kinds without a difference that was found may still differ; intervals show by how much at most.'
@@ -337,9 +369,11 @@ def _limits(a):
         yield 'The exclusion rules were chosen here and not fixed beforehand: report what other rules would give.'
 
 # %% ../../nbs/13_ratings/09_sentences.ipynb #sentences-topics
+_OF_PAIRS = ('participants', 'agreement', 'preferences', 'limits')
 _TOPICS = dict(
     participants=_participants,
     reliability=_reliability,
+    agreement=_agreement,
     means=_means,
     tests=_tests,
     ordinal=_ordinal,
@@ -347,6 +381,7 @@ _TOPICS = dict(
     context=_context,
     correlates=_correlations,
     tradeoff=_tradeoff,
+    preferences=_preferences,
     limits=_limits,
 )
 
@@ -355,7 +390,8 @@ def sentences_by_topic(
     a: Analysis,  # Of a study
 ) -> dict[str, list[str]]:
     "Topic -> its sentences, in the order of the page; a topic without data has none."
-    return {topic: list(found(a)) for topic, found in _TOPICS.items()}
+    has = lambda topic: topic in _OF_PAIRS if a.facts['layout'] == 'pairs' else topic != 'preferences'
+    return {topic: list(found(a)) if has(topic) else [] for topic, found in _TOPICS.items()}
 
 
 def rating_sentences(

@@ -18,10 +18,18 @@ import pandas as pd
 
 from ..core.files import write_text
 from ..core.records import TracenbError
-from .effects import Effects, analyzed_share, random_of, rate, stated_mean
+from tracenb.ratings.effects import (
+    Effects,
+    analyzed_share,
+    judgments_of,
+    plausible_effects,
+    random_of,
+    rate,
+    stated_mean,
+)
 from ..study.answers import COLUMNS, as_table, csv_lines
 from ..study.design import Study, read_study
-from ..study.steps import page_of, step_sequence, trials
+from ..study.steps import page_of, step_sequence, trial_rows, trials
 
 # %% ../../nbs/13_ratings/02_simulated.ipynb #export-character
 @lru_cache(8192)
@@ -57,7 +65,7 @@ def seconds_of(
     def seconds(step, number):
         pace = participant_profile(effects, number, seed)['pace']
         took = float(pace * random_of(seed, 'clock', number, step).lognormal(0, 0.3))
-        return round(took * (1 if step.startswith('trial:') else 0.4), 1)
+        return round(took * (1 if step.startswith(('trial:', 'pair:')) else 0.4), 1)
 
     return seconds
 
@@ -98,6 +106,13 @@ def _form_answer(study, kind, profile, rng):
         return {q.name: int(rng.integers(len(q.options))) if q.options else 'simulated' for q in study.demographics}
     return {}
 
+
+def _choices(effects, page, shown, number, seed):
+    "Comparison -> the side, 0 or 1, that is judged higher."
+    sides = [shown[page['question'], side['answer'], side['trace']] for side in page['sides']]
+    left, right = (judgments_of(effects, condition, item, number, seed) for item, condition in sides)
+    return dict(zip(effects.dimensions, (right > left).astype(int).tolist()))
+
 # %% ../../nbs/13_ratings/02_simulated.ipynb #sim-answers-of
 def answers_of(
     study: Study,
@@ -106,9 +121,9 @@ def answers_of(
 ) -> Callable:
     "`answer(step, page, number)`: the values that simulated participant `number` sends; None after leaving the study."
     shown = {(i.question, s.answer, s.trace): (i.id, c) for i in study.items for c, s in i.shown.items()}
-    checks, names = {c.name: c for c in study.checks}, [s.name for s in study.scales]
+    checks, ends = {c.name: c for c in study.checks}, {s.name: (s.lowest, s.highest) for s in study.scales}
     for c in study.conditions:
-        for name in names:
+        for name in ends:
             stated_mean(effects, c, name)
 
     def answer(step, page, number):
@@ -118,10 +133,14 @@ def answers_of(
             return None
         if kind == 'trial':
             if profile['inattentive']:
-                return {d: int(rng.integers(1, effects.points + 1)) for d in names}
+                return {d: int(rng.integers(low, high + 1)) for d, (low, high) in ends.items()}
             item, condition = shown[page['question'], page['answer'], page['trace']]
             rated = rate(effects, condition, item, number, seed)
-            return {d: rated[d] for d in names}
+            return {d: rated[d] for d in ends}
+        if kind == 'pair':
+            if profile['inattentive']:
+                return {c.name: int(rng.integers(2)) for c in study.comparisons}
+            return _choices(effects, page, shown, number, seed)
         if kind == 'attention':
             miss_rate = effects.attention_miss_rate if profile['inattentive'] else 0.02
             return {name: _check_answer(checks[name], miss_rate, rng)}
@@ -130,16 +149,6 @@ def answers_of(
     return answer
 
 # %% ../../nbs/13_ratings/02_simulated.ipynb #export-walk
-def _trial_rows(study, number, condition, step, values):
-    "The columns of a trial's values, one row per scale."
-    index, shown_as = trials(study, number, condition)[int(step.partition(':')[2])]
-    item = study.items[index]
-    shown = item.shown[shown_as]
-    about = dict(label=item.label, answer_right=shown.right, trace_words=len(shown.trace.split()))
-    for d, v in values.items():
-        yield dict(id=item.id, condition=shown_as, dimension=d, value=v) | about
-
-
 def _form_rows(study, kind, values):
     "The columns of the values of any other step, as the server stores them."
     checks, options = {c.name: c for c in study.checks}, {q.name: q.options for q in study.demographics}
@@ -183,9 +192,10 @@ def participant_rows(
         clock += pd.Timedelta(seconds=took)
         stored_at = clock.isoformat(timespec='seconds')
         shared = base | dict(position=k, step=step, kind=kind, seconds=took, stored_at=stored_at)
-        if kind == 'trial':
+        if kind in ('trial', 'pair'):
             shared['context_opened'] = opened(step, number)
-            rows += [shared | row for row in _trial_rows(study, number, condition, step, values)]
+            assigned = trials(study, number, condition)
+            rows += [shared | row for row in trial_rows(study, assigned, step, values)]
         else:
             rows += [shared | row for row in _form_rows(study, kind, values)]
         if end := _end_of(study, kind, values):
@@ -196,7 +206,7 @@ def participant_rows(
 # %% ../../nbs/13_ratings/02_simulated.ipynb #export-simulate
 def simulate_answers(
     study: Study,
-    effects: Effects | None = None,  # With means for its conditions and scales; None: `PAPER_MEANS`
+    effects: Effects | None = None,  # With means for its conditions and scales; None: `plausible_effects`
     n_per_condition: int | None = None,  # Complete participants wanted; None: the study's
     seed: int = 0,  # Of the whole study
 ) -> pd.DataFrame:
@@ -205,7 +215,7 @@ def simulate_answers(
 
     Raises `TracenbError` for conditions and scales without a stated mean, and if (nearly) nobody finishes.
     """
-    effects, n = effects or Effects(), n_per_condition or study.n_per_condition
+    effects, n = effects or plausible_effects(study), n_per_condition or study.n_per_condition
     answer, complete, rows, number = answers_of(study, effects, seed), dict.fromkeys(study.groups, 0), [], 0
     while min(complete.values()) < n:
         number += 1
@@ -231,7 +241,7 @@ def simulate_on_server(
     folder: str | Path,  # Of a built study
     db: str | Path,  # Where the answers go; must not exist
     n: int | None = None,  # Participants who enter; None: as many as it takes on average to fill every place
-    effects: Effects | None = None,  # None: the paper's means
+    effects: Effects | None = None,  # None: `plausible_effects` of the study
     seed: int = 0,  # Of the participants
 ) -> dict:
     """
@@ -244,7 +254,8 @@ def simulate_on_server(
     if Path(db).exists():
         remedy = 'name another --db: simulated participants never join a file that may hold real ones'
         raise TracenbError(f'{db} exists already', remedy)
-    study, effects = read_study(folder), effects or Effects()
+    study = read_study(folder)
+    effects = effects or plausible_effects(study)
     n = n or math.ceil(study.n_per_condition * len(study.groups) / analyzed_share(effects))
     Path(db).parent.mkdir(parents=True, exist_ok=True)
     simulated = dict(

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from ..core.files import atomic_path
 from ..core.records import TracenbError
 from .design import Study
-from .steps import step_sequence, trials
+from .steps import step_sequence, trial_rows, trials
 
 # %% ../../nbs/11_study/07_answers.ipynb #export-schema
 APPLICATION = 0x74726E62  # SQLite's application id of these files
@@ -188,22 +188,13 @@ def iso(
 def _select_columns(row):
     return {c: row[c] for c in COLUMNS}
 
-
-def _trial_rows(study, index, condition, sent):
-    "One row per scale that rates item number `index` under `condition`."
-    item = study.items[index]
-    shown = item.shown[condition]
-    trial = dict(condition=condition, id=item.id, label=item.label, answer_right=shown.right)
-    trial |= dict(trace_words=len(shown.trace.split()), context_opened=sent.get('context_opened'))
-    for scale in study.scales:
-        yield trial | dict(dimension=scale.name, value=sent['values'][scale.name])
-
 # %% ../../nbs/11_study/07_answers.ipynb #export-step-rows
 def _step_rows(study, step, sent, assigned):
     "The rows of one stored step, where they differ; `assigned` holds (item index, condition) by trial."
-    kind, _, name = step.partition(':')
-    if kind == 'trial':
-        yield from _trial_rows(study, *assigned[int(name)], sent)
+    kind = step.partition(':')[0]
+    if kind in ('trial', 'pair'):
+        rows = trial_rows(study, assigned, step, sent['values'])
+        yield from (row | dict(context_opened=sent.get('context_opened')) for row in rows)
         return
     options = {q.name: q.options for q in study.demographics} if kind == 'demographics' else {}
     right = {c.name: c.right for c in study.checks} if kind in ('attention', 'comprehension') else {}
@@ -320,7 +311,9 @@ def _parse_csv_row(row, where):
     try:
         row = {c: unguard_cell(row[c]) for c in COLUMNS}
         row |= {c: parse(row[c]) for c, parse in _PARSERS.items()}
-        text = row['kind'] in ('free', 'demographics') or row['kind'] == 'attention' and not row['value'].isdigit()
+        text = (
+            row['kind'] in ('free', 'demographics', 'pair') or row['kind'] == 'attention' and not row['value'].isdigit()
+        )
         return row if text else row | dict(value=int(row['value']))
     except (KeyError, ValueError, TypeError) as e:
         raise TracenbError(f'{where}: not a row of answers: {type(e).__name__}: {e}', _REMEDY) from None

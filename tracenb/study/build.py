@@ -183,8 +183,8 @@ RESERVED = set(
 
 def reserved_names(study: Study):
     "(what, remedy) of each scale, kind and condition whose name would be mistaken in the tables of the analysis."
-    kinds = [scale.kind for scale in study.scales]
-    for what, names in (('scales', study.scales), ('kinds', kinds), ('conditions', study.conditions)):
+    kinds, asked = [scale.kind for scale in study.scales], study.scales or study.comparisons
+    for what, names in (('scales', asked), ('kinds', kinds), ('conditions', study.conditions)):
         for name in dict.fromkeys(getattr(x, 'name', x) for x in names):
             if name in RESERVED:
                 yield f'{what}: {name!r} is the name of a column of the analysis', f'call it {name}_rating, for example'
@@ -195,7 +195,7 @@ def reserved_names(study: Study):
 # %% ../../nbs/11_study/06_build.ipynb #export-compile
 # Fields of a config that a study has as they are
 COPIED = ('name', 'n_per_condition', 'layout', 'seed', 'attempts', 'attention_allowed', 'min_seconds')
-COPIED += ('minutes_timeout', 'language')
+COPIED += ('minutes_timeout', 'language', 'max_straight')
 PROLIFIC_URL = 'https://app.prolific.com/submissions/complete?cc='
 
 
@@ -210,7 +210,7 @@ def _questions(config, defaults):
 
 def _study(config, conditions, items):
     "The study, before the placeholders of its texts are filled in. Raises `TracenbError` for a contradiction."
-    defaults, panel = wording(config.language), config.panel
+    defaults, panel = wording(config.language, config.layout), config.panel
     if panel.name != 'none' and not panel.complete_url:
         panel = replace(panel, complete_url=PROLIFIC_URL)
     fields = {key: getattr(config, key) for key in COPIED} | _questions(config, defaults)
@@ -234,7 +234,9 @@ def _with_values(study, contact):
         ids = 'ids_none'
     else:
         ids = 'ids_kept' if study.panel.keep_ids else 'ids_hashed'
+    task = study.words['task_compare' if study.layout == 'pairs' else 'task_rate']
     known = dict(
+        task=fill(task, trials=study.trials),
         minutes=estimate(study)['minutes_stated'],
         trials=study.trials,
         contact=contact,
@@ -278,10 +280,18 @@ def _draw_declined(path):
 def build_study(
     config: str | Path | StudyConfig,  # A YAML file, or what `read_config` made of it
     out: str | Path,  # As in `write_study`
+    check_analysis: Callable[[Study], object]
+    | None = None,  # `tracenb.ratings.analysis.check_analysis`, a module that comes later
 ) -> Path:
-    "Choose the questions and write the folder. Raises `TracenbError`, and has written nothing then."
+    """
+    Choose the questions and write the folder. Raises `TracenbError`, and has written nothing then.
+
+    `check_analysis` raises for a study whose simulated answers cannot be analyzed.
+    """
     config = config if isinstance(config, StudyConfig) else read_config(config)
     study, made_from = compile_study(config)
+    if check_analysis:
+        check_analysis(study)
     out = write_study(study, out, config.codes)
     if study.panel.name != 'none' and not config.codes:
         _draw_declined(out / 'private.json')

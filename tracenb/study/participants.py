@@ -320,7 +320,7 @@ def _as_sent(values, seconds, context_opened):
 def _check_values(study, step, values, context_opened):
     "Raises `Refused` for values that do not fit the step."
     wrong = value_problems(study, step, values)
-    if context_opened is not None and not step.startswith('trial:'):
+    if context_opened is not None and not step.startswith(('trial:', 'pair:')):
         wrong = [*wrong, 'context_opened: only a trial has a context']
     if wrong:
         raise Refused(422, 'invalid', 'these values cannot be stored', problems=wrong)

@@ -23,10 +23,10 @@ SECONDS = dict(rating=4.0, choice=6.0, text=45.0)  # Assumed
 
 
 def _minutes(study):
-    "Condition, or 'within' -> minutes for the whole survey."
+    "Condition, or the layout where everybody sees all -> minutes for the whole survey."
     once = sum(count_words(study.texts[t]) for t in ('consent', 'instructions', 'example', 'debrief'))
     once += sum(count_words(' '.join((c.prompt, *c.options))) for c in study.checks)
-    acting = SECONDS['rating'] * len(study.scales) * study.trials
+    acting = (SECONDS['rating'] * len(study.scales) + SECONDS['choice'] * len(study.comparisons)) * study.trials
     acting += SECONDS['choice'] * (len(study.checks) + len(study.demographics))
     acting += SECONDS['text'] * len(study.free)
     minutes = {}
@@ -36,7 +36,12 @@ def _minutes(study):
             text = ' '.join((item.question, *item.context, item.shown[c].answer, item.shown[c].trace))
             words += count_words(text) * study.trials / len(study.items)
         minutes[c] = round((words + once) / WORDS_PER_MINUTE + acting / 60, 1)
-    return minutes if study.layout == 'between' else {'within': round(sum(minutes.values()) / len(minutes), 1)}
+    if study.layout == 'between':
+        return minutes
+    mean = sum(minutes.values()) / len(minutes)
+    traces = [count_words(s.trace) for item in study.items for s in item.shown.values()]
+    second = sum(traces) / len(traces) * study.trials / WORDS_PER_MINUTE if study.layout == 'pairs' else 0
+    return {study.layout: round(mean + second, 1)}
 
 
 def estimate(
@@ -61,10 +66,12 @@ _FIRST, _BETWEEN, _LAST = 'decomposition', ('r1_summary', 'post_hoc'), 'r1'
 def hypotheses(study: Study) -> list[str]:
     "H1, H2, ...: what is tested, one sentence each."
     kinds, claims = ', '.join(study.conditions), []
-    for measure in ('interpretability', 'load'):
+    for comparison in study.comparisons:
+        claims.append(f'The kinds of traces ({kinds}) differ in how often they are preferred: {comparison.prompt}')
+    for measure in dict.fromkeys(scale.kind for scale in study.scales):
         if names := [s.name for s in study.scales if s.kind == measure]:
             claims.append(f'The kinds of traces ({kinds}) differ in {measure}, the mean of {", ".join(names)}.')
-    if {_FIRST, _LAST} <= set(study.conditions):
+    if {_FIRST, _LAST} <= set(study.conditions) and 'interpretability' in {s.kind for s in study.scales}:
         claims.append('Decomposition traces are rated as more interpretable than R1 traces.')
         claims.append('R1 traces are rated as more demanding (higher load) than decomposition traces.')
         if middle := ' and '.join(c for c in _BETWEEN if c in study.conditions):

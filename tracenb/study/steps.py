@@ -4,21 +4,27 @@
 
 # %% auto #0
 __all__ = ['HOLDING', 'LONGEST', 'williams_square', 'trials', 'step_sequence', 'next_group', 'next_number', 'shown_scale',
-           'page_of', 'value_problems', 'step_outcome']
+           'page_of', 'value_problems', 'step_outcome', 'trial_rows']
 
 # %% ../../nbs/11_study/02_steps.ipynb #imports
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
+from itertools import combinations
 
 from ..core.files import seeded
 from ..core.records import TracenbError
-from .design import Scale, Study
+from .design import Scale, Study, fill
 
 # %% ../../nbs/11_study/02_steps.ipynb #export-trials
-def _chosen(study, number):
-    "Indices of the items that a participant sees: all, or a subset balanced over labels, in the order of the study."
-    if study.trials == len(study.items):
-        return list(range(study.trials))
+def _cell(item):
+    "(right, wrong or mixed over the conditions; label) of an item: what participants' items are balanced over."
+    kinds = {'right' if s.right else 'wrong' for s in item.shown.values()}
+    return 'mixed' if len(kinds) > 1 else kinds.pop(), item.label
+
+
+def _chosen_by_label(study, number):
+    "As studies of version 1 chose: balanced over labels alone. Their answers are read with it."
     rng, by_label = seeded(study.seed, 'items', number), {}
     for i in rng.sample(range(len(study.items)), len(study.items)):
         by_label.setdefault(study.items[i].label, []).append(i)
@@ -27,6 +33,28 @@ def _chosen(study, number):
     return sorted(rounds[: study.trials])
 
 
+def _chosen(study, number):
+    """
+    Indices of the items that a participant sees, in the order of the study.
+
+    All, or a subset in which right and wrong answers, labels, and both together have the shares of the study.
+    """
+    if study.trials == len(study.items):
+        return list(range(study.trials))
+    if study.version == 1:
+        return _chosen_by_label(study, number)
+    rng, cells = seeded(study.seed, 'items', number), [_cell(item) for item in study.items]
+    left = rng.sample(range(len(cells)), len(cells))
+    size, seen, chosen = Counter(key for cell in cells for key in (*cell, cell)), Counter(), []
+    while len(chosen) < study.trials:
+        cell = lambda i: (cells[i][0], cells[i][1], cells[i])
+        best = min(left, key=lambda i: [(seen[key] + 0.5) / size[key] for key in cell(i)])
+        left.remove(best)
+        seen.update(cell(best))
+        chosen.append(best)
+    return sorted(chosen)
+
+# %% ../../nbs/11_study/02_steps.ipynb #export-williams
 def williams_square(
     n: int,  # Conditions
 ) -> list[list[int]]:
@@ -39,25 +67,60 @@ def williams_square(
     return rows + [row[::-1] for row in rows] if n % 2 and n > 1 else rows
 
 # %% ../../nbs/11_study/02_steps.ipynb #export-trial-order
+def _dealt(study, chosen):
+    "The chosen items in the order in which they are dealt to conditions: item k and those n later get the same one."
+    order = seeded(study.seed, 'deal').sample(range(len(chosen)), len(chosen))
+    if study.version > 1:  # Items of a cell lie side by side, so that each condition gets as many of them
+        order.sort(key=lambda i: _cell(study.items[chosen[i]]))
+    return [chosen[i] for i in order]
+
+
+def _pairs(study, number, chosen):
+    "(item, 'left|right') of each chosen item: over 2 x pairs participants each item is shown in each pair and order."
+    pairs = list(combinations(study.conditions, 2))
+    for k, i in enumerate(_dealt(study, chosen)):
+        left, right = pairs[(k + number) % len(pairs)][:: -1 if (k + number // len(pairs)) % 2 else 1]
+        yield i, f'{left}|{right}'
+
+
+def _rounds(study, number, n_rounds):
+    """
+    The order of the conditions in each round of trials: rows of the Williams square.
+
+    From one round to the next the condition changes by each difference in turn, so that no condition follows itself.
+    """
+    n = len(study.conditions)
+    rows, row = williams_square(n), number // n
+    if study.version == 1 or n == 1:
+        return [rows[(row + k) % len(rows)] for k in range(n_rounds)]
+    found, turn = [], row // len(rows)
+    half, shift = divmod(row % len(rows), n)
+    for k in range(n_rounds):
+        found.append(rows[half * n + shift])
+        last = found[-1][-1]
+        first = (last + 1 + (turn + k) % (n - 1)) % n
+        shift = next(r for r in range(n) if rows[half * n + r][0] == first)
+    return found
+
+# %% ../../nbs/11_study/02_steps.ipynb #export-all-trials
 def trials(
     study: Study,
     number: int,  # The participant's
     condition: str,  # One of `study.groups`
 ) -> tuple[tuple[int, str], ...]:
-    "(index into `study.items`, condition) of each trial, in order."
+    "(index into `study.items`, condition, or 'left|right' of a pair) of each trial, in order."
     chosen, rng = _chosen(study, number), seeded(study.seed, 'order', number)
     if study.layout == 'between':
         return tuple((i, condition) for i in rng.sample(chosen, len(chosen)))
-    n = len(study.conditions)
-    order = seeded(study.seed, 'deal').sample(range(len(chosen)), len(chosen))
-    item_blocks = [[chosen[i] for k, i in enumerate(order) if (k + number) % n == c] for c in range(n)]
+    if study.layout == 'pairs':
+        shown = list(_pairs(study, number, chosen))
+        return tuple(rng.sample(shown, len(shown)))
+    n, dealt = len(study.conditions), _dealt(study, chosen)
+    item_blocks = [[i for k, i in enumerate(dealt) if (k + number) % n == c] for c in range(n)]
     for block in item_blocks:
         rng.shuffle(block)
-    rows = williams_square(n)
-    sequence = []
-    for k in range(len(chosen) // n):
-        sequence += [(item_blocks[c][k], study.conditions[c]) for c in rows[(number // n + k) % len(rows)]]
-    return tuple(sequence)
+    rounds = enumerate(_rounds(study, number, len(chosen) // n))
+    return tuple((item_blocks[c][k], study.conditions[c]) for k, row in rounds for c in row)
 
 # %% ../../nbs/11_study/02_steps.ipynb #export-plan
 def step_sequence(
@@ -71,7 +134,8 @@ def step_sequence(
     after = {}  # Number of trials done -> attention checks that follow
     for j, name in enumerate(attention, 1):
         after.setdefault(max(1, j * study.trials // (len(attention) + 1)), []).append(f'attention:{name}')
-    trials_and_checks = [step for k in range(study.trials) for step in (f'trial:{k}', *after.get(k + 1, ()))]
+    kind = 'pair' if study.layout == 'pairs' else 'trial'
+    trials_and_checks = [step for k in range(study.trials) for step in (f'{kind}:{k}', *after.get(k + 1, ()))]
     return (
         'consent',
         'instructions',
@@ -109,8 +173,9 @@ def next_number(
     "The number for the next participant, from 1."
     if study.layout == 'between':
         return max(taken, default=0) + 1
-    n_blocks = len(study.conditions)
-    period = n_blocks * len(williams_square(n_blocks))
+    n = len(study.conditions)
+    n_blocks, orders = (n * (n - 1) // 2, 2) if study.layout == 'pairs' else (n, len(williams_square(n)))
+    period = n_blocks * orders
     by_block, by_row = Counter(n % n_blocks for n in holding), Counter(n % period for n in holding)
     free = (n for n in range(1, max(taken, default=0) + period + 1) if n not in taken)
     return min(free, key=lambda n: (by_block[n % n_blocks], by_row[n % period], n))
@@ -125,6 +190,7 @@ def shown_scale(
 ) -> dict:
     "What the page may know about a scale: neither its kind nor whether it is reversed."
     about = dict(name=scale.name, prompt=scale.prompt, low=scale.low, high=scale.high, points=scale.points)
+    about |= dict(slider=list(scale.slider)) if scale.slider else {}
     return about | (dict(labels=list(scale.labels)) if scale.labels else {})
 
 
@@ -132,15 +198,13 @@ def _trial_page(study, number, condition, k):
     "What trial `k` shows and asks."
     index, shown_as = trials(study, number, condition)[k]
     item = study.items[index]
-    return dict(
-        trial=k + 1,
-        trials=study.trials,
-        question=item.question,
-        context=list(item.context),
-        answer=item.shown[shown_as].answer,
-        trace=item.shown[shown_as].trace,
-        scales=[shown_scale(s) for s in study.scales],
-    )
+    about = dict(trial=k + 1, trials=study.trials, question=item.question, context=list(item.context))
+    shown = [dict(answer=item.shown[c].answer, trace=item.shown[c].trace) for c in shown_as.split('|')]
+    if study.layout != 'pairs':
+        return about | shown[0] | dict(scales=[shown_scale(s) for s in study.scales])
+    options = [fill(study.words['trace_n'], n=n) for n in (1, 2)]
+    asked = [dict(name=c.name, prompt=c.prompt, options=options) for c in study.comparisons]
+    return about | dict(sides=shown, questions=asked)
 
 # %% ../../nbs/11_study/02_steps.ipynb #export-step-page
 def page_of(
@@ -155,7 +219,7 @@ def page_of(
         raise TracenbError(f'no step {step!r}', f'steps are {", ".join(steps)}')
     kind, _, name = step.partition(':')
     page = dict(step=step, kind=kind, place=steps.index(step) + 1, places=len(steps))
-    if kind == 'trial':
+    if kind in ('trial', 'pair'):
         return page | _trial_page(study, number, condition, int(name))
     if kind == 'attention':
         return page | dict(questions=_options(c for c in study.checks if c.name == name))
@@ -207,7 +271,9 @@ def _expected_values(study, step):
     if kind == 'consent':
         return {'agree': (_consent, True)}
     if kind == 'trial':
-        return {s.name: (partial(_number, low=1, high=s.points), True) for s in study.scales}
+        return {s.name: (partial(_number, low=s.lowest, high=s.highest), True) for s in study.scales}
+    if kind == 'pair':
+        return {c.name: (partial(_number, low=0, high=1), True) for c in study.comparisons}
     if kind == 'attention':
         return {c.name: (_option(c), True) for c in study.checks if c.kind == kind and c.name == name}
     if kind == 'comprehension':
@@ -256,3 +322,23 @@ def step_outcome(
             return 'active', step, dict(right=False, left=left)
         return 'screened_out', None, dict(right=False, left=0)
     return ('active', following[0], {}) if following else ('complete', None, {})
+
+# %% ../../nbs/11_study/02_steps.ipynb #export-trial-rows
+def trial_rows(
+    study: Study,
+    assigned: tuple[tuple[int, str], ...],  # Of `trials`
+    step: str,  # 'trial:0', 'pair:3'
+    values: dict,  # As the page sent them
+) -> Iterator[dict]:
+    "The columns of a trial, one row per scale or comparison: id, condition, label, dimension, value, ..."
+    index, condition = assigned[int(step.partition(':')[2])]
+    item, sides = study.items[index], condition.split('|')
+    shown = [item.shown[c] for c in sides]
+    about = dict(condition=condition, id=item.id, label=item.label, answer_right=None, trace_words=None)
+    if len({s.right for s in shown}) == 1:
+        about['answer_right'] = shown[0].right
+    if len(shown) == 1:
+        about['trace_words'] = len(shown[0].trace.split())
+    for asked in study.scales or study.comparisons:
+        value = values[asked.name]
+        yield about | dict(dimension=asked.name, value=value if len(shown) == 1 else sides[value])

@@ -253,6 +253,23 @@ const SHEETS = {
     card('answer', SAY.answer, make('p', {dir: 'auto'}, page.answer)),
     card('trace', SAY.trace, make('div', {class: 'reasoning', dir: 'auto'}, page.trace)),
   ],
+  pair: () => {
+    const same = page.sides[0].answer === page.sides[1].answer,
+      told = side => make('p', {dir: 'auto'}, side.answer);
+    return [
+      ...head(filled(SAY.heading_pair, {n: page.trial, total: page.trials})),
+      card('question', SAY.question, make('p', {dir: 'auto'}, page.question), context(page.context)),
+      ...(same ? [card('answer', SAY.answer, told(page.sides[0]))] : []),
+      ...page.sides.map((side, i) =>
+        card(
+          'trace',
+          filled(SAY.trace_n, {n: i + 1}),
+          make('div', {class: 'reasoning', dir: 'auto'}, side.trace),
+          ...(same ? [] : [make('h3', {}, filled(SAY.answer_n, {n: i + 1})), told(side)]),
+        ),
+      ),
+    ];
+  },
   attention: () => head(SAY.heading_attention),
   free: () => head(SAY.heading_free),
   demographics: () => head(SAY.heading_demographics),
@@ -267,6 +284,45 @@ function group(prompt, box, extra = {}) {
   return set;
 }
 
+function slider(scale, i) {
+  // A range input that has no value until it is moved; the hidden field holds the answer
+  const [low, high] = scale.slider;
+  const range = make('input', {
+      type: 'range',
+      min: low,
+      max: high,
+      step: 1,
+      class: 'unset',
+      'aria-label': scale.prompt,
+      'aria-valuetext': SAY.slider_unset,
+      'aria-describedby': `ends-${i}`,
+    }),
+    held = make('input', {type: 'hidden', name: `slider-${scale.name}`, value: ''}),
+    shown = make('output', {'aria-hidden': 'true'}, '\u2013');
+  held.required = true;
+  held.restored = () => {
+    if (!held.value) return;
+    range.value = held.value;
+    range.classList.remove('unset');
+    range.setAttribute('aria-valuetext', held.value);
+    shown.textContent = held.value;
+  };
+  const set = () => {
+    held.value = range.value;
+    held.restored();
+    held.dispatchEvent(new Event('change', {bubbles: true}));
+  };
+  range.addEventListener('input', set);
+  range.addEventListener('click', set); // also where the pointer is on the middle already
+  range.addEventListener('keydown', event => {
+    if (held.value || !['Enter', ' '].includes(event.key)) return;
+    event.preventDefault(); // takes the middle
+    set();
+  });
+  const ends = [make('span', {}, scale.low), make('span', {}, scale.high)];
+  return [make('div', {class: 'anchors', id: `ends-${i}`}, ends[0], ' ', ends[1]), range, shown, held];
+}
+
 function dressLikert(content) {
   for (const statement of content.querySelectorAll('.jspsych-survey-likert-statement')) statement.remove();
   [...content.querySelectorAll('.jspsych-survey-likert-opts')].forEach((list, i) => {
@@ -274,7 +330,12 @@ function dressLikert(content) {
       set = group(scale.prompt, list, {class: 'likert'});
     list.setAttribute('role', 'presentation');
     const labels = scale.labels || [];
-    if (!labels.length)
+    if (scale.slider) {
+      list.replaceChildren();
+      list.hidden = true;
+      set.classList.add('slider');
+      set.append(...slider(scale, i));
+    } else if (!labels.length)
       list.before(
         make('div', {class: 'anchors', 'aria-hidden': 'true'}, make('span', {}, scale.low), make('span', {}, scale.high)),
       );
@@ -334,6 +395,7 @@ function restore(form, fields) {
   for (const element of form.elements) {
     if (element.type === 'radio') element.checked = fields[element.name] === element.value;
     else if (element.name in fields) element.value = fields[element.name];
+    element.restored?.();
   }
 }
 
@@ -355,7 +417,8 @@ function mark(form) {
     const wrong = (box.tagName === 'FIELDSET' ? box : box.parentElement).querySelector('.wrong'),
       bad = left.includes(box);
     if (!wrong) continue;
-    wrong.textContent = bad ? (box.tagName === 'FIELDSET' ? SAY.missing_option : SAY.missing_text) : '';
+    const option = box.classList.contains('slider') ? SAY.missing_slider : SAY.missing_option;
+    wrong.textContent = bad ? (box.tagName === 'FIELDSET' ? option : SAY.missing_text) : '';
     box.toggleAttribute('data-missing', bad);
     if (bad) box.setAttribute('aria-describedby', wrong.id);
     else box.removeAttribute('aria-describedby');
@@ -386,7 +449,7 @@ function watchForm(form, step, part) {
       event.preventDefault();
       event.stopImmediatePropagation();
       say(left.length === 1 ? SAY.missing_one : filled(SAY.missing_many, {n: left.length}));
-      (left[0].tagName === 'FIELDSET' ? left[0].querySelector('input') : left[0]).focus();
+      (left[0].tagName === 'FIELDSET' ? left[0].querySelector('input:not([type=hidden])') : left[0]).focus();
       left[0].scrollIntoView({block: 'center'});
     },
     true,
@@ -491,16 +554,24 @@ function asked(step, kind, collect) {
         button_label: '',
         on_load: () => show(step, 'likert', [SAY.send], dressLikert),
         questions: () =>
-          page.scales.map(s => ({prompt: '', name: s.name, labels: Array(s.points).fill(''), required: true})),
-        on_finish: data =>
-          collect(Object.fromEntries(Object.entries(data.response).map(([name, index]) => [name, index + 1]))),
+          page.scales.map(s => ({
+            prompt: '',
+            name: s.name,
+            labels: Array(s.slider ? 2 : s.points).fill(''),
+            required: true,
+          })),
+        on_finish: data => {
+          const own = shelf.draft(step).fields.likert || {}; // where a slider keeps its value
+          const value = s => (s.slider ? Number(own[`slider-${s.name}`]) : data.response[s.name] + 1);
+          collect(Object.fromEntries(page.scales.map(s => [s.name, value(s)])));
+        },
       },
     ];
   const choices = {
     type: jsPsychSurveyMultiChoice,
     preamble: SHEET,
     button_label: '',
-    on_load: () => show(step, 'choices', [SAY.continue], c => dressChoices(c, questions(false))),
+    on_load: () => show(step, 'choices', [kind === 'pair' ? SAY.send : SAY.continue], c => dressChoices(c, questions(false))),
     questions: () =>
       questions(false).map(q => ({
         prompt: '',
@@ -572,7 +643,7 @@ function node(step) {
         values: draft.values,
         seconds: draft.seconds,
         attempt: draft.attempt,
-        ...(kind === 'trial' && {context_opened: Boolean(draft.opened)}),
+        ...(['trial', 'pair'].includes(kind) && {context_opened: Boolean(draft.opened)}),
         ...(kind === 'consent' && Object.keys(panel).length && {panel}),
       });
     } catch (e) {
