@@ -205,7 +205,7 @@ def donor(
 
 # %% ../../nbs/08_interventions/03_questions.ipynb #questions-forced
 def _edited_facts(item):
-    return Forced('edited_facts', item.task.trace_text(item.edited, item.steps), item.edited.answers)
+    return Forced('edited_facts', item.task.edited_text(item.edited, item.steps), item.edited.answers)
 
 
 def _donated(item, same_label, name):

@@ -158,6 +158,8 @@ def _said_and_gold(response, example, gold, scores, steps):
         gold_facts = tuple(example.context[i] for i in gold.facts)
         rows.append(['label', value(response.label), escaped(gold.label), _verdict(right)])
         rows.append(['facts', value(response.facts), value(gold_facts), _verdict(facts.exact)])
+        if 'work_valid' in scores:
+            rows.append(['work', value(response.work), value(gold.work), _verdict(scores['work_valid'].value)])
     exact = answer_overlap(response, example).exact
     rows.append(['answers', value(response.answers), value(example.answers), _verdict(exact)])
     rows.append(['form', escaped(response.error or 'as expected'), '', _verdict(response.error is None)])
