@@ -109,7 +109,8 @@ def _read_work(text, start, end, task):
     listed = at + len(cue)
     found = scan_list(text, listed, end)
     lines = found[0] if found else [(*m.span(), m[0]) for m in _LINE.finditer(text, listed, end)]
-    lines = [Span(kind='work', start=a, end=b, value=value) for a, b, value in lines]
+    marks = [text[a] in '\'"' for a, *_ in lines]
+    lines = [Span(kind='work', start=a + q, end=b - q, value=value) for (a, b, value), q in zip(lines, marks)]
     return [trimmed_span('work_text', text, listed, end), *lines], at
 
 # %% ../../nbs/04_traces/05_parsing.ipynb #steps-read
