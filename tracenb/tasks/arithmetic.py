@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_LENGTH', 'NUMBER_WORDS', 'UNITS', 'KINDS', 'evaluate_expression', 'number_text', 'Equation', 'read_equation',
-           'Mention', 'numbers_in', 'unit_factors', 'OperandSource', 'operand_sources', 'calculation_kind',
-           'recalculate']
+           'Mention', 'numbers_in', 'unit_factors', 'OperandSource', 'operand_sources', 'operand_sentences',
+           'calculation_kind', 'recalculate']
 
 # %% ../../nbs/01_tasks/11_arithmetic.ipynb #arith-imports
 import re
@@ -315,6 +315,17 @@ def operand_sources(
                 found.append(OperandSource(line, value, 'unit' if value in units else 'nowhere'))
         earlier.add(equation.stated)
     return found
+
+# %% ../../nbs/01_tasks/11_arithmetic.ipynb #arith-facts
+def operand_sentences(
+    sources: Iterable[OperandSource],  # Of `operand_sources`
+    sentences: Sequence[str],  # The same
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    "(indices of the sentences that operands come from, of other ones that hold an operand, too)."
+    sources = list(sources)
+    facts, values = {s.index for s in sources if s.kind == 'sentence'}, {s.value for s in sources}
+    held = {i for i, text in enumerate(sentences) if any(values & m.readings for m in numbers_in(text))}
+    return tuple(sorted(facts)), tuple(sorted(held - facts))
 
 # %% ../../nbs/01_tasks/11_arithmetic.ipynb #arith-kinds
 KINDS = ('additive', 'multiplicative', 'mixed', 'proportional')  # Of calculations

@@ -23,12 +23,13 @@ from tracenb.tasks.arithmetic import (
     evaluate_expression,
     number_text,
     numbers_in,
+    operand_sentences,
     operand_sources,
     read_equation,
     recalculate,
     unit_factors,
 )
-from .gsm8k_sim import simulate_gsm8k
+from .gsm8k_sim import certified, simulate_gsm8k
 from .task import PROMPT, Task, Work, register_task
 
 # %% ../../nbs/01_tasks/13_gsm8k.ipynb #gsm-sentences
@@ -64,6 +65,7 @@ ROW_CLASSES = dict(
     other_end='the last equation is not the official answer',
     nowhere='an operand stands nowhere',
     no_fact='no operand is in a sentence',
+    ambiguous='a second sentence holds an operand, too',
     verified='verified',
 )  # Classes of rows, in the order in which they are looked for
 
@@ -90,10 +92,10 @@ def read_problem(
     if not lines or None in equations:
         return 'unreadable' if lines else 'no_equation', made
     sources = operand_sources(equations, context, unit_factors(question))
-    facts = tuple(sorted({s.index for s in sources if s.kind == 'sentence'}))
+    facts, others = operand_sentences(sources, context)
     made |= dict(label=calculation_kind(equations, sources), facts=facts, sources=sources)
     bad = dict(wrong=not all(e.computes for e in equations), other_end=equations[-1].stated != answer)
-    bad |= dict(nowhere=any(s.kind == 'nowhere' for s in sources), no_fact=not facts)
+    bad |= dict(nowhere=any(s.kind == 'nowhere' for s in sources), no_fact=not facts, ambiguous=others)
     return next((name for name, failed in bad.items() if failed), 'verified'), made
 
 # %% ../../nbs/01_tasks/13_gsm8k.ipynb #gsm-row
@@ -222,11 +224,8 @@ def _editable(example, equations):
 
 def _same_steps(made, gold):
     "Whether an edited example has the same kind and facts, and a right calculation."
-    equations = [read_equation(line) for line in made.meta['work']]
-    sources = operand_sources(equations, made.context, unit_factors(' '.join([*made.context, made.question])))
-    facts = tuple(sorted({s.index for s in sources if s.kind == 'sentence'}))
-    same = (calculation_kind(equations, sources), facts) == (gold.label, gold.facts)
-    return same and not check_calculation(made, gold, made.meta['work'])
+    found = certified(made.context, made.question, made.meta['work'])
+    return bool(found) and found[:2] == (gold.label, gold.facts)
 
 # %% ../../nbs/01_tasks/13_gsm8k.ipynb #gsm-edit-problem
 def edit_problem(

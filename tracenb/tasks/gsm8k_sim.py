@@ -17,6 +17,7 @@ from tracenb.tasks.arithmetic import (
     NUMBER_WORDS,
     Equation,
     calculation_kind,
+    operand_sentences,
     operand_sources,
     read_equation,
     unit_factors,
@@ -95,13 +96,13 @@ def certified(
     question: str,
     work: Sequence[str],  # Lines of the calculation
 ) -> tuple[str, tuple[int, ...], list[Equation]] | None:
-    "(kind, facts, equations) if each line computes and each operand comes from somewhere; else None."
+    "(kind, facts, equations) if each line computes and each operand comes from one place; else None."
     equations = [read_equation(line) for line in work]
     if not equations or not all(e and e.computes for e in equations):
         return None
     sources = operand_sources(equations, context, unit_factors(' '.join([*context, question])))
-    facts = tuple(sorted({s.index for s in sources if s.kind == 'sentence'}))
-    if not facts or any(s.kind == 'nowhere' for s in sources):
+    facts, others = operand_sentences(sources, context)
+    if not facts or others or any(s.kind == 'nowhere' for s in sources):
         return None
     return calculation_kind(equations, sources), facts, equations
 

@@ -102,6 +102,13 @@ def trace_text(self: Task, example: Example, steps: Steps) -> str:
 
 
 @patch
+def cues(self: Task) -> dict[str, str]:
+    "Each step after the label -> the words with which its sentence begins."
+    found = dict(facts=self.facts_sentence.split('{facts}')[0].strip())
+    return found | (dict(work=self.work.sentence.split('{work}')[0].strip()) if self.work else {})
+
+
+@patch
 def edited_text(self: Task, edited: Example, gold: Steps) -> str:
     "The trace of an example made by `edit`: label and facts as before the edit, the third step as it is after it."
     return self.trace_text(edited, replace(gold, work=self.decompose(edited).work) if self.work else gold)

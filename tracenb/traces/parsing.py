@@ -102,7 +102,7 @@ _LINE = re.compile(r'[^\s;](?:[^\n;]*[^\s;])?')  # Of a third step that is not w
 
 def _read_work(text, start, end, task):
     "(spans of the third step and of its lines, where the text before it ends); without the step ([], end)."
-    cue = task.work.sentence.split('{work}')[0].strip() if task.work else ''
+    cue = task.cues().get('work')
     at = text.rfind(cue, start, end) if cue else -1
     if at < 0:
         return [], end
@@ -124,7 +124,7 @@ def read_steps(
     "Spans of the label, the quotes, the context items quoted, items quoted that are in no context, and the work."
     end = len(text) if end is None else end
     work, end = _read_work(text, start, end, task)
-    cue = task.facts_sentence.split('{facts}')[0].strip()
+    cue = task.cues()['facts']
     at = text.rfind(cue, start, end)
     listed = at + len(cue) if at >= 0 else start
     items, after = _list_items(text, listed, end)
