@@ -18,6 +18,7 @@ from tracenb.core.rows import RowsLeftOut
 from tracenb.scoring.tables import fitting_scorers, score_response
 from tracenb.tasks.arithmetic import (
     calculation_kind,
+    certain_sentences,
     evaluate_expression,
     number_text,
     numbers_in,
@@ -138,6 +139,7 @@ def test_other_lines_are_no_equations(line):
         ('one two', ['1', '2']),
         ('half of it, two thirds, 3/4, 1 1/2', ['0.5', '2/3', '0.75', '1.5']),
         ('twice a dozen', ['2', '12']),
+        ('the third day, a third of it, the other third', ['1/3', '1/3']),
         ('Someone often tends a stone.', []),
     ],
 )
@@ -163,18 +165,35 @@ def test_a_calculation_may_use_a_number_otherwise(text, reading, ratio):
     assert number_of(reading) in m.readings and m.ratio == ratio
 
 
-def test_an_operand_comes_from_the_sentence_that_says_it_plainly():
-    story = ('Half of them left.', 'He had 2 cups.', 'He worked a week.', 'And 2 hats.')
-    found = operand_sources(
-        [read_equation('2*7*2=28'), read_equation('28*9=252')], story, unit_factors(' '.join(story))
-    )
-    assert [(s.kind, s.index) for s in found] == [
-        ('sentence', 1),
-        ('unit', None),
-        ('sentence', 3),
-        ('earlier', None),
-        ('nowhere', None),
+def sources_of(lines, story):
+    return operand_sources([read_equation(x) for x in lines], story, unit_factors(' '.join(story)))
+
+
+def test_operands_come_from_sentences_units_and_earlier_lines():
+    found = sources_of(('4*7=28', '28*9=252'), ('He had 4 cups.', 'He worked a week.', 'And 4 hats.'))
+    assert [(s.kind, s.sentences) for s in found] == [
+        ('sentence', (0, 2)),
+        ('unit', ()),
+        ('earlier', ()),
+        ('nowhere', ()),
     ]
+
+
+@pytest.mark.parametrize(
+    ('lines', 'story', 'facts'),
+    [
+        (['48/2=24'], ['She sold 48.', 'Then half as many.', 'In May.'], (0, 1)),
+        (['48/2=24'], ['She sold 48.', 'Then half as many.', 'Two friends saw it.'], None),
+        (['5+5=10'], ['She has 5 cups.', 'He has 5 hats.'], (0, 1)),
+        (['5*3=15'], ['She has 5 cups.', 'Each of the 3 costs $5.'], None),
+        (['5-3=2', '2+7=9', '9-2=7'], ['He had 5.', 'He returned 3 and took 7.', 'He returned 2 of them.'], None),
+        (['8-1=7'], ['She had 8 puppies.', 'She kept one.'], (0, 1)),
+        (['8-1=7'], ['She had 8 puppies.', 'He had half as many.'], (0,)),
+        (['6/3=2'], ['He had 6.', 'A third of them is red.', 'On the third day it rained.'], (0, 1)),
+    ],
+)
+def test_facts_are_the_sentences_that_are_certain_to_hold_the_operands(lines, story, facts):
+    assert certain_sentences(sources_of(lines, story)) == facts
 
 
 @pytest.mark.parametrize(
@@ -208,6 +227,7 @@ def test_a_row_becomes_three_steps():
         (dict(answer=ANSWER.replace('#### 72', '#### 73')), 'other_end'),
         (dict(question=QUESTION.replace('48', '47')), 'nowhere'),
         (dict(question='How many weeks has a year?', answer='<<52=52>>\n#### 52'), 'no_fact'),
+        (dict(question='Two children wait. ' + QUESTION), 'ambiguous'),
         (dict(answer=ANSWER.replace('#### 72', '#### 72.0')), 'verified'),
     ],
 )
@@ -301,10 +321,10 @@ def real(shared):
 def test_the_official_rows_fall_into_these_classes(real):
     read = [read_problem(r['question'], r['answer']) for r in real]
     assert Counter(name for name, _ in read) == dict(
-        verified=5824, nowhere=1173, other_end=377, no_equation=95, unreadable=2, no_fact=2
+        verified=5156, nowhere=1196, ambiguous=645, other_end=377, no_equation=95, unreadable=2, no_fact=2
     )
     kinds = Counter(made['label'] for name, made in read if name == 'verified')
-    assert kinds == dict(mixed=2909, proportional=1727, multiplicative=668, additive=520)
+    assert kinds == dict(mixed=2450, proportional=1632, multiplicative=590, additive=484)
 
 
 def test_official_rows_keep_the_invariants_of_every_condition(shared):
@@ -354,7 +374,6 @@ def holds(examples, name):
     )
     for e, t in zip(examples, built, strict=True):
         gold, r = gsm8k.decompose(e), parse_trace(t.text, e, gsm8k)
-        pass
         if not t.text or name not in (*promised, 'edited_facts', 'foreign_facts', 'swapped'):
             continue
         facts = set(r.facts) == {e.context[i] for i in gold.facts}
@@ -370,9 +389,9 @@ def holds(examples, name):
             assert set(r.facts) == {e.context[i] for i in t.steps.facts}
 
 
-@given(st.integers(0, 10**6), st.sampled_from(every_condition(gsm8k)))
-def test_every_condition_keeps_its_promise(seed, name):
-    holds(random.Random(seed).sample(SIMULATED, 16), name)
+@given(st.integers(0, 180), st.sampled_from(every_condition(gsm8k)))
+def test_every_condition_keeps_its_promise(first, name):
+    holds(SIMULATED[first : first + 60], name)  # 15 of each kind
 
 
 @given(st.sampled_from(SIMULATED), st.integers(0, 10**6))

@@ -66,12 +66,12 @@ def _parts(item):
     }
 
 # %% ../../nbs/08_interventions/06_attribution.ipynb #attribution-b
-_STEPS = ('label', 'facts', 'work')  # The last one is optional
+_STEPS = dict(label='label', facts='facts', work='third')  # Fields of `Steps` and their names
 
 
 def _of_steps(name, says, **settings):
     "One metric per step."
-    return [Metric(f'{name}_{x}', says.format(x), optional=x == 'work', **settings) for x in _STEPS]
+    return [Metric(f'{name}_{k}', says.format(x), optional=k == 'work', **settings) for k, x in _STEPS.items()]
 
 
 @intervention(

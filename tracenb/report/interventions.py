@@ -214,11 +214,12 @@ def early_figure(
     return draw(title, note, parts, lambda part: 2.6, panel, handles), data
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-steps
-_STEP_INKS, _REPLACED = dict(label='#AA3377', facts='#0072B2', work='#009E73'), dict(deleted='o', wrong='s', filler='^')
+_STEP_INKS = dict(label=('label', '#AA3377'), facts=('facts', '#0072B2'), work=('third', '#009E73'))
+_REPLACED = dict(deleted='o', wrong='s', filler='^')
 _DOTS = {
     'step_attribution': {
-        (f'phi_{step}', way): (f'{step} step; removed: {way}', ink, mark)
-        for step, ink in _STEP_INKS.items()
+        (f'phi_{step}', way): (f'{name} step; removed: {way}', ink, mark)
+        for step, (name, ink) in _STEP_INKS.items()
         for way, mark in _REPLACED.items()
     },
     'filler_sweep': {

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['MAX_LENGTH', 'NUMBER_WORDS', 'UNITS', 'KINDS', 'evaluate_expression', 'number_text', 'Equation', 'read_equation',
-           'Mention', 'numbers_in', 'unit_factors', 'OperandSource', 'operand_sources', 'operand_sentences',
+           'Mention', 'numbers_in', 'unit_factors', 'OperandSource', 'operand_sources', 'certain_sentences',
            'calculation_kind', 'recalculate']
 
 # %% ../../nbs/01_tasks/11_arithmetic.ipynb #arith-imports
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
@@ -126,6 +127,7 @@ _TENS = 'twenty thirty forty fifty sixty seventy eighty ninety'.split()
 NUMBER_WORDS = {w: i for i, w in enumerate(_ONES)} | {w: 10 * i for i, w in enumerate(_TENS, 2)}
 _LARGE = dict(hundred=100, thousand=1000, million=10**6, billion=10**9)
 _PARTS = dict(half=2, third=3, fourth=4, quarter=4, fifth=5, sixth=6, seventh=7, eighth=8, ninth=9, tenth=10)
+_ORDINALS = _PARTS.keys() - {'half', 'quarter'}  # Without a number, parts only after such words as "a"
 _PARTS |= {f'{w}s': n for w, n in _PARTS.items()} | dict(halves=2, halve=2, halved=2, twentieth=20, hundredth=100)
 _TIMES = dict(twice=2, double=2, doubles=2, doubled=2, thrice=3, triple=3, triples=3, tripled=3, quadruple=4)
 _TIMES |= dict(quadrupled=4, dozen=12, dozens=12, pair=2, pairs=2, couple=2, both=2, twins=2, decade=10, decades=10)
@@ -200,6 +202,8 @@ def _word_mention(text, matches):
     words = [m['word'].lower() for m in matches]
     plain, n = _spelled(words)
     part = words[n] if len(words) > n and words[n] in _PARTS and (n == 0 or words[n] != 'quarters') else ''
+    if not n and part in _ORDINALS and not re.search(r'\b(an?|another|other|remaining)\W$', text[: matches[0].start()]):
+        part = ''
     if part:
         f = (plain or Fraction(1)) / _PARTS[part]
         more = _parts(f) | {plain or Fraction(1), Fraction(_PARTS[part])}
@@ -286,8 +290,8 @@ class OperandSource(NamedTuple):
     line: int  # Index of its equation
     value: Fraction  # The operand
     kind: str  # 'earlier' (an equation), 'sentence', 'unit', or 'nowhere'
-    index: int | None = None  # Of the sentence
-    mention: Mention | None = None  # The number in it
+    sentences: tuple[int, ...] = ()  # Indices of all sentences that hold it
+    ratio: bool = False  # Whether one of them has it in a percentage or fraction
 
 
 def operand_sources(
@@ -295,37 +299,31 @@ def operand_sources(
     sentences: Sequence[str],  # Where their operands may stand
     units: frozenset[Fraction],  # Of `unit_factors`
 ) -> list[OperandSource]:
-    """
-    One source per operand: an earlier result, a sentence, a unit, nowhere.
-
-    Of several sentences that hold it, one that says it plainly, and has not been used, comes first.
-    """
+    "One source per operand: an earlier result, a sentence, a unit, nowhere. A 1 counts in a sentence if it says one."
     mentions = [(i, m) for i, s in enumerate(sentences) for m in numbers_in(s)]
-    found, earlier, used = [], set(), set()
+    found, earlier = [], set()
     for line, equation in enumerate(equations):
         for value in equation.operands:
-            here = [(value != m.plain, (i, m.start) in used, i, m.start, m) for i, m in mentions if value in m.readings]
-            if value in earlier:
-                found.append(OperandSource(line, value, 'earlier'))
-            elif here and not (value == 1 and here[0][0]):
-                *_, i, start, mention = min(here)
-                used.add((i, start))
-                found.append(OperandSource(line, value, 'sentence', i, mention))
-            else:
-                found.append(OperandSource(line, value, 'unit' if value in units else 'nowhere'))
+            here = [(i, m) for i, m in mentions if value in m.readings and (value != 1 or m.plain == 1)]
+            kind = 'earlier' if value in earlier else 'sentence' if here else 'unit' if value in units else 'nowhere'
+            places = tuple(sorted({i for i, _ in here}))
+            found.append(OperandSource(line, value, kind, places, any(m.ratio for _, m in here)))
         earlier.add(equation.stated)
     return found
 
 # %% ../../nbs/01_tasks/11_arithmetic.ipynb #arith-facts
-def operand_sentences(
+def certain_sentences(
     sources: Iterable[OperandSource],  # Of `operand_sources`
-    sentences: Sequence[str],  # The same
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    "(indices of the sentences that operands come from, of other ones that hold an operand, too)."
+) -> tuple[int, ...] | None:
+    """
+    Indices of the sentences that operands come from; None if that is not certain.
+
+    Several sentences that hold the same operand are all needed if it is used as often.
+    """
     sources = list(sources)
-    facts, values = {s.index for s in sources if s.kind == 'sentence'}, {s.value for s in sources}
-    held = {i for i, text in enumerate(sentences) if any(values & m.readings for m in numbers_in(text))}
-    return tuple(sorted(facts)), tuple(sorted(held - facts))
+    used, held = Counter(s.value for s in sources if s.kind == 'sentence'), {s.value: s.sentences for s in sources}
+    facts = {i for value, places in held.items() if len(places) <= used[value] for i in places}
+    return tuple(sorted(facts)) if all(facts.issuperset(places) for places in held.values()) else None
 
 # %% ../../nbs/01_tasks/11_arithmetic.ipynb #arith-kinds
 KINDS = ('additive', 'multiplicative', 'mixed', 'proportional')  # Of calculations
@@ -335,8 +333,8 @@ def calculation_kind(
     equations: Sequence[Equation],  # Of one calculation
     sources: Iterable[OperandSource],  # Of their operands
 ) -> str:
-    "`proportional` if an operand is read from a percentage or fraction; else by the signs that the equations have."
-    if any(s.mention and s.mention.ratio for s in sources):
+    "`proportional` if a percentage or fraction holds an operand; else by the signs that the equations have."
+    if any(s.ratio for s in sources if s.kind == 'sentence'):
         return 'proportional'
     signs = frozenset().union(*(e.signs for e in equations))
     return 'additive' if signs <= {'+', '-'} else 'multiplicative' if signs <= {'*', '/'} else 'mixed'

@@ -20,10 +20,10 @@ from ..core.rows import SUFFIXES, RowCollector, local_folder, read_rows
 from tracenb.tasks.arithmetic import (
     KINDS,
     calculation_kind,
+    certain_sentences,
     evaluate_expression,
     number_text,
     numbers_in,
-    operand_sentences,
     operand_sources,
     read_equation,
     recalculate,
@@ -65,7 +65,7 @@ ROW_CLASSES = dict(
     other_end='the last equation is not the official answer',
     nowhere='an operand stands nowhere',
     no_fact='no operand is in a sentence',
-    ambiguous='a second sentence holds an operand, too',
+    ambiguous='it is not certain which sentence an operand comes from',
     verified='verified',
 )  # Classes of rows, in the order in which they are looked for
 
@@ -92,10 +92,10 @@ def read_problem(
     if not lines or None in equations:
         return 'unreadable' if lines else 'no_equation', made
     sources = operand_sources(equations, context, unit_factors(question))
-    facts, others = operand_sentences(sources, context)
+    facts = certain_sentences(sources)
     made |= dict(label=calculation_kind(equations, sources), facts=facts, sources=sources)
     bad = dict(wrong=not all(e.computes for e in equations), other_end=equations[-1].stated != answer)
-    bad |= dict(nowhere=any(s.kind == 'nowhere' for s in sources), no_fact=not facts, ambiguous=others)
+    bad |= dict(nowhere=any(s.kind == 'nowhere' for s in sources), no_fact=facts == (), ambiguous=facts is None)
     return next((name for name, failed in bad.items() if failed), 'verified'), made
 
 # %% ../../nbs/01_tasks/13_gsm8k.ipynb #gsm-row

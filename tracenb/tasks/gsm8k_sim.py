@@ -17,7 +17,7 @@ from tracenb.tasks.arithmetic import (
     NUMBER_WORDS,
     Equation,
     calculation_kind,
-    operand_sentences,
+    certain_sentences,
     operand_sources,
     read_equation,
     unit_factors,
@@ -101,8 +101,8 @@ def certified(
     if not equations or not all(e and e.computes for e in equations):
         return None
     sources = operand_sources(equations, context, unit_factors(' '.join([*context, question])))
-    facts, others = operand_sentences(sources, context)
-    if not facts or others or any(s.kind == 'nowhere' for s in sources):
+    facts = certain_sentences(sources)
+    if not facts or any(s.kind == 'nowhere' for s in sources):
         return None
     return calculation_kind(equations, sources), facts, equations
 
