@@ -202,7 +202,11 @@ def _word_mention(text, matches):
     words = [m['word'].lower() for m in matches]
     plain, n = _spelled(words)
     part = words[n] if len(words) > n and words[n] in _PARTS and (n == 0 or words[n] != 'quarters') else ''
-    if not n and part in _ORDINALS and not re.search(r'\b(an?|another|other|remaining)\W$', text[: matches[0].start()]):
+    if (
+        not n
+        and part in _ORDINALS
+        and not re.search(r'\b(an?|another|other|remaining)\W$', text[: matches[0].start()], re.I)
+    ):
         part = ''
     if part:
         f = (plain or Fraction(1)) / _PARTS[part]
