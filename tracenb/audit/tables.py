@@ -199,6 +199,13 @@ def _sampled(own):
         f'(pass@{k}). Intervals and tests count questions.'
     )
 
+
+def _third(rows):
+    "The third step, alone and not asked for."
+    right = _percent(rows['own_any']['work_accuracy'])
+    alone, without = (_verdict(rows[name]) for name in ('own_work', 'two_steps'))
+    return [f'The third step is right in {right} %. By it alone: {alone}; if it is not asked for: {without}.']
+
 # %% ../../nbs/10_audit/07_tables.ipynb #tables-sentences
 def sentences(
     figures: pd.DataFrame,  # Rows of `score_variants` of one set of predictions
@@ -229,10 +236,7 @@ def sentences(
         f'would score {_percent(own["majority_label_share"])} %. Balanced over labels it is right in '
         f'{_percent(own["label_accuracy_balanced"])} %.',
     ]
-    if 'own_work' in rows:
-        alone, without = (_verdict(rows[name]) for name in ('own_work', 'two_steps'))
-        right = _percent(own['work_accuracy'])
-        made.append(f'The third step is right in {right} %. By it alone: {alone}; if it is not asked for: {without}.')
+    made += _third(rows) if 'own_work' in rows else []
     if own['dataset'] == 'cotempqa':
         made.append(
             'Caution: gold facts are those that hold the answer, so quoting one and giving its entity is partly the '

@@ -83,7 +83,7 @@ def known_steps(
     "The scorers of steps with their names: `STEPS`, and the third step if a data set has one."
     return STEPS | (THIRD_STEP if 'work_valid' in rows and rows.work_valid.notna().any() else {})
 
-
+# %% ../../nbs/09_report/02_figures.ipynb #steps-data
 def balanced_over_seeds(
     rows: pd.DataFrame,  # Long table of all runs
 ) -> pd.DataFrame:

@@ -168,9 +168,8 @@ def get_task(
         try:
             importlib.import_module(f'tracenb.tasks.{name}' if name in SHIPPED_TASKS else name)
         except ImportError as e:
-            raise TracenbError(
-                f'data set module {name!r} cannot be imported: {e}', 'install it, or check the dotted name'
-            ) from None
+            what = f'data set module {name!r} cannot be imported: {e}'
+            raise TracenbError(what, 'install it, or check the dotted name') from None
     return lookup(dict.fromkeys(SHIPPED_TASKS) | TASKS, name, 'data set')
 
 
@@ -223,11 +222,8 @@ def _available(task, config, split, n):
     if config.source == 'simulated':
         labels = config.labels or task.labels
         return task.simulate(n=n, seed=config.seed, split=split, labels=labels, max_words=config.max_words)
-    return [
-        e
-        for e in task.load(config.source, split)
-        if fits(e, config.max_words) and (not config.labels or task.decompose(e).label in config.labels)
-    ]
+    found = [e for e in task.load(config.source, split) if fits(e, config.max_words)]
+    return [e for e in found if not config.labels or task.decompose(e).label in config.labels]
 
 
 def _draw(task, config, split, n, examples):
@@ -242,9 +238,8 @@ def _draw(task, config, split, n, examples):
         share = n // len(groups) + (k < n % len(groups))
         if share > len(group):
             found = f'{len(group)} {split} examples{f" of {label}" if label else ""} fit the settings'
-            raise TracenbError(
-                f'{config.source}: {found}, {share} were asked for', f'lower n_{split}, or relax labels or max_words'
-            )
+            remedy = f'lower n_{split}, or relax labels or max_words'
+            raise TracenbError(f'{config.source}: {found}, {share} were asked for', remedy)
         drawn += seeded(config.seed, task.name, split, *filter(None, [label])).sample(group, share)
     return seeded(config.seed, task.name, split, 'order').sample(drawn, n) if config.balanced else drawn
 
@@ -276,10 +271,8 @@ def check_examples(
             bad.append(f'{e.id}: {why}')
         seen.add(e.id)
     if bad:
-        raise TracenbError(
-            f'{len(bad)} of {len(examples)} examples of {task.name} are invalid: {"; ".join(bad[:5])}',
-            'correct these rows in the source',
-        )
+        what = f'{len(bad)} of {len(examples)} examples of {task.name} are invalid: {"; ".join(bad[:5])}'
+        raise TracenbError(what, 'correct these rows in the source')
     return examples
 
 # %% ../../nbs/01_tasks/02_task.ipynb #7fe3d147
