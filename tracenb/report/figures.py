@@ -146,7 +146,7 @@ def steps_figure(
     lines = panels(data.assign(row=data.step, series=data.condition, color=data.condition.map(shade)))
     return draw(title, note, lines, lambda part: part.condition.nunique() * 0.19 * 6 + 1.2, _steps_panel, handles), data
 
-
+# %% ../../nbs/09_report/02_figures.ipynb #steps-panel
 def _steps_panel(ax, part):
     "One data set and model."
     names = [STEPS['classification'], BALANCED, *list(STEPS.values())[1:], *THIRD_STEP.values()]
