@@ -430,9 +430,9 @@ def test_follow_resist_and_other_sum_to_one(texts):
 
 @given(st.lists(st.floats(-30, 0), min_size=4, max_size=4))
 def test_shapley_values_sum_to_what_the_trace_adds(values):
-    v = dict(zip(('both', 'label', 'facts', 'none'), values))
+    v = dict(zip(('label+facts', 'label', 'facts', 'none'), values))
     found = shapley(v)
-    close(found['phi_label'] + found['phi_facts'], v['both'] - v['none'], 1e-9)
+    close(found['phi_label'] + found['phi_facts'], v['label+facts'] - v['none'], 1e-9)
     assert 0 <= found['thinking_label'] <= 1 and 0 <= found['thinking_facts'] <= 1
 
 
@@ -589,7 +589,7 @@ def test_a_real_subject_gives_the_same_value_in_every_test(tiny_rows):
     for k in range(4):
         own = by_test[f'q{k}', 'forced_wrong', 'correct']['lp_gold']
         others = [
-            by_test[f'q{k}', 'step_attribution', 'deleted']['v']['both'],
+            by_test[f'q{k}', 'step_attribution', 'deleted']['v']['label+facts'],
             by_test[f'q{k}', 'token_attribution', 'correct']['lp'][-1],
             by_test[f'q{k}', 'conflict', '']['lp']['00'][0],
             by_test[f'q{k}', 'knock_out', 'trace']['lp_own'],

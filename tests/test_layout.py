@@ -90,9 +90,10 @@ def test_a_notebook_exports_the_module_that_its_name_says():
 
 
 def test_folders_hold_3_to_10_notebooks():
+    "More only where data sets are: each is two notebooks, its rules and its simulator, and some share a third."
     for folder in {p.parent for p in LIBRARY}:
         names = sorted(p.name for p in folder.glob('[0-9]*.ipynb'))
-        assert 3 <= len(names) <= 10, folder.name
+        assert 3 <= len(names) <= (20 if folder.name == '01_tasks' else 10), folder.name
         assert [int(n[:2]) for n in names] == list(range(1, len(names) + 1)), folder.name
 
 

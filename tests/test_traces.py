@@ -443,6 +443,7 @@ def test_every_condition_says_what_it_is():
         'incorrect_paper',
         'wrong_label',
         'wrong_facts',
+        'wrong_work',
         'foreign_facts',
         'swapped',
         'shuffled',

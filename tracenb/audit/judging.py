@@ -17,7 +17,7 @@ import pandas as pd
 from fastcore.basics import patch
 from scipy.stats import t as student
 
-from .variants import Scoring, fitting_scorings
+from .variants import ASKED, Scoring, fitting_scorings
 from ..core.records import Example, Generation, Response, Steps, TracenbError, normalize, normalize_paper
 from ..scoring.overlap import Overlap, answer_overlap, as_set
 from ..scoring.rouge_bleu import evaluate
@@ -134,7 +134,10 @@ def _steps_parsed(prediction, gold, scoring):
     "Label and facts as our parser reads them."
     said, overlap = prediction.response.label, Overlap(prediction.quoted, gold.facts(scoring.facts))
     right = said is not None and normalize(said) == normalize(gold.steps('task').label)
-    return dict(classification=float(right)) | {f'retrieval_{m}': getattr(overlap, m) for m in RETRIEVAL}
+    found = dict(classification=float(right)) | {f'retrieval_{m}': getattr(overlap, m) for m in RETRIEVAL}
+    if work := prediction.task.work:
+        found['work'] = float(not work.check(prediction.example, gold.steps('task'), prediction.response.work))
+    return found
 
 # %% ../../nbs/10_audit/02_judging.ipynb #judging-trace
 RETRIEVAL = ('any', 'precision', 'recall', 'f1', 'exact')
@@ -145,7 +148,7 @@ def judge_trace(
     gold: Prediction,  # Whose steps are gold
     scoring: Scoring,  # Which definitions
 ) -> dict:
-    """Values from 0 to 1 of `classification`, `retrieval_any`, `_precision`, `_recall`, `_f1`, `_exact` and `trace`.
+    """Values from 0 to 1: `classification`, `retrieval_any`, `_precision`, `_recall`, `_f1`, `_exact`, `work`, `trace`.
 
     Values are None where there is nothing to score and the scoring leaves such rows out.
     """
@@ -154,8 +157,7 @@ def judge_trace(
     if right is None:
         value = None if scoring.unscored == 'left out' else 0.0
         return dict.fromkeys(('classification', 'retrieval_any', 'trace'), value)
-    facts = 1.0 if scoring.trace == 'label' else right[f'retrieval_{scoring.trace}']
-    return right | dict(trace=right['classification'] * facts)
+    return right | dict(trace=math.prod(right[step] for step in ASKED[scoring.trace] if step in right))
 
 # %% ../../nbs/10_audit/02_judging.ipynb #5376906b
 def looked_up(
@@ -302,6 +304,7 @@ def _trace_figures(table):
     )
     retrieval = [f'retrieval_{m}' for m in RETRIEVAL]
     found |= {c: float(means[c].mean()) if c in means else None for c in retrieval}
+    found |= dict(work_accuracy=clustered_share(table.work)[0]) if 'work' in table else {}
     found |= dict(trace_accuracy=clustered_share(table.trace)[0], table=test.table, unscored=test.unscored)
     intervals = dict(
         label_accuracy=label_interval,

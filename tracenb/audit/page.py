@@ -30,6 +30,7 @@ from ..traces.conditions import CONDITIONS
 def _row(made, prediction, looked):
     "What was asked and what the model wrote."
     example, response, gold = prediction.example, prediction.response, prediction.steps('task')
+    work = dict(gold_work=list(gold.work), said_work=list(response.work)) if prediction.task.work else {}
     return dict(
         dataset=made.dataset,
         model=made.model,
@@ -47,6 +48,7 @@ def _row(made, prediction, looked):
         said_facts=list(response.facts),
         said_answers=list(response.answers),
         error=response.error,
+        **work,
     )
 
 

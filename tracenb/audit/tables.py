@@ -49,6 +49,7 @@ def _link(r):
     given = {'right': 'p_answer_given_trace', 'wrong': 'p_answer_given_no_trace'}
     return {
         'label right, %': _percent(r['label_accuracy']),
+        **({'third step right, %': _percent(r['work_accuracy'])} if 'work_accuracy' in r else {}),
         'table': '/'.join(map(str, r['table'])),
         'chi-square': _number(r['chi2']),
         'phi': _number(r['phi'], '.3f'),
@@ -121,6 +122,7 @@ def _short(name, part):
         'phi, own gold, any fact': own,
         'phi, own gold, exact facts': by['ours'],
         'phi, label step alone': by['own_label'],
+        **({'phi, third step alone': by['own_work']} if 'own_work' in by else {}),
     }
     if not isinstance(own.get('table'), tuple):
         return row | dict.fromkeys(
@@ -131,6 +133,7 @@ def _short(name, part):
     label = {
         'label right': _percent(own['label_accuracy']),
         'always the commonest label': _percent(own['majority_label_share']),
+        **({'third step right': _percent(own['work_accuracy'])} if 'work_accuracy' in own else {}),
     }
     return row | {'odds ratio within labels, label step': _within(by['own_label'])} | label
 
@@ -196,6 +199,13 @@ def _sampled(own):
         f'(pass@{k}). Intervals and tests count questions.'
     )
 
+
+def _third(rows):
+    "The third step, alone and not asked for."
+    right = _percent(rows['own_any']['work_accuracy'])
+    alone, without = (_verdict(rows[name]) for name in ('own_work', 'two_steps'))
+    return [f'The third step is right in {right} %. By it alone: {alone}; if it is not asked for: {without}.']
+
 # %% ../../nbs/10_audit/07_tables.ipynb #tables-sentences
 def sentences(
     figures: pd.DataFrame,  # Rows of `score_variants` of one set of predictions
@@ -226,6 +236,7 @@ def sentences(
         f'would score {_percent(own["majority_label_share"])} %. Balanced over labels it is right in '
         f'{_percent(own["label_accuracy_balanced"])} %.',
     ]
+    made += _third(rows) if 'own_work' in rows else []
     if own['dataset'] == 'cotempqa':
         made.append(
             'Caution: gold facts are those that hold the answer, so quoting one and giving its entity is partly the '

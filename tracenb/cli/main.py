@@ -49,7 +49,9 @@ app.add_typer(_data, name='data')
 app.add_typer(teacher)
 app.add_typer(study)
 
-Dataset = Annotated[str, typer.Argument(help="'cotempqa', 'msmarco', 'babi', or the dotted module of your own.")]
+Dataset = Annotated[
+    str, typer.Argument(help="'cotempqa', 'msmarco', 'babi', 'gsm8k', or the dotted module of your own.")
+]
 Seed = Annotated[int, typer.Option(help='Random seed for traces.')]
 Model = Annotated[
     str | None, typer.Option(help="Count tokens with this model's tokenizer; words and punctuation marks if not given.")

@@ -48,11 +48,16 @@ def lookup(
     raise TracenbError(f'unknown {kind} {name!r}', f'{hint}known: {", ".join(sorted(registry))}')
 
 # %% ../../nbs/00_core/02_records.ipynb #record-display
+def _written(fields):
+    "The fields of a record, as a dictionary; those of a third step are left out where there is none."
+    return {k: v for k, v in fields if k != 'work' or v}
+
+
 class Displayed:
     "How a record shows itself; a record may define its own `_html` and `__str__`."
 
     def _fields(self) -> dict:
-        return {k: getattr(self, k) for k in self.__dataclass_fields__}
+        return _written((k, getattr(self, k)) for k in self.__dataclass_fields__)
 
     def _html(self) -> str:
         return table((escaped(k), value(v)) for k, v in self._fields().items())
@@ -81,7 +86,7 @@ class Record(Displayed):
     "Base of all records: to and from a dictionary and one line of JSON."
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        return asdict(self, dict_factory=_written)
 
     def to_json(self) -> str:
         "One line of JSON, keys in field order, non-ASCII text kept readable."
@@ -106,10 +111,11 @@ class Record(Displayed):
 # %% ../../nbs/00_core/02_records.ipynb #5bb53c9c
 @record
 class Steps(Record):
-    "The verifiable decomposition of an example: classification step and retrieval step."
+    "The verifiable decomposition of an example: classification step, retrieval step, and for some tasks a third step."
 
     label: str  # The question's class, one of the task's labels
     facts: tuple[int, ...]  # Indices into `Example.context`
+    work: tuple[str, ...] = ()  # Lines of the third step, e.g. equations; () for tasks of two steps
 
 
 GOLD_RULES: dict[str, Callable] = {}  # Data set -> its rule, Example -> Steps
@@ -143,6 +149,7 @@ class Example(Record):
         rows = [['question', f'<b>{escaped(self.question)}</b>'], ['answers', value(self.answers)]]
         if gold:
             rows.append(['label', escaped(gold.label)])
+            rows += [['work', value(gold.work)]] if gold.work else []
         context = items(self.context, {i: tag('gold', 'right') for i in facts}, dict.fromkeys(facts, 'right'))
         meta = folded('meta', value(self.meta)) if self.meta else ''
         return context + table(rows) + meta + note(f'{self.id}, {self.split} split of {self.dataset}')
@@ -155,6 +162,7 @@ class Example(Record):
         lines += [wrapped(self.question, 'question: ', 2), wrapped(', '.join(self.answers), 'answers: ', 2)]
         if gold:
             lines.append(wrapped(gold.label, 'label: ', 2))
+            lines += [wrapped(', '.join(gold.work), 'work: ', 2)] if gold.work else []
         return '\n'.join(lines)
 
 # %% ../../nbs/00_core/02_records.ipynb #8b91fbd0
@@ -174,6 +182,7 @@ class Trace(Record):
 
     def _html(self) -> str:
         claims = [['label', escaped(self.steps.label)], ['facts', value(self.steps.facts)]] if self.steps else []
+        claims += [['work', value(self.steps.work)]] if self.steps and self.steps.work else []
         return (spans(self.text, ()) if self.text else '<p>no trace</p>') + table(claims) + note(self._title())
 
     def __str__(self) -> str:
@@ -224,7 +233,7 @@ class Generation(Record):
 class Span(Record):
     "A place in a text, and what is read there."
 
-    kind: str  # 'think', 'quotes', 'label', 'fact', 'invented', 'answer_block', 'answer': see `tracenb.traces.parsing`
+    kind: str  # 'think', 'quotes', 'label', 'fact', 'invented', 'work_text', 'work', 'answer_block', 'answer'
     start: int  # Index of its first character in the text
     end: int  # Index after its last character
     value: str  # What is read there: a label, a context item, an answer, or the text itself
@@ -242,10 +251,12 @@ class Response(Record):
     text: str = ''  # The generation as written
     spans: tuple[Span, ...] = ()  # Where in `text` each of these is, in order
     sample: int = 0  # Which of several answers to the example
+    work: tuple[str, ...] = ()  # The lines of the third step, as written
 
     def _html(self) -> str:
         form = tag('as expected', 'right') if self.error is None else tag(self.error, 'wrong')
         said = [['label', value(self.label)], ['facts quoted', value(self.facts)]]
+        said += [['work', value(self.work)]] if self.work else []
         said += [['answers', value(self.answers)], ['form', form]]
         written = folded('the text it was read from', spans(self.text, ())) if self.text else ''
         return table(said) + written + note(self.id)

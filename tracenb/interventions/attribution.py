@@ -8,6 +8,8 @@ __all__ = ['PATHS', 'NO_CONTROL', 'shapley', 'step_attribution', 'area_over_curv
 
 # %% ../../nbs/08_interventions/06_attribution.ipynb #attribution-imports
 import math
+from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -24,51 +26,65 @@ from tracenb.interventions.questions import (
 )
 from .registry import Metric, intervention, left_out
 from ..stats.intervals import bootstrap_weights
+from ..traces.conditions import get_condition
 
 # %% ../../nbs/08_interventions/06_attribution.ipynb #attribution-b-shapley
 def shapley(
-    v: dict[str, float],  # Log-probability of the answer with 'both', 'label', 'facts', 'none'
+    v: dict[str, float],  # Log-probability of the answer by the steps kept: 'label+facts', 'label', ..., 'none'
 ) -> dict[str, float]:
-    "Shapley values of the two steps, their interaction, and their true-thinking scores."
-    both, label, facts, none = (v[k] for k in ('both', 'label', 'facts', 'none'))
-    p_both, p_label, p_facts, p_none = (math.exp(x) for x in (both, label, facts, none))
-    return dict(
-        phi_label=((both - facts) + (label - none)) / 2,
-        phi_facts=((both - label) + (facts - none)) / 2,
-        interaction=both - label - facts + none,
-        thinking_label=(abs(p_both - p_facts) + abs(p_label - p_none)) / 2,
-        thinking_facts=(abs(p_both - p_label) + abs(p_facts - p_none)) / 2,
-    )
+    "Shapley value and true-thinking score of each step, and the interaction of all steps."
+    steps = [k for k in v if '+' not in k and k != 'none']
+    value, n = {frozenset(k.split('+')) - {'none'}: x for k, x in v.items()}, len(steps)
+    found = dict(interaction=sum((-1) ** (n - len(kept)) * x for kept, x in value.items()))
+    for step in steps:
+        rest = [kept for kept in value if step not in kept]
+        weights = [1 / (n * math.comb(n - 1, len(kept))) for kept in rest]
+        pairs = [(value[kept | {step}], value[kept]) for kept in rest]
+        found[f'phi_{step}'] = sum(w * (a - b) for w, (a, b) in zip(weights, pairs))
+        thinking = (w * abs(math.exp(a) - math.exp(b)) for w, (a, b) in zip(weights, pairs))
+        found[f'thinking_{step}'] = sum(thinking)
+    return found
+
+
+def _filler_like(item, sentence):
+    "Filler of the length of a sentence, with the white space at its end."
+    words = sentence.rstrip()
+    return filler_text(item, len(item.tokens(words))) + sentence[len(words) :]
 
 
 def _parts(item):
-    "{replacement: {steps kept: trace}}."
-    whole = item.correct.text
-    label, facts = split_steps(item, whole)
-    ends = len(label) - len(label.rstrip())
-    fill_label, fill_facts = (filler_text(item, len(item.tokens(x))) for x in (label.rstrip(), facts))
-    fill_label += label[len(label) - ends :]
-    wrong = {'label': 'wrong_facts', 'facts': 'wrong_label', 'none': 'incorrect'}
+    "{replacement of the other steps: {steps kept: trace}}."
+    own = split_steps(item, item.correct.text)
+    wrong = get_condition('incorrect').write(item.example, item.ctx)
+    filler = {k: _filler_like(item, sentence) for k, sentence in own.items()}
+    kept = {'+'.join(s) or 'none': s for n in range(len(own), -1, -1) for s in combinations(own, n)}
+    claims = {k: replace(item.steps, **{x: getattr(wrong, x) for x in own if x not in s}) for k, s in kept.items()}
     return {
-        'deleted': dict(both=whole, label=label, facts=facts, none=''),
-        'wrong': dict(both=whole) | {k: item.forced(name).text for k, name in wrong.items()},
-        'filler': dict(both=whole, label=label + fill_facts, facts=fill_label + facts, none=fill_label + fill_facts),
+        'deleted': {k: ''.join(own[x] for x in s) for k, s in kept.items()},
+        'wrong': {k: item.task.trace_text(item.example, steps) for k, steps in claims.items()},
+        'filler': {k: ''.join((own if x in s else filler)[x] for x in own) for k, s in kept.items()},
     }
 
 # %% ../../nbs/08_interventions/06_attribution.ipynb #attribution-b
+_STEPS = dict(label='label', facts='facts', work='third')  # Fields of `Steps` and their names
+
+
+def _of_steps(name, says, **settings):
+    "One metric per step."
+    return [Metric(f'{name}_{k}', says.format(x), optional=k == 'work', **settings) for k, x in _STEPS.items()]
+
+
 @intervention(
     'step_attribution',
     'B',
     [
-        Metric('phi_label', 'the Shapley value of the label step is', unit='logprob', null=True),
-        Metric('phi_facts', 'the Shapley value of the facts step is', unit='logprob', null=True),
-        Metric('interaction', 'the interaction of the two steps is', unit='logprob', sign=0),
-        Metric('thinking_label', 'the true-thinking score of the label step is'),
-        Metric('thinking_facts', 'the true-thinking score of the facts step is'),
+        *_of_steps('phi', 'the Shapley value of the {} step is', unit='logprob', null=True),
+        Metric('interaction', 'the interaction of all steps is', unit='logprob', sign=0),
+        *_of_steps('thinking', 'the true-thinking score of the {} step is'),
     ],
 )
 def step_attribution(item):
-    "Shapley values of label and facts, the other step deleted, wrong, or filler."
+    "Shapley values of the steps, the others deleted, wrong, or filler."
     answer = orders(item, item.example.answers)[0]
     parts = _parts(item)
     asked = {name: {k: score_request(t, answer) for k, t in kept.items()} for name, kept in parts.items()}
@@ -305,25 +321,22 @@ def knock_out(item):
     'I',
     [
         Metric('gain', 'the whole trace raises the log-probability of gold by', unit='logprob', null=True),
-        Metric(
-            'gain_label', 'the tokens of the label step raise the log-probability of gold by', unit='logprob', sign=0
-        ),
-        Metric(
-            'gain_facts', 'the tokens of the facts step raise the log-probability of gold by', unit='logprob', sign=0
-        ),
+        *_of_steps('gain', 'the tokens of the {} step raise the log-probability of gold by', unit='logprob', sign=0),
         Metric('largest_gain', 'the token that raises the log-probability of gold most does so by', unit='logprob'),
     ],
 )
 def token_attribution(item):
     "The gain in log-probability of gold by each token of the correct trace."
     answer, own = orders(item, item.example.answers)[0], item.correct.text
-    spans = item.tokens(own)
+    spans, parts = item.tokens(own), split_steps(item, own)
     asked = prefix_requests(own, answer, list(range(len(spans) + 1)))
     got = yield asked
     lp = [got[r].logprob for r in asked]
-    gains = np.diff(lp)
-    first = len(split_steps(item, own)[0].rstrip())
-    of_label = np.array([start < first for start, _ in spans])
+    gains, ends, at = np.diff(lp), [], 0
+    for sentence in parts.values():
+        ends.append(at + len(sentence.rstrip()))
+        at += len(sentence)
+    of = np.minimum(np.searchsorted(ends, [start for start, _ in spans], side='right'), len(ends) - 1)
     row = dict(variant='correct', trace=own, spans=[list(x) for x in spans], lp=lp, gain=lp[-1] - lp[0])
-    row |= dict(gain_label=float(gains[of_label].sum()), gain_facts=float(gains[~of_label].sum()))
+    row |= {f'gain_{step}': float(gains[of == k].sum()) for k, step in enumerate(parts)}
     return [row | dict(largest_gain=float(gains.max()))]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from ..core.files import seeded
-from ..core.records import Steps, TracenbError
+from ..core.records import TracenbError
 from .probes import forced_tokens
 from tracenb.interventions.questions import (
     Forced,
@@ -214,11 +214,11 @@ def consistent_edit(
     if len(item.steps.facts) > 2:
         sets.append(item.steps.facts)
     for label in draw.sample(labels, len(labels)):
-        found = [(s, item.implied(Steps(label=label, facts=s))) for s in sets if item.task.implied]
+        found = [(s, item.implied(replace(item.steps, label=label, facts=s))) for s in sets if item.task.implied]
         found = [(s, a) for s, a in found if differs(a, item.example.answers)]
         if found:
             facts, answers = min(found, key=lambda pair: (abs(len(pair[0]) - len(item.steps.facts)), pair[0]))
-            text = item.task.trace_text(item.example, Steps(label=label, facts=facts))
+            text = item.task.trace_text(item.example, replace(item.steps, label=label, facts=facts))
             return Forced('consistent', text, answers)
     raise TracenbError(
         f'{item.example.id}: no other label implies another answer', 'its task may not allow label edits'

@@ -10,7 +10,7 @@ __all__ = ['FORCED', 'ScoreRequest', 'WriteRequest', 'score_request', 'Forced', 
 import string
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import permutations
 
 from fastcore.basics import patch
@@ -205,7 +205,7 @@ def donor(
 
 # %% ../../nbs/08_interventions/03_questions.ipynb #questions-forced
 def _edited_facts(item):
-    return Forced('edited_facts', item.task.trace_text(item.edited, item.steps), item.edited.answers)
+    return Forced('edited_facts', item.task.edited_text(item.edited, item.steps), item.edited.answers)
 
 
 def _donated(item, same_label, name):
@@ -215,19 +215,28 @@ def _donated(item, same_label, name):
 
 def split_steps(
     item: QuestionItem,  # Its task's wording
-    trace: str,  # A trace of label and facts
-) -> tuple[str, str]:
-    "The classification sentence and the retrieval sentence. Raises `TracenbError` for a trace of another form."
-    at = trace.find(item.task.facts_sentence.split('{facts}')[0])
-    if at < 0:
-        raise TracenbError(f'{item.example.id}: no retrieval sentence in {trace[:60]!r}', 'use traces with steps')
-    return trace[:at], trace[at:]
+    trace: str,  # A trace with all steps of the task
+) -> dict[str, str]:
+    "Step -> its sentence; joined they are the trace. Raises `TracenbError` for a trace of another form."
+    starts = dict(label=0)
+    for step, cue in item.task.cues().items():
+        starts[step] = trace.find(cue, max(starts.values()))
+        if starts[step] < 0:
+            raise TracenbError(f'{item.example.id}: no {cue!r} in {trace[:60]!r}', 'use traces with all steps')
+    ends = [*list(starts.values())[1:], len(trace)]
+    return {step: trace[start:end] for (step, start), end in zip(starts.items(), ends)}
+
+
+def _alone(step, item):
+    parts = split_steps(item, item.correct.text)
+    if step not in parts:
+        raise TracenbError(f'{item.task.name} has no step {step!r}', f'use one of {", ".join(parts)}')
+    return Forced(f'{step}_alone', parts[step])
 
 
 FORCED: dict[str, Callable] = {
     'none': lambda item: Forced('none', ''),
-    'label_alone': lambda item: Forced('label_alone', split_steps(item, item.correct.text)[0]),
-    'facts_alone': lambda item: Forced('facts_alone', split_steps(item, item.correct.text)[1]),
+    **{f'{step}_alone': partial(_alone, step) for step in ('label', 'facts', 'work')},
     'edited_facts': _edited_facts,
     'swapped_label_kept': lambda item: _donated(item, True, 'swapped_label_kept'),
     'swapped_label_changed': lambda item: _donated(item, False, 'swapped_label_changed'),
@@ -269,13 +278,14 @@ def cut_points(
     item: QuestionItem,  # Its task's wording, its tokens
     trace: str,  # Forced
 ) -> dict[int, str]:
-    "Number of tokens kept -> what they end with: 'empty', 'label', 'fact', 'decile' or 'whole'; in order."
+    "Number of tokens kept -> what they end with: 'empty', 'label', 'fact', 'work', 'decile' or 'whole'; in order."
     length, parts = len(item.tokens(trace)), item.settings.deciles
-    points = {round(length * k / parts): 'decile' for k in range(1, parts)}
-    cue = item.task.facts_sentence.split('{facts}')[0]
-    at = trace.find(cue)
-    if at >= 0:
-        listed = scan_list(trace, at + len(cue.rstrip())) or ((), 0)
-        points |= {tokens_through(item, trace, end): 'fact' for _, end, _ in listed[0]}
-        points[tokens_through(item, trace, len(trace[:at].rstrip()))] = 'label'
+    points, before = {round(length * k / parts): 'decile' for k in range(1, parts)}, 'label'
+    for step, cue in item.task.cues().items():
+        at, kind = trace.find(cue), step.removesuffix('s')
+        if at >= 0:
+            listed = scan_list(trace, at + len(cue)) or ((), 0)
+            points |= {tokens_through(item, trace, end): kind for _, end, _ in listed[0]}
+            points[tokens_through(item, trace, len(trace[:at].rstrip()))] = before
+            before = kind
     return dict(sorted((points | {length: 'whole', 0: 'empty'}).items()))

@@ -41,6 +41,7 @@ class Metric:
     sign: int = 1  # 1: greater in a model that uses its trace, -1: smaller, 0: no expectation
     null: bool = False  # Is its mean tested against 0, as a member of the family?
     everyone: bool = False  # Also over questions that are not eligible
+    optional: bool = False  # Left out of a summary in which no question has it
 
     @property
     def margin(self) -> float:
@@ -341,7 +342,10 @@ def _estimates(table, test):
         for variant, part in table.groupby('variant', sort=False):
             if metric.variant not in ('', variant) or (not metric.everyone and (part.why == NOT_WRONG).all()):
                 continue
-            r = estimate_metric(metric_values(part, metric), metric)
+            values = metric_values(part, metric)
+            if metric.optional and values.value.isna().all():
+                continue
+            r = estimate_metric(values, metric)
             r['test_used'] = r.pop('test', '')
             yield dict(test=test.name, variant=variant, metric=metric.name, margin=metric.margin) | r, metric
 

@@ -37,6 +37,7 @@ def _misread(text: str, taught: Taught, task: Task) -> list[str]:
         wrong += [] if said.label and normalize(said.label) == normalize(steps.label) else ['the label']
         quoted = as_set(example.context[i] for i in steps.facts)
         wrong += [] if as_set(said.facts) == quoted else ['the facts']
+        wrong += [] if said.work == steps.work else [f'the {task.work.name}']
     return wrong
 
 

@@ -107,13 +107,14 @@ def effects(
     rows: pd.DataFrame,  # Long table; all four conditions of `DESIGN` within a data set and model
     value: str = 'answer_exact',  # A scorer
 ) -> pd.DataFrame:
-    """One row per data set, model and effect.
+    """One row per data set of two steps, model and effect.
 
     Columns: `effect`, `difference` (-1 to 1), `low`, `high` (95 %, Student's t over questions), `n` questions, `seeds`.
     """
     made = []
     for (dataset, model), part in rows[rows.condition.isin(DESIGN)].groupby(['dataset', 'model'], sort=False):
-        if set(part.condition) != set(DESIGN):
+        third = 'work_valid' in part and part.work_valid.notna().any()  # `incorrect` corrupts that, too
+        if third or set(part.condition) != set(DESIGN):
             continue
         mean = part.groupby(['id', 'condition'])[value].mean().unstack()[list(DESIGN)].dropna()
         for name, weights in EFFECTS.items():
@@ -127,8 +128,8 @@ def corruption_figure(
 ) -> tuple[Figure, pd.DataFrame]:
     """Right answers by whether the label and the facts trained on are right, with the effects.
 
-    Also returns both tables that are drawn, one below the other. Empty where no data set and model has all four
-    conditions.
+    Also returns both tables that are drawn, one below the other. Empty where no data set of two steps and model has
+    all four conditions.
     """
     title = 'Which step has to be right?'
     rows = arrange(rows, ('id', 'answer_exact'))

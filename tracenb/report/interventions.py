@@ -214,11 +214,12 @@ def early_figure(
     return draw(title, note, parts, lambda part: 2.6, panel, handles), data
 
 # %% ../../nbs/09_report/10_interventions.ipynb #ri-steps
-_STEP_INKS, _REPLACED = dict(label='#AA3377', facts='#0072B2'), dict(deleted='o', wrong='s', filler='^')
+_STEP_INKS = dict(label=('label', '#AA3377'), facts=('facts', '#0072B2'), work=('third', '#009E73'))
+_REPLACED = dict(deleted='o', wrong='s', filler='^')
 _DOTS = {
     'step_attribution': {
-        (f'phi_{step}', way): (f'{step} step; removed: {way}', ink, mark)
-        for step, ink in _STEP_INKS.items()
+        (f'phi_{step}', way): (f'{name} step; removed: {way}', ink, mark)
+        for step, (name, ink) in _STEP_INKS.items()
         for way, mark in _REPLACED.items()
     },
     'filler_sweep': {
@@ -257,6 +258,7 @@ def dots_figure(
     data, marks, (title, unit) = _dot_data(rows, test), _DOTS[test], _ASKED[test]
     if data.empty:
         return nothing(title, 'No question is eligible.'), data
+    marks = {k: m for k, m in marks.items() if k in set(zip(data.metric, data.variant))}
     offsets = spread(list(marks))
 
     def panel(ax, part):
@@ -300,7 +302,7 @@ def intervention_findings(
 _DOTS_SAY = (
     (
         'Shapley values of the steps, a removed step deleted',
-        dict(phi_label='the label step', phi_facts='the facts step'),
+        dict(phi_label='the label step', phi_facts='the facts step', phi_work='the third step'),
         'Facts may hold the answer; then their value is partly one of copying. The masked trace tells the two apart.',
     ),
     (
@@ -369,7 +371,7 @@ FIGURES = (
     ('forced_matrix', 'Forced traces', matrix_figure, summarize_matrix),
     ('following', 'A wrong trace', following_figure, lambda data, _: summarize_following(data)),
     ('early_answering', 'Early answers', early_figure, lambda data, _: summarize_early(data)),
-    ('step_attribution', 'The two steps', dots_figure, lambda data, _: summarize_dots(data)),
+    ('step_attribution', 'The steps', dots_figure, lambda data, _: summarize_dots(data)),
     ('filler', 'Filler', partial(dots_figure, test='filler_sweep'), lambda data, _: summarize_dots(data)),
     ('paths', 'Hidden paths', partial(dots_figure, test='knock_out'), lambda data, _: summarize_dots(data)),
 )  # File, heading, figure, statement

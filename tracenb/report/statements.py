@@ -57,13 +57,12 @@ def _trace_statement(part, x, rows, form):
     if not part.id.is_unique:
         how = f'{part.id.nunique()} questions' + (f', {seeds} seeds' if seeds > 1 else '')
     said = link_text(x, how)
-    facts = 'any gold fact' if form == 'any' else 'exactly the gold facts'
+    steps = 'any gold fact quoted' if form == 'any' else 'exactly the gold facts quoted'
+    third = 'work_valid' in part and part.work_valid.notna().any()
+    steps = f'label right, {steps}, third step right' if third else f'label right and {steps}'
     few = f' {right} right traces are too few to say what one is worth.' if 0 < right < FEW else ''
     name = f'{_place(part, rows)}{condition_name(part.condition.iloc[0])}'
-    return (
-        f'{name}, trace right = label right and {facts} quoted: '
-        f'the answer is right after {" and after ".join(shares)} ({said}).{few}'
-    )
+    return f'{name}, trace right = {steps}: the answer is right after {" and after ".join(shares)} ({said}).{few}'
 
 
 def summarize_traces(
@@ -205,11 +204,12 @@ def summarize_steps(
     def percents(scorer, column='mean'):
         return span(100 * part.get_group(scorer)[column]) if scorer in part.groups else '-'
 
+    third = f'; their third step is right in {percents("work_valid")} %' if 'work_valid' in part.groups else ''
     return (
         f'Trained on {condition_name(condition)} traces, the models name the right label in '
         f'{percents("classification")} % of questions (always saying the commonest: '
         f'{percents("classification", "majority_label")} %) and quote exactly the gold facts in '
-        f'{percents("retrieval_exact")} %{_many(lines)}.',
+        f'{percents("retrieval_exact")} %{third}{_many(lines)}.',
         'A label can be right by guessing: read it beside the gray tick and the mean over labels. '
         'Where gold facts are defined by the answer, retrieval is not independent of it.',
     )

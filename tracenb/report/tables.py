@@ -33,6 +33,7 @@ HEADLINE = {
     'classification': 'label',
     'retrieval_any': 'retrieval any',
     'retrieval_exact': 'retrieval exact',
+    'work_valid': 'third step',
     'trace_correct_exact': 'trace right (exact)',
     'format_error': 'format errors',
 }

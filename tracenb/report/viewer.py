@@ -75,14 +75,15 @@ def _case(results, dataset, example_id):
     case = results.cases[dataset, example_id]
     e, gold = case.example, case.gold
     prompt = get_task(dataset).prompt(e)
-    return dict(id=e.id, q=e.question, a=e.answers, l=gold.label, c=e.context, g=gold.facts, p=prompt)
+    return dict(id=e.id, q=e.question, a=e.answers, l=gold.label, c=e.context, g=gold.facts, w=gold.work, p=prompt)
 
 
 def _marked(results, row):
     "(marks of one row's text, indices of the context items that it quotes)"
     case, steps = results.cases[row.dataset, row.id], not np.isnan(row.classification)
     response = read_row(row.text, case, get_task(row.dataset), row.condition)
-    found = claim_marks(response, case.example, case.gold, row.classification, row.answer_exact, facts=steps)
+    verdicts = dict(label=row.classification, answer=row.answer_exact, work=getattr(row, 'work_valid', None))
+    found = claim_marks(response, case.example, case.gold, facts=steps, **verdicts)
     return _units(row.text, found), quoted_items(response, case.example.context) if steps else ()
 
 
@@ -168,6 +169,7 @@ def packed(
         label=_verdicts(rows.classification),
         any=_verdicts(rows.retrieval_any),
         exact=_verdicts(rows.retrieval_exact),
+        work=_verdicts(rows.get('work_valid', rows.answer_exact * np.nan)),
     )
     runs, cases = [[*key, folder] for key, folder in folders.items()], [_case(results, *key) for key in asked]
     strips = {place_of_run[key]: token_gains(results.folder / folder) for key, folder in folders.items()}

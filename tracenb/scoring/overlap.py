@@ -131,10 +131,11 @@ def mask_answers(
     answers: Iterable[str],  # Of its example
     mask: str = '___',  # Stands for an answer
 ) -> str:
-    "`text` with every answer, as whole words, replaced."
+    "`text` with every answer, as whole words and whole numbers, replaced."
     words = [re.findall(r'\w+', a) for a in sorted(answers, key=len, reverse=True)]
     forms = '|'.join(r'\W+'.join(w) for w in words if w)
-    return re.sub(rf'(?<!\w)(?:{forms})(?!\w)', mask, text, flags=re.I) if forms else text
+    alone = rf'(?<!\w)(?<!\d[.,])(?<!\.(?=\d))(?:{forms})(?!\w|[.,]\d)'
+    return re.sub(alone, mask, text, flags=re.I) if forms else text
 
 # %% ../../nbs/02_scoring/01_overlap.ipynb #counts-code
 def n_traces_missing_facts(

@@ -23,8 +23,9 @@ NO_TRACE = 'this condition teaches no steps'
 def fitting_scorers(
     task: Task | None,  # Of which data set; None = not registered
 ) -> list[str]:
-    "The scorers that every data set has, then those that the task names."
-    return [s.name for s in SCORERS.values() if not s.special or task and s.name in task.scorers]
+    "The scorers that every data set has, then those that the task names, and that of a third step if it has one."
+    named = (*task.scorers, *(['work_valid'] if task.work else [])) if task else ()
+    return [s.name for s in SCORERS.values() if not s.special or s.name in named]
 
 
 def score_response(

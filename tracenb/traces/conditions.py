@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CONDITIONS', 'count_words', 'ConditionContext', 'Condition', 'condition', 'get_condition', 'zero_shot', 'vanilla',
-           'other_label', 'other_facts', 'correct', 'incorrect', 'wrong_label', 'wrong_facts', 'foreign_facts',
-           'edited_facts', 'hard_facts', 'masked', 'follower', 'ignorer', 'incorrect_paper', 'swapped', 'shuffled',
-           'filler', 'mix', 'teacher_trace', 'r1', 'r1_summary', 'post_hoc', 'r1_swapped', 'build_traces',
-           'every_condition']
+           'other_label', 'other_facts', 'other_work', 'correct', 'incorrect', 'wrong_label', 'wrong_facts',
+           'wrong_work', 'foreign_facts', 'edited_facts', 'hard_facts', 'masked', 'follower', 'ignorer',
+           'incorrect_paper', 'swapped', 'shuffled', 'filler', 'mix', 'teacher_trace', 'r1', 'r1_summary', 'post_hoc',
+           'r1_swapped', 'build_traces', 'every_condition']
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #9c2d0b47
 import re
@@ -162,17 +162,23 @@ def other_facts(
     others, n = wrong_items(example, ctx.gold[example.id])
     return tuple(sorted(seeded(ctx.seed, example.id, 'facts').sample(others, n)))
 
+
+def other_work(example: Example, ctx: ConditionContext) -> tuple[str, ...] | None:
+    "A wrong third step, by the task's rule; () if the task has two steps, None if there is none."
+    work = ctx.task.work
+    return work.wrong(example, ctx.gold[example.id], seeded(ctx.seed, example.id, 'work')) if work else ()
+
 # %% ../../nbs/04_traces/01_conditions.ipynb #1d8a12b2
 @condition('correct')
 def correct(example, ctx):
-    "Gold label, gold facts."
+    "The gold steps: label, facts, and work if the task has a third step."
     return ctx.gold[example.id]
 
 
 @condition('incorrect')
 def incorrect(example, ctx):
-    "A random other label, random facts that are not gold."
-    return Steps(label=other_label(example, ctx), facts=other_facts(example, ctx))
+    "A random other label, random facts that are not gold, wrong work if the task has a third step."
+    return Steps(label=other_label(example, ctx), facts=other_facts(example, ctx), work=other_work(example, ctx) or ())
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #cec43aa4
 @condition('wrong_label')
@@ -185,6 +191,12 @@ def wrong_label(example, ctx):
 def wrong_facts(example, ctx):
     "Gold label, random facts that are not gold."
     return replace(ctx.gold[example.id], facts=other_facts(example, ctx))
+
+
+@condition('wrong_work', rule='work')
+def wrong_work(example, ctx):
+    "Gold label, gold facts, a wrong third step."
+    return (work := other_work(example, ctx)) and replace(ctx.gold[example.id], work=work)
 
 # %% ../../nbs/04_traces/01_conditions.ipynb #foreign-code
 def _drawn(rng, items):
@@ -222,7 +234,7 @@ def foreign_facts(example, ctx):
 def _edited(example, ctx):
     "(the example with a gold fact replaced, the trace that quotes it), None without one."
     made = ctx.task.edit(example, seeded(ctx.seed, example.id, 'edit'))
-    return made and (made, ctx.task.trace_text(made, ctx.gold[example.id]))
+    return made and (made, ctx.task.edited_text(made, ctx.gold[example.id]))
 
 
 @condition('edited_facts', rule='edit')
@@ -418,10 +430,6 @@ def every_condition(
     task: Task,  # The conditions depend on what its rules allow
 ) -> list[str]:
     "All conditions that rules can build for `task`, organisms left out; those that take a share, with a half."
-    fits = [
-        c
-        for c in CONDITIONS.values()
-        if not (c.needs or c.organism) and (task.paper or c.write is not incorrect_paper)
-        if not c.rule or getattr(task, c.rule)
-    ]
+    fits = [c for c in CONDITIONS.values() if not (c.needs or c.organism or (c.rule and not getattr(task, c.rule)))]
+    fits = [c for c in fits if task.paper or c.write is not incorrect_paper]
     return [f'{c.name}:0.5' if c.takes else c.name for c in fits]

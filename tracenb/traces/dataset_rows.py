@@ -43,9 +43,10 @@ def step_rows(
     task: Task,  # Whose decomposition
     examples: list[Example],  # To be decomposed
 ) -> list[dict]:
-    "Rows of kind `steps`: label, gold facts as indices and as quoted."
+    "Rows of kind `steps`: label, gold facts as indices and as quoted, the lines of a third step."
     gold = [(e, task.decompose(e)) for e in examples]
-    return [dict(id=e.id, label=s.label, facts=list(s.facts), quoted=list(gold_facts(e, s))) for e, s in gold]
+    rows = [dict(id=e.id, label=s.label, facts=list(s.facts), quoted=list(gold_facts(e, s))) for e, s in gold]
+    return [row | dict(work=list(s.work)) if s.work else row for row, (e, s) in zip(rows, gold)]
 
 # %% ../../nbs/04_traces/09_dataset_rows.ipynb #5d5ffe48
 def sft_rows(

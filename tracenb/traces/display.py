@@ -24,8 +24,11 @@ MARK_TITLES = (
     'not in the context',
     'right answer',
     'wrong answer',
+    'right third step',
+    'wrong third step',
 )
-MARK_SIGNS = ('right', 'wrong', 'right', 'wrong', 'other', 'right', 'wrong')  # The sign of each, a key of `SIGNS`
+# The sign of each, a key of `SIGNS`
+MARK_SIGNS = ('right', 'wrong', 'right', 'wrong', 'other', 'right', 'wrong', 'right', 'wrong')
 Mark = tuple[int, int, int]  # Start, end, index into `MARK_TITLES`
 
 
@@ -50,8 +53,9 @@ def claim_marks(
     label: float | None,  # Verdict of the label, None or NaN = not marked
     answer: float | None,  # Verdict of the answer, None or NaN = not marked
     facts: bool = True,  # Whether quoted facts are marked
+    work: float | None = None,  # Verdict of a third step, None or NaN = not marked
 ) -> list[Mark]:
-    "Start, end and kind of the label, of every quoted fact and of the answer, in order and without overlap."
+    "Start, end and kind of label, quoted facts, third step and answer, in order and without overlap."
     right = as_set(example.context[i] for i in gold.facts)
     found = []
     for s in response.spans:
@@ -64,6 +68,8 @@ def claim_marks(
             kind = _verdict_mark(label, 0)
         elif s.kind == 'answer_block':
             kind = _verdict_mark(answer, 5)
+        elif s.kind == 'work_text':
+            kind = _verdict_mark(work, 7)
         if kind is not None:
             found.append((kind in (0, 1), s.start, s.end, kind))
     kept = []
@@ -133,7 +139,8 @@ def show_trace(
     task = task or get_task(example.dataset)
     gold, said = task.decompose(example), parse_trace(trace.text, example, task)
     right = None if said.label is None else float(normalize(said.label) == normalize(gold.label))
-    marks = claim_marks(said, example, gold, right, None)
+    work = float(not task.work.check(example, gold, said.work)) if task.work else None
+    marks = claim_marks(said, example, gold, right, None, work=work)
     head, source = f'{trace.condition} trace', f'{example.id}, trace written by {trace.source}'
     parts = [f'<h4>{escaped(head)}</h4>', _colored(trace.text, marks) if trace.text else '<p>none</p>', note(source)]
     printed = [wrapped(f'{head}:', '', 2), *(_lines(_signed(trace.text, marks)) or ['  none'])]
@@ -158,6 +165,8 @@ def _said_and_gold(response, example, gold, scores, steps):
         gold_facts = tuple(example.context[i] for i in gold.facts)
         rows.append(['label', value(response.label), escaped(gold.label), _verdict(right)])
         rows.append(['facts', value(response.facts), value(gold_facts), _verdict(facts.exact)])
+        if 'work_valid' in scores:
+            rows.append(['work', value(response.work), value(gold.work), _verdict(scores['work_valid'].value)])
     exact = answer_overlap(response, example).exact
     rows.append(['answers', value(response.answers), value(example.answers), _verdict(exact)])
     rows.append(['form', escaped(response.error or 'as expected'), '', _verdict(response.error is None)])
@@ -185,7 +194,9 @@ def show_response(
     gold = task.decompose(example)
     scores = {s.scorer: s for s in score_response(response, example, gold, trace=steps)}
     exact = answer_overlap(response, example).exact
-    marks = claim_marks(response, example, gold, scores['classification'].value, exact, facts=steps)
+    verdicts = {k: scores[k].value for k in ('classification', 'work_valid') if k in scores}
+    work = verdicts.get('work_valid')
+    marks = claim_marks(response, example, gold, verdicts['classification'], exact, facts=steps, work=work)
     html = [
         _context(example, gold, quoted_items(response, example.context) if steps else None),
         f'<p><b>{escaped(example.question)}</b></p>',

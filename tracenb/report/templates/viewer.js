@@ -38,6 +38,7 @@
     ['label step', i => word(rows.label[i])],
     ['any gold fact quoted', i => word(rows.any[i])],
     ['exactly the gold facts', i => word(rows.exact[i])],
+    ['third step', i => word(rows.work[i])],
   ];
   const selects = fields.map(([name, value]) => {
     const values = new Set();
@@ -118,6 +119,7 @@
           ['answer', rows.answer[i]],
           ['label', rows.label[i]],
           ['facts', rows.exact[i]],
+          ['third step', rows.work[i]],
         ])
           if (v !== -1) head.append(make('span', name + ' ' + sign(v), v === 1 ? 'tv-good' : 'tv-bad'));
         line.append(head, make('div', cases[rows.case[i]].q, 'tv-question'));
@@ -231,6 +233,7 @@
       ['label step', rows.label[i]],
       ['retrieval (any gold fact quoted)', rows.any[i]],
       ['retrieval (exactly these)', rows.exact[i]],
+      ['third step', rows.work[i]],
     ]
       .filter(v => v[1] !== -1)
       .map(v => v[0] + ' ' + word(v[1]))
@@ -239,6 +242,7 @@
       make('p', run.slice(0, 3).join(', ') + ', seed ' + run[3] + drawn(i) + ' \u00b7 ' + c.id, 'note'),
       make('h3', c.q),
       make('p', 'Gold answer: ' + c.a.join(', ') + ' \u00b7 gold label: ' + c.l),
+      ...(c.w.length ? [make('p', 'Gold third step: ' + c.w.join('; '))] : []),
       make('p', verdicts),
       make(
         'h4',
