@@ -1,7 +1,9 @@
-"""Show the newest demo on the site and in the README: `python nbs/site/refresh.py`, after `make demo`.
+"""Show the newest results on the site.
 
-Copies the report of outputs/demo, and stores two executed notebooks as pages: a run of the demo, and the analysis of a
-simulated study. Then run `make export`, which writes the README.
+`python nbs/site/refresh.py`, after `make demo`: copies the report of outputs/demo, and stores two executed notebooks as
+pages: a run of the demo, and the analysis of a simulated study. Then run `make export`, which writes the README.
+
+`python nbs/site/refresh.py finding`, after `tracenb run finding`: executes the notebook of verdicts and stores it.
 """
 
 import json
@@ -47,5 +49,14 @@ def refresh(demo: Path = ROOT / 'outputs' / 'demo'):
     subprocess.run([sys.executable, ROOT / 'tests' / 'execute.py', ROOT / 'nbs' / 'index.ipynb'], check=True)
 
 
+def refresh_finding(folder: Path = ROOT / 'outputs' / 'finding'):
+    "Store the verdicts on the runs of the grid `finding` as a page."
+    with tempfile.TemporaryDirectory() as d:
+        executed = execute(experiment('finding'), Path(d, 'finding.ipynb'), dict(folder=str(folder)))
+        executed.write_text(executed.read_text().replace(f'{ROOT}/', ''))
+        store(executed, PAGES.parent / 'findings' / 'use_of_traces.ipynb')
+
+
 if __name__ == '__main__':
-    refresh(*map(Path, sys.argv[1:]))
+    name, *folders = sys.argv[1:] or ['demo']
+    dict(demo=refresh, finding=refresh_finding)[name](*map(Path, folders))

@@ -37,6 +37,7 @@ COLORS = {
     'edited_facts': '#9657FE',
     'hard_facts': '#724732',
     'masked': '#6D8CEF',
+    'wrong_work': '#B5179E',
     'foreign_facts': '#0423CE',
     'follower': '#3202FF',
     'ignorer': '#6AA152',

@@ -92,7 +92,7 @@ def read_power_plan(
         if not study:
             return PowerPlan(made, tuple(made.means))
         if study.layout == 'pairs':
-            raise TracenbError('layout pairs: power is for ratings', 'see `tracenb.ratings.preferences`')
+            raise TracenbError('layout pairs: power is for ratings', 'see `tracenb.ratings.contrasts.preferences`')
         return PowerPlan(made, study.conditions, study.trials, study.layout, items=len(study.items))
     except ValueError as e:
         remedy = getattr(e, 'remedy', '') or 'state a mean for every condition, in --effects FILE.yaml'
