@@ -256,7 +256,7 @@ def check_ids(
     blank = [name for name, value in ids.items() if set('{}%') & set(value)]
     if blank:
         log.warning('%s arrives as it stands in the address, not filled in: %s', ', '.join(blank), _FILL_IN)
-        researcher = f'{", ".join(blank)} was not filled in: {_FILL_IN}.'
+        researcher = f'Researcher: {", ".join(blank)} was not filled in: {_FILL_IN}.'
         raise Refused(422, 'panel', 'please open the study from the page of your panel', problems=[researcher])
     pid = ids.get('PROLIFIC_PID', '')
     if not pid or pid.lower() in ('undefined', 'null', 'none', 'nan') or '@' in pid:

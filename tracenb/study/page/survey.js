@@ -765,7 +765,7 @@ function trouble(error) {
     document.title,
     make('p', {}, known || (error?.status === 409 ? SAY.stale : SAY.trouble)),
     // only the researcher, who tries the link, can do something about ids that were not filled in
-    ...(error?.body?.error === 'panel' ? error.body.problems || [] : []).map(text => make('p', {lang: 'en'}, `Researcher: ${text}`)),
+    ...(error?.body?.error === 'panel' ? error.body.problems || [] : []).map(text => make('p', {lang: 'en'}, text)),
     make('p', {}, reload),
   );
 }
