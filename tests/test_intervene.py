@@ -16,6 +16,7 @@ from fastcore.test import test_close as close
 from filelock import FileLock
 
 from tracenb.core.records import TracenbError
+from tracenb.interventions import running
 from tracenb.interventions.grid import intervene_runs, load_interventions
 from tracenb.interventions.registry import NOT_WRONG, known_interventions, summarize_rows
 from tracenb.interventions.running import (
@@ -152,6 +153,14 @@ def test_other_code_does_not_continue_but_is_not_asked_for_what_is_there(whole, 
 
 def changed(line, **values):
     return json.dumps(json.loads(line) | values, ensure_ascii=False)
+
+
+def test_a_curve_over_cuts_of_a_trace_is_no_judgment_of_one_text(run):
+    [item] = running._items(TrainedRun(run), make_config(limit=1), None)
+    gold = item.example.answers
+    row = dict(test='early_answering', id=item.example.id, variant='correct', said=item.task.write_answers(gold))
+    assert list(running._said_otherwise(row | dict(right=[False, True]), gold, item)) == []
+    assert len(list(running._said_otherwise(row | dict(right=0.0), gold, item))) == 1
 
 
 def test_verify_finds_what_was_changed(whole, tmp_path):

@@ -281,11 +281,11 @@ def _summary(folder, ids):
 
 # %% ../../nbs/08_interventions/08_running.ipynb #rn-differences
 def _said_otherwise(r, gold, item):
-    "Judgements of a row that are not those of its stored text; shares of one text alone."
+    "Judgments of a row that are not those of its stored text; shares of one text alone, no curves."
     if not isinstance(r.get('said'), str):
         return
     for name, answers in dict(follow=r.get('implied'), resist=gold, right=gold).items():
-        if r.get(name) is not None and answers:
+        if isinstance(r.get(name), (int, float)) and answers:
             value = float(gives(item, r['said'], tuple(answers)))
             if value != r[name]:
                 yield f'{r["test"]}.jsonl: {r["id"]}, {r["variant"]}: {name} {r[name]}, its text says {value}'
