@@ -65,7 +65,7 @@ def test_everything_is_labeled_as_simulated(written):
     for path in [*(out / 'tables').glob('*.csv'), *(out / 'figures').glob('*.csv')]:
         simulated = pd.read_csv(path).simulated
         assert simulated.astype(float).max() >= 1 or path.stem == 'flow' and simulated[0] > 0, path.name
-    assert len(list((out / 'tables').glob('*.csv'))) == len(found.tables) == 12
+    assert len(list((out / 'tables').glob('*.csv'))) == len(found.tables) == 13
     for name, (fig, _) in found.figures.items():
         assert fig.get_suptitle().startswith('SIMULATED: '), name
         assert all('SIMULATED' in ax.get_title(loc='right') for ax in fig.subfigs[0].axes), name

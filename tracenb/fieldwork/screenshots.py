@@ -45,7 +45,8 @@ def chromium():
         try:
             browser = p.chromium.launch(executable_path=place, args=['--no-sandbox', '--disable-gpu'])
         except Error as e:
-            raise TracenbError(f'no Chromium could be started: {str(e).splitlines()[0]}', _INSTALL) from None
+            first, *_ = str(e).split('\n')
+            raise TracenbError(f'no Chromium could be started: {first}', _INSTALL) from None
         try:
             yield browser
         finally:

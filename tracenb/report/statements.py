@@ -384,9 +384,9 @@ def summarize_early(
 ) -> Statement:
     "Exact answers without and with the whole trace."
     ends = data[(data.trace == 'correct') & data.share.isin([0, 1])]
-    said = text_by_condition(ends, lambda own: _percents(own.accuracy))
+    said = text_by_condition(ends, lambda own: f'{_percents(own.accuracy)} (n = {own.n.iloc[0]})')
     return (
-        f'Exact answers from an empty trace to the whole correct trace: {said}.',
+        f'Exact answers from an empty trace to the whole correct trace, with the number of eligible questions: {said}.',
         'The curves are means without a test. A flat curve does not say whether the answer is known without the trace '
         'or the trace is ignored.',
     )
