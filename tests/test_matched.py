@@ -226,6 +226,12 @@ def test_a_run_whose_questions_cannot_be_read_leaves_the_others_alone(capsys):
     assert 'are not compared' in capsys.readouterr().err
 
 
+def test_a_model_without_a_tokenizer_here_leaves_its_runs_as_they_are(capsys):
+    runs = tuple(replace(r, model='nobody/absent-model') for r in expand(long_grid(10**6), 'g').runs)
+    assert same_questions(Grid(name='g', runs=runs)).runs == runs
+    assert capsys.readouterr().err.count('are not compared') == sum(r.condition != 'zero_shot' for r in runs)
+
+
 @pytest.mark.slow
 def test_the_grids_of_the_paper_lose_no_row_of_the_real_data(shared):
     [length] = {r.train.max_length for g in ('paper', 'controls') for r in get_grid(g).runs if r.dataset == 'cotempqa'}

@@ -180,12 +180,10 @@ def _cannot_train(inputs, run, length):
 
 def _left_out(runs, bar):
     "The ids that one of these runs of one data set and model cannot train on. A run that fails will say so itself."
-    lost = set()
-    for k, run in enumerate(runs):
+    inputs, lost = RunInputs(runs[0]), set()
+    length = cache(lambda text: token_counter(inputs.tokenizer)(text))  # prompts are the same in most conditions
+    for run in runs:
         try:
-            if k == 0:
-                inputs = RunInputs(run)
-                length = cache(token_counter(inputs.tokenizer))  # prompts are the same in most conditions
             lost |= _cannot_train(inputs, run, length)
         except (TracenbError, OSError) as e:
             tqdm.write(f'questions of {run.name} are not compared: {e}', file=sys.stderr)
