@@ -1,7 +1,6 @@
 """What all tests share: the checkout, the optional research data, and one cache folder for models."""
 
 import os
-import shutil
 import subprocess
 import sys
 import warnings
@@ -153,23 +152,13 @@ def call(capsys, monkeypatch):
 )  # not the session: Playwright's loop runs as long as it is open, and tests elsewhere start loops of their own
 def chromium():
     "A headless Chromium, driven by Playwright. A new page lists its requests (`tab.asked`) and errors (`tab.errors`)."
-    sync = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
-    path = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
-    if not path:
+    from tracenb.fieldwork.screenshots import chromium, find_browser
+
+    pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+    if not find_browser():
         pytest.skip('no Chromium on this machine: `make browser` installs it where it may')
-    quiet = [
-        '--no-sandbox',
-        '--disable-gpu',
-        '--disable-quic',
-        '--no-first-run',
-        '--disable-background-networking',
-        '--disable-component-update',
-        '--disable-sync',
-    ]
-    with sync.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=path, args=quiet)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
