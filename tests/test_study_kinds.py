@@ -228,7 +228,9 @@ def test_a_plan_of_pairs_says_what_is_compared_and_tested():
 # --- balance
 
 
-@pytest.mark.parametrize(('k', 'items', 'n'), [(2, 8, 8), (3, 12, 12), (4, 8, 8), (5, 20, 20), (6, 12, 12), (7, 14, 14), (3, 12, 6)])
+@pytest.mark.parametrize(
+    ('k', 'items', 'n'), [(2, 8, 8), (3, 12, 12), (4, 8, 8), (5, 20, 20), (6, 12, 12), (7, 14, 14), (3, 12, 6)]
+)
 def test_conditions_follow_each_other_equally_often_over_all_rounds(k, items, n):
     study, period = with_conditions(k, items, n), k * len(williams_square(k)) * max(1, k - 1)
     orders = [trials(study, number, 'within') for number in range(1, period + 1)]
@@ -358,6 +360,10 @@ def test_the_power_of_a_study_as_it_is_built(tmp_path):
     write_study(study, tmp_path / 'built', files=files)
     plan = read_power_plan(tmp_path / 'built')
     assert (plan.conditions, plan.trials, plan.layout, plan.items) == (study.conditions, 4, 'within', 4)
+    write_study(PAIRS, tmp_path / 'pairs', files=files)
+    pairs = read_power_plan(tmp_path / 'pairs')
+    assert (pairs.layout, pairs.trials, [*pairs.effects.dimensions]) == ('pairs', 8, ['shows_better'])
+    assert count_significant(pairs, 24, 100)['shows_better', 'Bradley-Terry, F', '', ''] > 80
     some = PowerPlan(plan.effects, plan.conditions, 4, 'within', items=8)
     strong, weak = (
         count_significant(PowerPlan(replace(plausible_effects(OWN), person_sd=sd), trials=4, layout=layout), 12, 100)
