@@ -219,6 +219,8 @@ def test_a_whole_participation_in_each_condition(study, visit, before):
         assert len(set(seen)) == 9, 'no step is skipped or shown twice'
         assert page.inner_text('h1') == 'Done' and page.inner_text('#code') == study.codes['complete']
         assert page.get_attribute('#return', 'href') == PANEL.complete_url + study.codes['complete']
+        buttons = [b.get_attribute('id') for b in page.query_selector_all('.closing .jspsych-btn')]
+        assert buttons[0] == 'return', 'the way back is the first thing to press'
     page.reload()
     ready(page)
     assert page.inner_text('#code') == study.codes['complete'], 'the code is still there after a reload'

@@ -370,7 +370,7 @@ def plausible_effects(
         for c, x in zip(means, share.tolist()):
             at = stretch(PAPER_MEANS[c][kind], (1, 5), (0, 1)) if known else x
             usual = known and _range(empty, kind) == (1, 5)
-            means[c][kind] = PAPER_MEANS[c][kind] if usual else stretch(at, (0, 1), _range(empty, kind))
+            means[c][kind] = PAPER_MEANS[c][kind] if usual else round(stretch(at, (0, 1), _range(empty, kind)), 9)
     return Effects(**fields | dict(means=means))
 
 # %% ../../nbs/13_ratings/01_effects.ipynb #export-read-effects
