@@ -113,10 +113,18 @@ def read_mapping(
         raise TracenbError(f'{len(rows)} mapped columns, none of them a rating', remedy)
     return rows
 
-# %% ../../nbs/12_fieldwork/02_qualtrics.ipynb #export-scale-rules
+# %% ../../nbs/12_fieldwork/02_qualtrics.ipynb #export-ends
 _SLIDER = re.compile(r'(-?\d{1,4}) to (-?\d{1,4})')  # Ends of a slider, as `points` of a mapping
 
 
+def _ends(points):
+    "((lowest, highest), whether it is a slider) of a scale with these points, as text; (None, False) for others."
+    if found := _SLIDER.fullmatch(points):
+        low, high = map(int, found.groups())
+        return ((low, high), True) if 2 <= high - low <= 1000 else (None, True)
+    return ((1, int(points)) if points.isdigit() and 2 <= int(points) <= 11 else None), False
+
+# %% ../../nbs/12_fieldwork/02_qualtrics.ipynb #export-scale-rules
 def scale_rules(
     mapping: list[dict],  # Of `read_mapping`
     known: dict[str, str],  # Scale -> kind, for scales whose kind the mapping does not name
@@ -133,12 +141,10 @@ def scale_rules(
         name = as_name(row['dimension'], f'mapping row {n} ({row["column"]}): dimension')
         kinds.setdefault(name, row['kind'] or known.get(name, name))
         of = row['points'] or str(row['labels'].count('|') + 1 if row['labels'] else 5)
-        ends = (
-            tuple(map(int, found.groups())) if (found := _SLIDER.fullmatch(of)) else (1, int(of) if of.isdigit() else 0)
-        )
-        first = (sliders if found else points).setdefault(name, ends if found else ends[1])
-        sound = 2 <= ends[1] - ends[0] <= 1000 if found else 2 <= ends[1] <= 11
-        if not sound or first not in (ends, ends[1]) or name in sliders and name in points:
+        ends, is_slider = _ends(of)
+        value = ends if is_slider else ends and ends[1]
+        again = (sliders if is_slider else points).setdefault(name, value)
+        if not ends or again != value or name in sliders and name in points:
             remedy = 'write one number from 2 to 11 for each scale, or the ends of a slider: 0 to 100'
             raise TracenbError(f'mapping row {n} ({row["column"]}): points is {of!r}', remedy)
         reverse += [name] * (bool(as_bool(row['reverse'])) and name not in reverse)
