@@ -83,7 +83,7 @@ def _points(values):
     zero = 'its numbers begin at 0: recode them to begin at 1' if min(numbers) == 0 else ''
     return top, '', zero or f'is it {top} points, as the file suggests (largest value {max(numbers)})?'
 
-
+# %% ../../nbs/12_fieldwork/07_mapping.ipynb #export-rating-rows
 def _rating_rows(columns, texts, cells):
     "(rows of the mapping, questions) for the columns that may be ratings."
     ends = Counter(texts[c].rpartition(' - ')[2].strip() for c in columns)
