@@ -50,7 +50,7 @@ app.add_typer(teacher)
 app.add_typer(study)
 
 Dataset = Annotated[
-    str, typer.Argument(help="'cotempqa', 'msmarco', 'babi', 'gsm8k', or the dotted module of your own.")
+    str, typer.Argument(help="'cotempqa', 'msmarco', 'babi', 'babi20', 'gsm8k', or the dotted module of your own.")
 ]
 Seed = Annotated[int, typer.Option(help='Random seed for traces.')]
 Model = Annotated[

@@ -209,7 +209,7 @@ KINDS = {
 }  # Label -> kinds of words that may be exchanged for each other
 
 
-def _exchanged(example, rng):
+def _edits(example, rng):
     "(index of a gold sentence, kind of edit, other sentence) of each sentence with one word exchanged."
     label, gold, context = example.meta['label'], example.meta['facts'], example.context
     for i in rng.sample(gold, len(gold)):
@@ -223,11 +223,9 @@ def _exchanged(example, rng):
             yield i, 'structured', f'{who} is in the {place}.'
 
 
-def _edits(example, rng):
-    "The same; then with other verbs, since a sentence may stand in the story already."
-    found = list(_exchanged(example, rng))
-    yield from found
-    for i, how, s in found:
+def _other_verbs(edits, rng):
+    "The same edits told with other verbs."
+    for i, how, s in edits:
         for verbs in ((*GO, 'is in'), GIVE):
             for verb in rng.sample(verbs, len(verbs)):
                 yield i, how, re.sub(any_of(verbs), verb, s)
@@ -240,4 +238,5 @@ def edit20(
     "The example with one gold sentence replaced such that they imply other answers, which it gets; None without one."
     if example.meta['label'] in SOLVERS:
         return edit_example(example, rng)
-    return best_edit(example, _edits(example, rng), implied20)
+    edits = list(_edits(example, rng))
+    return best_edit(example, edits, implied20) or best_edit(example, _other_verbs(edits, rng), implied20)
