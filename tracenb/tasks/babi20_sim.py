@@ -184,7 +184,8 @@ def _in_pairs(rng, size, share):
             sentences.append(f'{subject} {rng.choice(GO)} the {where}.')
             place.update(dict.fromkeys(who, where))
         last.update(dict.fromkeys(who, i))
-    asked = rng.choice([w for w in sorted(last) if last[w] == _latest(rng, sorted(set(last.values())), share)])
+    pair = _latest(rng, sorted(set(last.values())), share)
+    asked = rng.choice([w for w in sorted(last) if last[w] == pair])
     return Story(tuple(sentences), f'Where is {asked}?', (place[asked],), (last[asked] - 1, last[asked]))
 
 
