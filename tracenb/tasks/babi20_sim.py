@@ -64,20 +64,21 @@ def _carried(home):
 
 @_tells('three-supporting-facts')
 def three_supporting_facts(rng):
-    "The place of a thing before another place."
-    home, choices, n = Household(rng, take=0.26, drop=0.19, there=0.19), [], _length(rng, 50, 4)
-    while not choices:
+    "The place of a thing before another place, asked soon after the last fact."
+    home, found, n = Household(rng, take=0.26, drop=0.19, there=0.19), [], _length(rng, 48, 4)
+    while not found:
         home.step()
+        soon = len(home.events) - rng.randint(1, 4)
         for what, (_, last, trips, holds) in sorted(_carried(home).items()) if len(home.events) >= n else ():
             kept = [t for t in trips if not holds or t > last]  # A thing still held was taken before both moves
-            choices += [[(what, last, *p) for p in pairwise(kept)]] if len(kept) > 1 else []
-    place = lambda i: home.events[i][2]
-    ways = rng.choice(choices)
-    what, last, before, after = _latest(rng, ways, 0.8)
-    if place(after) in [place(w[3]) for w in ways[ways.index((what, last, before, after)) + 1 :]]:
-        what, last, before, after = ways[-1]  # The question means the last time
-    facts = tuple(sorted((last, before, after)))
-    return Story(tuple(home.sentences), f'Where was the {what} before the {place(after)}?', (place(before),), facts)
+            ways = {home.events[after][2]: (before, after) for before, after in pairwise(kept)}  # The last one counts
+            ways = sorted(ways.values())
+            found += [(what, last, ways)] if ways and max(last, ways[-1][1]) >= soon else []
+    what, last, ways = rng.choice(found)
+    before, after = _latest(rng, ways, 0.8)
+    (_, _, old), (_, _, new) = home.events[before], home.events[after]
+    question = f'Where was the {what} before the {new}?'
+    return Story(tuple(home.sentences), question, (old,), tuple(sorted((last, before, after))))
 
 # %% ../../nbs/01_tasks/14_babi20_sim.ipynb #sim20-give
 _ASK_GIVING = (
@@ -100,7 +101,7 @@ def three_arg_relations(rng):
         if kind == 'give':
             gifts[len(home.events) - 1] = dict(who=who, what=what, to=home.holder[what])
     last = max(gifts)
-    end = min(len(home.sentences), last + 1 + int(rng.expovariate(0.6)))
+    end = min(len(home.sentences), last + 1 + int(rng.expovariate(0.4)))
     two = {g['what'] for g in gifts.values() if (g['who'], g['to']) == (gifts[last]['who'], gifts[last]['to'])}
     asks = _ASK_GIVING[len(two) > 1 :]
     question, asked, _ = rng.choices(asks, [share for *_, share in asks])[0]
@@ -109,7 +110,7 @@ def three_arg_relations(rng):
 # %% ../../nbs/01_tasks/14_babi20_sim.ipynb #sim20-yes
 def _ask_where(rng, told, places):
     "The question about a person, its answer and its fact. `told`: person -> (index, places they may be in, or left)."
-    who = _latest(rng, sorted(told, key=lambda w: told[w][0]), 0.45)
+    who = _latest(rng, sorted(told, key=lambda w: told[w][0]), 0.6)
     i, inside, left = told[who]
     if left:
         return f'Is {who} in the {left}?', ('no',), (i,)
@@ -243,9 +244,10 @@ def agents_motivations(rng):
     "Where somebody will go, or why they went there or got something."
     people = ('Antoine', 'Jason', 'Sumit', 'Yann')
     state = {who: rng.choice(sorted(MOTIVES)) for who in people}
+    ends = {who: rng.choice((2, 3, 3)) for who in people}  # In a third of the stories nothing is got
     done, facts, sentences = dict.fromkeys(people, 0), {}, []
-    for i in range(rng.randint(1, 12)):
-        who = rng.choice([w for w in people if done[w] < 3])
+    for i in range(rng.randint(1, sum(ends.values()))):
+        who = rng.choice([w for w in people if done[w] < ends[w]])
         place, thing = MOTIVES[state[who]]
         went, got = f'{who} {rng.choice(GO)} the {place}.', f'{who} {rng.choice(TAKE)} the {thing} there.'
         sentences.append((f'{who} is {state[who]}.', went, got)[done[who]])
