@@ -26,7 +26,7 @@ from tracenb.traces.loss_mask import encode
 from tracenb.traces.overview import completion_counter, lengths
 from tracenb.traces.parsing import parse
 
-REAL_TASKS = ('cotempqa', 'msmarco', 'babi')
+REAL_TASKS = ('cotempqa', 'msmarco', 'babi', 'babi20')
 names, seeds = st.sampled_from(('toy', *REAL_TASKS)), st.integers(0, 10**6)
 
 

@@ -62,23 +62,37 @@ def _carried(home):
     return found
 
 
+def _ways(home):
+    "Thing -> what is carried of it, and pairs of moves that may be asked about, the last one for each place."
+    found = {}
+    for what, carried in sorted(_carried(home).items()):
+        _, last, trips, holds = carried
+        kept = [t for t in trips if not holds or t > last]  # A thing still held was taken before both moves
+        ways = sorted({home.events[after][2]: (before, after) for before, after in pairwise(kept)}.values())
+        if ways and max(last, ways[-1][1]) >= len(home.events) - 2:
+            found[what] = carried, ways
+    return found
+
+
 @_tells('three-supporting-facts')
 def three_supporting_facts(rng):
     "The place of a thing before another place, asked soon after the last fact."
-    home, found, n = Household(rng, take=0.26, drop=0.19, there=0.19), [], _length(rng, 48, 4)
+    home, found, n = Household(rng, take=0.26, drop=0.19, there=0.19), {}, _length(rng, 30, 4)
     while not found:
         home.step()
-        soon = len(home.events) - rng.randint(1, 4)
-        for what, (_, last, trips, holds) in sorted(_carried(home).items()) if len(home.events) >= n else ():
-            kept = [t for t in trips if not holds or t > last]  # A thing still held was taken before both moves
-            ways = {home.events[after][2]: (before, after) for before, after in pairwise(kept)}  # The last one counts
-            ways = sorted(ways.values())
-            found += [(what, last, ways)] if ways and max(last, ways[-1][1]) >= soon else []
-    what, last, ways = rng.choice(found)
+        found = _ways(home) if len(home.events) >= n else {}
+    what = rng.choice(sorted(found))
+    carried, ways = found[what]
+    told, more = len(home.events), int(rng.expovariate(0.6))
+    while more:
+        home.step()
+        if _carried(home)[what] != carried:
+            break
+        told, more = told + 1, more - 1
     before, after = _latest(rng, ways, 0.8)
     (_, _, old), (_, _, new) = home.events[before], home.events[after]
-    question = f'Where was the {what} before the {new}?'
-    return Story(tuple(home.sentences), question, (old,), tuple(sorted((last, before, after))))
+    facts = tuple(sorted((carried[1], before, after)))
+    return Story(tuple(home.sentences[:told]), f'Where was the {what} before the {new}?', (old,), facts)
 
 # %% ../../nbs/01_tasks/14_babi20_sim.ipynb #sim20-give
 _ASK_GIVING = (
@@ -101,7 +115,7 @@ def three_arg_relations(rng):
         if kind == 'give':
             gifts[len(home.events) - 1] = dict(who=who, what=what, to=home.holder[what])
     last = max(gifts)
-    end = min(len(home.sentences), last + 1 + int(rng.expovariate(0.4)))
+    end = min(len(home.sentences), last + 1 + int(rng.expovariate(0.5)))
     two = {g['what'] for g in gifts.values() if (g['who'], g['to']) == (gifts[last]['who'], gifts[last]['to'])}
     asks = _ASK_GIVING[len(two) > 1 :]
     question, asked, _ = rng.choices(asks, [share for *_, share in asks])[0]
