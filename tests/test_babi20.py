@@ -12,7 +12,7 @@ from tracenb.core.records import Example, Generation, Steps, TracenbError
 from tracenb.core.rows import RowsLeftOut
 from tracenb.runs.grids import get_grid
 from tracenb.scoring.baselines import guess_scores
-from tracenb.scoring.overlap import says_any
+from tracenb.scoring.overlap import as_set, says_any
 from tracenb.scoring.tables import score_response
 from tracenb.tasks.babi import BABI_TASKS, babi, load_babi
 from tracenb.tasks.babi20 import BABI20_TASKS, babi20, load_babi20, read_answers20, read_babi20_row
@@ -246,7 +246,7 @@ def test_a_strange_sentence_and_a_strange_question_are_named(label):
 # --- simulator
 
 
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(seed=st.integers(), split=st.sampled_from(['train', 'test']), max_words=st.sampled_from([None, 60, 200]))
 def test_simulated_stories_are_certified(seed, split, max_words):
     items = check_examples(simulate_babi20(27, seed, split, NEW, max_words), babi20)
@@ -315,10 +315,10 @@ def holds(examples, name):
         if name in ('wrong_facts', 'incorrect', 'foreign_facts', 'hard_facts', 'swapped'):
             assert not set(read_list(t.text.partition('question: ')[2]) or ()) & right
         if name == 'masked':
-            assert not says_any(t.text, e.answers)
+            assert not says_any(t.text, as_set(e.answers))
 
 
-@settings(max_examples=25)
+@settings(max_examples=14)
 @given(st.integers(0, 200), st.sampled_from(every_condition(babi20)))
 def test_every_condition_keeps_its_promise(first, name):
     holds(SIMULATED[first : first + 200], name)  # 10 of each task

@@ -253,7 +253,7 @@ def bench(
     from tracenb.core.records import lookup
     from tracenb.runs.notebook import execute, experiment, printed
 
-    sizes = dict(cotempqa=4748, msmarco=6000, babi=4149)
+    sizes = dict(cotempqa=4748, msmarco=6000, babi=4149, babi20=10_000, gsm8k=10_000)
     full = dict(model=('bench', _model_benchmark()), data=('speed', dict(sizes=sizes, predictions=10_000)))
     name, parameters = lookup(full, what, 'benchmark')
     print(printed(execute(experiment(name), out / f'{name}.ipynb', parameters)))
