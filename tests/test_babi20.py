@@ -365,14 +365,15 @@ def test_official_answers_and_facts_follow_from_the_text(official):
 
 
 def test_official_questions_have_an_edit(official):
-    new = [e for e in official if e.meta['label'] in NEW]
+    new = [e for e in official if e.meta['label'] in NEW and e.meta['label'] != 'indefinite-knowledge'][::4]
+    new += [e for e in official if e.meta['label'] == 'indefinite-knowledge']
     without = Counter(e.meta['label'] for e in new if edit20(e, random.Random(e.id)) is None)
     assert without == {'indefinite-knowledge': 11}  # 'either in the office or the office'
 
 
 def test_official_questions_keep_the_promises_of_every_condition(official):
     for name in every_condition(babi20):
-        holds(official[::50], name)
+        holds(official[::100], name)
 
 
 def test_simulated_stories_are_like_the_official_ones(official):

@@ -86,7 +86,7 @@ def test_our_conditions_are_formatted_alike(name):
 
 
 @settings(max_examples=15)
-@given(seeds, st.sampled_from(REAL_TASKS))
+@given(seeds, st.sampled_from([x for x in REAL_TASKS if get_task(x).paper]))
 def test_incorrect_paper_is_wrong_and_written_the_papers_way(seed, name):
     task = get_task(name)
     for (e, gold, t), (*_, ours) in zip(built(name, 'incorrect_paper', seed), built(name, 'incorrect', seed)):
@@ -406,7 +406,8 @@ def test_adding_examples_changes_no_other_trace(seed, k, which, name):
 
 @pytest.mark.parametrize('name', REAL_TASKS)
 def test_seeds_differ_and_repeat(name):
-    for which in ('incorrect', 'incorrect_paper', 'swapped', 'shuffled', 'mix:0.5'):
+    paper = ['incorrect_paper'] if get_task(name).paper else []
+    for which in ('incorrect', *paper, 'swapped', 'shuffled', 'mix:0.5'):
         one, again, other = ([t.text for *_, t in built(name, which, seed)] for seed in (1, 1, 2))
         assert one == again != other
 
