@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from ..core.records import Example
-from .babi_sim import GO, SIMULATORS, TAKE, WORDS, Household, Story, simulate_stories
+from .babi_sim import GO, SIMULATORS, TAKE, WORDS, Household, Story, simulate_babi
 
 # %% ../../nbs/01_tasks/14_babi20_sim.ipynb #sim20-parts
 SIMULATORS20 = {}  # Label -> function of a random generator that returns a `Story`: the nine, later all twenty
@@ -284,4 +284,4 @@ def simulate_babi20(
     max_words: int | None = None,  # Longest context, in words; None = no limit
 ) -> list[Example]:
     "`n` different simulated examples of the twenty, labels in turn. Raises `TracenbError` if there are not so many."
-    return simulate_stories(n, seed, split, labels, max_words, 'babi20', SIMULATORS20)
+    return simulate_babi(n, seed, split, labels, max_words, 'babi20', SIMULATORS20)

@@ -6,7 +6,7 @@
 __all__ = ['SIMULATORS', 'GO', 'TAKE', 'DROP', 'GIVE', 'WORDS', 'Story', 'simulates', 'story_text', 'single_supporting_fact',
            'conjunction', 'Household', 'two_supporting_facts', 'counting', 'lists_sets', 'two_arg_relations',
            'positional_reasoning', 'size_reasoning', 'time_reasoning', 'basic_deduction', 'basic_induction', 'reworded',
-           'simulate_stories', 'simulate_babi']
+           'simulate_babi']
 
 # %% ../../nbs/01_tasks/08_babi_sim.ipynb #a326c408
 import random
@@ -395,11 +395,11 @@ def _candidates(label, k, seed, split, max_words, simulator):
         yield story if fits(story, max_words) else None
 
 # %% ../../nbs/01_tasks/08_babi_sim.ipynb #1c19a693
-def simulate_stories(
+def simulate_babi(
     n: int,  # Number of examples over all labels
     seed: int = 0,  # Other seeds give other stories
     split: str = 'train',  # 'train' or 'test': disjoint for all seeds
-    labels: Sequence[str] = (),  # Which tasks, () = all of `simulators`
+    labels: Sequence[str] = (),  # Which tasks, () = all eleven, or all of `simulators`
     max_words: int | None = None,  # Longest context, in words; None = no limit
     dataset: str = 'babi',  # The data set they belong to
     simulators: dict = SIMULATORS,  # Label -> function of a random generator that returns a `Story`
@@ -422,14 +422,3 @@ def simulate_stories(
         )
         for label, s in round_robin(n, split, labels, simulators, dataset, candidates, wanted)
     ]
-
-
-def simulate_babi(
-    n: int,  # Number of examples over all labels
-    seed: int = 0,  # Other seeds give other stories
-    split: str = 'train',  # 'train' or 'test': disjoint for all seeds
-    labels: Sequence[str] = (),  # Which tasks, () = all eleven
-    max_words: int | None = None,  # Longest context, in words; None = no limit
-) -> list[Example]:
-    "`n` different simulated examples of the eleven, labels in turn. Raises `TracenbError` if there are not so many."
-    return simulate_stories(n, seed, split, labels, max_words)
