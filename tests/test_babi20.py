@@ -47,6 +47,8 @@ def test_all_twenty_are_registered_and_the_eleven_stay():
     [
         ('n,e', ('n,e',)),
         ('S, w', ('s,w',)),
+        ('north, East', ('n,e',)),
+        ('north, milk', ('north', 'milk')),
         ('n,n', ('n,n',)),
         ('n', ('n',)),
         ('milk, apple', ('milk', 'apple')),

@@ -34,13 +34,16 @@ BABI20_TASKS = dict(
 )  # Task number -> label
 
 # %% ../../nbs/01_tasks/14_babi20.ipynb #b20-answers
+_DIRECTIONS = {name: way[0] for way in ('north', 'south', 'east', 'west') for name in (way, way[0])}
+
+
 def read_answers20(
     text: str,  # Answers joined by commas
 ) -> tuple[str, ...]:
-    "The answers; directions (n, s, e, w) are one answer, written `s,e`."
+    "The answers; directions (`s,e` or `south, east`) are one answer, written `s,e`."
     answers = split_commas(text)
-    way = ','.join(answers).lower()
-    return (way,) if answers and set(way) <= set('nsew,') and all(len(a) == 1 for a in answers) else answers
+    way = [_DIRECTIONS.get(a.lower()) for a in answers]
+    return (','.join(way),) if answers and None not in way else answers
 
 # %% ../../nbs/01_tasks/14_babi20.ipynb #b20-load
 _TWENTY = BabiSet('babi20', BABI20_TASKS, read_answers20)
