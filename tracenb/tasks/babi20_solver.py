@@ -209,7 +209,7 @@ def _edits(example, rng):
             for how, s in reworded(context[i], label, example.answers, rng, {label: words}):
                 if 'coreference' not in label or not others & set(re.findall(r'\w+', s)):
                     yield i, how, s
-        if label == 'simple-negation':
+        if label in ('simple-negation', 'indefinite-knowledge'):
             who, place = re.findall(r'\w+', example.question)[1::3]
             yield i, 'structured', f'{who} is in the {place}.'
 
