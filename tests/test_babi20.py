@@ -392,3 +392,12 @@ def test_simulated_stories_are_like_the_official_ones(official):
         assert mean(sim, lambda e: len(e.meta['facts'])) == mean(real, lambda e: len(e.meta['facts']))
         for answer, n in share(real).items():
             assert share(sim)[answer] / len(sim) == pytest.approx(n / len(real), abs=0.08), (label, answer)
+
+
+def test_a_published_row_with_a_label_of_the_eleven_is_of_babi_and_with_one_of_the_nine_of_babi20():
+    from tracenb.audit.joining import dataset_of
+
+    found = {label: dataset_of({'label': label}, '').name for label in get_task('babi20').labels}
+    assert {label for label, name in found.items() if name == 'babi'} == set(get_task('babi').labels)
+    assert set(found.values()) == {'babi', 'babi20'}
+    assert dataset_of({'label': 'counting', 'dataset': 'babi20'}, '').name == 'babi20'

@@ -226,7 +226,7 @@ def test_the_table_and_the_n_that_is_needed_agree():
     ('wrong', 'message'),
     [
         (dict(conditions=('r1',)), 'at least two'),
-        (dict(layout='across'), "'between' or 'within'"),
+        (dict(layout='across'), "'between', 'within' or 'pairs'"),
         (dict(layout='within', trials=6), 'use a multiple'),
         (dict(conditions=('r1', 'r2')), "did you mean 'r1'"),
     ],
