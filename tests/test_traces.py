@@ -4,7 +4,7 @@ from collections import Counter
 from functools import cache
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tracenb.core.records import Example, Generation, Trace, TracenbError
@@ -400,6 +400,7 @@ def test_wrong_labels_are_uniform_over_the_other_labels():
 )
 def test_adding_examples_changes_no_other_trace(seed, k, which, name):
     task, rows = get_task(name), examples(name)
+    assume(task.paper or which != 'incorrect_paper')
     assert build_traces(rows[:k], task, which, seed) == build_traces(rows, task, which, seed)[:k]
     assert build_traces(rows[::-1], task, which, seed)[::-1] == build_traces(rows, task, which, seed)
 
