@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tracenb.audit.joining import dataset_of
 from tracenb.core.records import Example, Generation, Steps, TracenbError
 from tracenb.core.rows import RowsLeftOut
 from tracenb.runs.grids import get_grid
@@ -395,8 +396,6 @@ def test_simulated_stories_are_like_the_official_ones(official):
 
 
 def test_a_published_row_with_a_label_of_the_eleven_is_of_babi_and_with_one_of_the_nine_of_babi20():
-    from tracenb.audit.joining import dataset_of
-
     found = {label: dataset_of({'label': label}, '').name for label in get_task('babi20').labels}
     assert {label for label, name in found.items() if name == 'babi'} == set(get_task('babi').labels)
     assert set(found.values()) == {'babi', 'babi20'}

@@ -79,9 +79,9 @@ def _by_label(row, label):
     smallest = min(fit, key=lambda t: len(t.labels), default=None)
     if fit and all(set(smallest.labels) <= set(t.labels) for t in fit):
         return smallest
-    of = ' and '.join(repr(t.name) for t in fit)
     what = f'no known data set has the label {given[0]!r}' if given[0] else 'neither a data set nor a label is named'
-    what = f'the label {given[0]!r} belongs to {of}' if fit else what
+    if fit:
+        what = f'the label {given[0]!r} belongs to {" and ".join(t.name for t in fit)}'
     raise TracenbError(what, f'add a field `dataset`, one of {", ".join(known)}')
 
 

@@ -69,6 +69,12 @@ def _item_and_scale(name, text, shared):
     return _slug(prefix), _slug(suffix)
 
 
+def _slider_ends(lowest, highest):
+    "The usual ends of a slider with values from -100 to 100, as text."
+    usual = lambda k: 50 if k <= 50 else 100
+    return f'-{usual(-lowest)} to {usual(highest)}' if lowest < 0 else '0 to 100'
+
+
 def _points(values):
     "(points, labels, question) of a scale with these values in the file."
     numbers = _whole(values)
@@ -76,8 +82,7 @@ def _points(values):
         labels = list(dict.fromkeys(values))
         return len(labels), '|'.join(labels), 'put its labels in order, the lowest first'
     if min(numbers) < 0 or max(numbers) > 11:
-        ends = f'{-next(k for k in (50, 100) if k >= -min(numbers)) if min(numbers) < 0 else 0} to '
-        ends += str(next(k for k in (50, 100) if k >= max(numbers)) if min(numbers) < 0 else 100)
+        ends = _slider_ends(min(numbers), max(numbers))
         return ends, '', f'is it a slider from {ends} (values from {min(numbers)} to {max(numbers)})?'
     top = next(k for k in (5, 7, 10, 11) if max(numbers) <= k)
     zero = 'its numbers begin at 0: recode them to begin at 1' if min(numbers) == 0 else ''

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from ..core.records import Example
-from .babi_sim import GO, SIMULATORS, TAKE, WORDS, Household, Story, simulate_babi
+from .babi_sim import GO, OPPOSITE, SIMULATORS, TAKE, WORDS, Household, Story, simulate_babi
 
 # %% ../../nbs/01_tasks/12_babi20_sim.ipynb #sim20-parts
 SIMULATORS20 = {}  # Label -> function of a random generator that returns a `Story`: the nine, later all twenty
@@ -217,7 +217,6 @@ def compound_coreference(rng):
 
 # %% ../../nbs/01_tasks/12_babi20_sim.ipynb #sim20-path
 _WAYS = {'north': (0, 1), 'south': (0, -1), 'east': (1, 0), 'west': (-1, 0)}
-_BACK = {'north': 'south', 'south': 'north', 'east': 'west', 'west': 'east'}
 
 
 @_tells('path-finding')
@@ -236,8 +235,8 @@ def path_finding(rng):
     steps = {}  # (from, to) -> direction, index of the sentence
     sentences = []
     for i, (old, way, new) in enumerate(beside):
-        steps |= {(old, new): (way, i), (new, old): (_BACK[way], i)}
-        a, d, b = rng.choice(((new, way, old), (old, _BACK[way], new)))
+        steps |= {(old, new): (way, i), (new, old): (OPPOSITE[way], i)}
+        a, d, b = rng.choice(((new, way, old), (old, OPPOSITE[way], new)))
         sentences.append(f'The {a} is {d} of the {b}.')
     a, m, b = rng.choice([(a, m, b) for a, m in steps for m2, b in steps if m == m2 and a != b])
     (one, i), (two, j) = steps[a, m], steps[m, b]

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..core.records import Example, TracenbError, lookup
-from .babi_sim import DROP, GIVE, GO, TAKE
+from .babi_sim import DROP, GIVE, GO, OPPOSITE, TAKE
 
 # %% ../../nbs/01_tasks/09_babi_solver.ipynb #f8f89b52
 class Solution(NamedTuple):
@@ -33,11 +33,12 @@ SOLVERS: dict[str, Callable] = {}  # Label -> (context, question) -> Solution
 
 def solves(
     *labels: str,  # The tasks' labels
+    among: dict[str, Callable] = SOLVERS,  # The solvers to which it is added
 ) -> Callable:
     "Decorator: the function below solves stories of `labels`."
 
     def add(f):
-        SOLVERS.update(dict.fromkeys(labels, f))
+        among.update(dict.fromkeys(labels, f))
         return f
 
     return add
@@ -196,21 +197,18 @@ def which_things(context, question, strict=True):
     return Solution(tuple(things) or ('nothing',), facts)
 
 # %% ../../nbs/01_tasks/09_babi_solver.ipynb #9cb6582f
-_OPPOSITE = {'north': 'south', 'south': 'north', 'east': 'west', 'west': 'east'}
-
-
 @solves('two-arg-relations')
 def place_in_direction(context, question):
     "The place in a direction from another."
     forms = 'What is D of the X? or What is the X D of?'
     a, place, b, way = read_form(r'What is (?:(\w+) of the (\w+)|the (\w+) (\w+) of)\?', question, forms)
-    place, way = (place, a) if a else (b, _OPPOSITE.get(way))
+    place, way = (place, a) if a else (b, OPPOSITE.get(way))
     found = []
     for i, s in enumerate(context):
-        x, d, y = read_form(rf'The (\w+) is ({any_of(_OPPOSITE)}) of the (\w+)\.', s, 'The X is D of the Y.')
+        x, d, y = read_form(rf'The (\w+) is ({any_of(OPPOSITE)}) of the (\w+)\.', s, 'The X is D of the Y.')
         if (y, d) == (place, way):
             found.append((x, i))
-        if (x, _OPPOSITE[d]) == (place, way):
+        if (x, OPPOSITE[d]) == (place, way):
             found.append((y, i))
     if len({x for x, _ in found}) != 1:
         raise unsettled(question)
