@@ -287,6 +287,7 @@ def answer_served(
         some = [chats[0], max(chats, key=lambda c: sum(len(m['content']) for m in c.prompt))]
         told['prompt'] = check_prompt(endpoint, some, tokenizer, opened.path)
     told['letters'] = _letters(opened, chats, endpoint, path)
-    print(f'{endpoint.model} at {endpoint.base_url}: {letters_text(told["letters"])}; prompt {told["prompt"]}')
+    told['comparison'] = letters_text(told['letters'])
+    print(f'{endpoint.model} at {endpoint.base_url}: {told["comparison"]}; prompt {told["prompt"]}')
     made, usage = ask_subject(chats, run.generate, endpoint, run.seed, path, tokenizer)
     return made, told | usage
