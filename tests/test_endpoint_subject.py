@@ -59,7 +59,7 @@ def served(url, **more):
 
 @pytest.mark.parametrize('condition', ['zero_shot', 'few_shot:2', 'correct'])
 def test_a_server_answers_as_the_built_in_backend(condition, url, tmp_path, capsys):
-    opened, made = run_all(tmp_path, condition=condition, **served(url))
+    opened, made = run_all(tmp_path / 'served', condition=condition, **served(url))
     other, wanted = run_all(tmp_path / 'built-in', condition=condition, generate=SHORT)
     assert made == wanted and len(made) == 6 and {g.n_tokens for g in made} <= set(range(1, 13))
     assert (
@@ -73,7 +73,7 @@ def test_a_server_answers_as_the_built_in_backend(condition, url, tmp_path, caps
         told['completion_tokens'] == sum({(g.text, g.n_tokens): g.n_tokens for g in made}.values()) or told['attempts']
     )
     said = '4 of 4 answers are those of the built-in backend, letter for letter'
-    assert said in capsys.readouterr().out and said in served_notice(gather(tmp_path)).data
+    assert said in capsys.readouterr().out and said in served_notice(gather(tmp_path / 'served')).data
     assert told['model'] == ('tiny-random' if condition != 'correct' else f'correct-seed1-{opened.run.name[-8:]}')
     assert TrainedRun(opened.path).ask(opened.examples['test'][0]) == made[0]
 

@@ -81,7 +81,7 @@ def _check_server(self: GenerateConfig):
     if any(mark in self.base_url for mark in '@?'):
         remedy = f'put the key into the environment variable {self.key_name}'
         raise TracenbError('base_url holds a password or a query: it would be stored', remedy)
-    if self.compare < 0 or (self.requests_per_minute or 1) < 1:
+    if self.compare < 0 or self.requests_per_minute is not None and self.requests_per_minute < 1:
         raise TracenbError('compare or requests_per_minute is too small', 'compare is at least 0, the other at least 1')
     try:
         body = json.loads(self.extra_body or '{}')

@@ -215,7 +215,8 @@ def ask_subject(
 
 
 def _usage(replies):
-    "Requests, tokens and dollars as the server tells; None where it does not."
+    "Requests, tokens and dollars as the server tells; None where it does not. Equal requests were sent once."
+    replies = list({r.key: r for r in replies}.values())
     sums = {k: sum(getattr(r, k) for r in replies) or None for k in ('attempts', 'prompt_tokens', 'completion_tokens')}
     costs = [r.cost for r in replies]
     return sums | dict(dollars=None if None in costs else sum(costs), models=sorted({r.model for r in replies}))

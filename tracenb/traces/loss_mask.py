@@ -88,7 +88,7 @@ def template_record(
     system = 'own turn' if takes_system(tokenizer) else 'begins the user turn'
     return dict(digest=digest(_template(tokenizer), 16), date=TODAY.isoformat(), system=system)
 
-
+# %% ../../nbs/04_traces/04_loss_mask.ipynb #template-fixed
 def fixed_template(
     tokenizer,  # With a chat template
 ) -> str:
