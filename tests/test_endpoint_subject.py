@@ -21,7 +21,14 @@ from tracenb.tasks.babi import babi
 from tracenb.tasks.task import DataConfig, load_examples
 from tracenb.teacher import client
 from tracenb.teacher.endpoint import Endpoint, Reply
-from tracenb.teacher.served import as_generation, check_model, compare_letters, prompt_difference, subject_endpoint
+from tracenb.teacher.served import (
+    as_generation,
+    check_model,
+    compare_letters,
+    prompt_difference,
+    server_prompt,
+    subject_endpoint,
+)
 from tracenb.traces.chat import choose_shots, question_chat
 from tracenb.traces.conditions import get_condition
 from tracenb.traces.loss_mask import chat_texts, encode, fixed_template
@@ -108,6 +115,14 @@ def test_prompts_are_compared_as_text_or_tokens():
     text, ids = chat_texts(chat, tok)[0], list(encode(chat, tok, prompt_only=True).input_ids)
     assert prompt_difference(text, chat, tok) == prompt_difference(ids, chat, tok) == ''
     assert prompt_difference(ids + ids[-1:], chat, tok) and prompt_difference(text + '!', chat, tok)
+
+
+def test_a_server_that_tells_its_prompt_as_text():
+    "As llama.cpp does, by `/apply-template`; a server that tells nothing is not taken for one that agrees."
+    messages = [dict(role='user', content='Where is Ann?')]
+    for told, wanted in (({'prompt': '<s>Where is Ann?'}, '<s>Where is Ann?'), ({'tokens': [1, 2]}, [1, 2]), ({}, None)):
+        with FaultyServer(lambda question, attempt, told=told: told) as server:
+            assert server_prompt(Endpoint(base_url=server.url, model='m'), messages) == wanted
 
 
 def test_failures_are_kept_apart_and_asked_again(tmp_path, monkeypatch):
