@@ -120,7 +120,11 @@ def test_prompts_are_compared_as_text_or_tokens():
 def test_a_server_that_tells_its_prompt_as_text():
     "As llama.cpp does, by `/apply-template`; a server that tells nothing is not taken for one that agrees."
     messages = [dict(role='user', content='Where is Ann?')]
-    for told, wanted in (({'prompt': '<s>Where is Ann?'}, '<s>Where is Ann?'), ({'tokens': [1, 2]}, [1, 2]), ({}, None)):
+    for told, wanted in (
+        ({'prompt': '<s>Where is Ann?'}, '<s>Where is Ann?'),
+        ({'tokens': [1, 2]}, [1, 2]),
+        ({}, None),
+    ):
         with FaultyServer(lambda question, attempt, told=told: told) as server:
             assert server_prompt(Endpoint(base_url=server.url, model='m'), messages) == wanted
 

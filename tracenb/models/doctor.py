@@ -145,7 +145,7 @@ def _key(name: str) -> Callable:
 
     return check
 
-
+# %% ../../nbs/05_models/10_doctor.ipynb #doctor-extras
 def missing_packages(
     extra: str,  # A key of `EXTRAS`
 ) -> list[str]:

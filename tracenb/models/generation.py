@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,6 +93,12 @@ def _check_server(self: GenerateConfig):
     if not isinstance(body, dict):
         raise TracenbError(f'extra_body is {self.extra_body!r}', 'a JSON object is expected, e.g. {"top_k": 20}')
     return self
+
+
+@patch
+def built_in(self: GenerateConfig, **more) -> GenerateConfig:
+    "These settings, changed by `more`, for the built-in backend."
+    return replace(self, **dict(backend='built-in', base_url='', model='', adapter='', extra_body='') | more)
 
 # %% ../../nbs/05_models/06_generation.ipynb #cb4f8973
 def plan_prompts(

@@ -7,7 +7,6 @@ __all__ = ['TrainedRun', 'verify']
 
 # %% ../../nbs/07_runs/09_finished.ipynb #verify-imports
 import json
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from ..models.loading import load_model, load_tokenizer
 from .stages import load_run, measure, run_name, scores_of
 from ..scoring.tables import tabulate
 from ..tasks.task import get_task
-from ..traces.chat import question_chat
+from ..traces.chat import n_shots, question_chat
 from ..traces.conditions import get_condition
 from ..traces.loss_mask import decode_text, encode
 
@@ -40,8 +39,7 @@ class TrainedRun:
         self.run = load_run(self.folder)
         self.task, self.condition, self.model = get_task(self.run.dataset), get_condition(self.run.condition), None
         self.examples = read_jsonl(self.folder / 'examples.jsonl', Example)
-        shots = self.folder / 'shots.jsonl'
-        self.shots = read_jsonl(shots, Example) if shots.exists() else []
+        self.shots = read_jsonl(self.folder / 'shots.jsonl', Example) if n_shots(self.run.condition) else []
 
     @cached_property
     def tokenizer(self):
@@ -63,8 +61,7 @@ class TrainedRun:
         chat = question_chat(example, self.task, self.run.system, self.shots)
         prompt = encode(chat, self.tokenizer, prompt_only=True)
         tell = watch and (lambda rows: watch(decode_text(self.tokenizer, rows[0])))
-        usual = dict(backend='built-in', base_url='', model='', adapter='', extra_body='')
-        how = replace(self.run.generate, num_return_sequences=1, **usual)
+        how = self.run.generate.built_in(num_return_sequences=1)
         return generate(self.load(), self.tokenizer, [prompt], how, seed=self.run.seed, watch=tell)[0]
 
 # %% ../../nbs/07_runs/09_finished.ipynb #verify-differences

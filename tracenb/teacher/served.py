@@ -264,7 +264,7 @@ def _letters(opened, chats, endpoint, path):
         return dict(reason='samples differ in any case' if n else 'compare is 0')
     if not (opened.own_tokenizer and weights_here(run.model)):
         return dict(reason=f'the weights of {run.model} are not here')
-    how = GenerateConfig(max_new_tokens=run.generate.max_new_tokens, batch_size=1)
+    how = run.generate.built_in(batch_size=1)
     try:
         theirs, _ = ask_subject(chats[:n], run.generate, endpoint, run.seed, path, opened.own_tokenizer)
         prompts = [encode(c, opened.own_tokenizer, prompt_only=True) for c in chats[:n]]

@@ -130,7 +130,7 @@ def n_special_tokens(
     special = _special_pattern(tokenizer, len(tokenizer))
     return sum(len(special.findall(m['content'])) for m in (*chat.prompt, *chat.completion)) if special else 0
 
-
+# %% ../../nbs/04_traces/04_loss_mask.ipynb #template-messages
 def prompt_messages(
     prompt: tuple[dict, ...],  # Of a chat
     tokenizer,  # With a chat template
