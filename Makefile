@@ -58,8 +58,9 @@ test-all: setup  ## run all tests: every kill, long simulations, every page; due
 	HYPOTHESIS_PROFILE=exhaustive $(PYTEST)
 
 browser:  ## install Chromium for the tests that look at pages, where that is possible (Debian packages, as root); without it they skip
-	@command -v chromium chromium-browser google-chrome >/dev/null 2>&1 || \
-		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } || \
+	@command -v chromium-headless-shell >/dev/null 2>&1 || \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium-headless-shell fonts-dejavu-core >/dev/null; } || \
+		command -v chromium chromium-browser google-chrome >/dev/null 2>&1 || \
 		echo "no Chromium, and it cannot be installed here: browser tests will be skipped"
 
 lab: setup  ## open JupyterLab on its start page

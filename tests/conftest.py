@@ -1,7 +1,7 @@
 """What all tests share: the checkout, the optional research data, and one cache folder for models."""
 
+import gc
 import os
-import shutil
 import subprocess
 import sys
 import warnings
@@ -12,6 +12,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
+gc.disable()  # until all tests are imported, see `pytest_collection_finish`
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / 'shared' / 'data'
 
@@ -48,6 +49,14 @@ APART = ('test_engine.py', 'test_notebooks.py', 'test_tutorials.py')  # their te
 def pytest_collection_modifyitems(items):
     place = dict(zip(LONGEST, range(-len(LONGEST), 0))) | {LAST: 1}
     items.sort(key=lambda item: place.get(item.path.name, 0))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish():
+    "The collector need not search all modules of torch and transformers again and again: a third of the computing."
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -152,50 +161,43 @@ def call(capsys, monkeypatch):
     scope='module'
 )  # not the session: Playwright's loop runs as long as it is open, and tests elsewhere start loops of their own
 def chromium():
-    "A headless Chromium, driven by Playwright. A new page lists its requests (`tab.asked`) and errors (`tab.errors`)."
-    sync = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
-    path = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
-    if not path:
+    "A headless Chromium, driven by Playwright."
+    from tracenb.fieldwork.screenshots import chromium, find_browser
+
+    pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+    if not find_browser():
         pytest.skip('no Chromium on this machine: `make browser` installs it where it may')
-    quiet = [
-        '--no-sandbox',
-        '--disable-gpu',
-        '--disable-quic',
-        '--no-first-run',
-        '--disable-background-networking',
-        '--disable-component-update',
-        '--disable-sync',
-    ]
-    with sync.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=path, args=quiet)
+    with chromium() as browser:
         yield browser
-        browser.close()
+
+
+def new_page(chromium, width=1200, height=900, dark=False, **kwargs):
+    "A page in a browser context of its own; it lists its requests (`page.asked`) and errors (`page.errors`)."
+    colors = 'dark' if dark else 'light'
+    context = chromium.new_context(viewport=dict(width=width, height=height), color_scheme=colors, **kwargs)
+    page = context.new_page()
+    page.asked, page.errors = [], []
+    page.on('request', lambda r: page.asked.append(r.url))
+    page.on('pageerror', lambda e: page.errors.append(str(e)))
+    page.on(
+        'console',
+        lambda m: page.errors.append(f'{m.text} ({m.location.get("url", "")})') if m.type == 'error' else None,
+    )
+    return page
 
 
 @pytest.fixture
 def tab(chromium):
-    "Make pages: `tab(width=400, dark=True)` is a fresh browser context with one page in it."
-    contexts = []
+    "Make pages: `tab(width=400, dark=True)`, see `new_page`. They are closed at the end of the test."
+    pages = []
 
-    def make(width=1200, height=900, dark=False, **kwargs):
-        contexts.append(
-            chromium.new_context(
-                viewport=dict(width=width, height=height), color_scheme='dark' if dark else 'light', **kwargs
-            )
-        )
-        page = contexts[-1].new_page()
-        page.asked, page.errors = [], []
-        page.on('request', lambda r: page.asked.append(r.url))
-        page.on('pageerror', lambda e: page.errors.append(str(e)))
-        page.on(
-            'console',
-            lambda m: page.errors.append(f'{m.text} ({m.location.get("url", "")})') if m.type == 'error' else None,
-        )
-        return page
+    def make(**kwargs):
+        pages.append(new_page(chromium, **kwargs))
+        return pages[-1]
 
     yield make
-    for c in contexts:
-        c.close()
+    for page in pages:
+        page.context.close()
 
 
 AXE = dict(

@@ -6,30 +6,6 @@ import re
 import traceback
 from pathlib import Path
 
-# What nearly every notebook imports. The server imports it once; a child starts with all of it loaded. Of this library,
-# modules that import most of the others.
-PRELOAD = [
-    'IPython',
-    'execnb.shell',
-    'matplotlib.pyplot',
-    'nbformat',
-    'pandas',
-    'pyarrow',
-    'seaborn',
-    'statsmodels.api',
-    'torch',
-    'peft',
-    'tracenb.audit.page',
-    'tracenb.cli.main',
-    'tracenb.models.serve',
-    'tracenb.ratings.analysis',
-    'tracenb.report.page',
-    'tracenb.runs.engine',
-    'tracenb.runs.explorer',
-    'tracenb.runs.finished',
-    'tracenb.study.server',
-    'tracenb.teacher.collection',
-]
 SLOW = re.compile(r'^#\| *slow', re.M)  # nbdev's flag: long simulations, which `make test-all` runs
 
 
@@ -63,7 +39,7 @@ def _child(path, slow, pipe):
 def context():
     "A fork server with the libraries loaded."
     found = multiprocessing.get_context('forkserver')
-    found.set_forkserver_preload(PRELOAD)
+    found.set_forkserver_preload(['preload'])
     return found
 
 

@@ -81,9 +81,18 @@ def test_the_page_about_the_command_line_lists_every_verb(site):
     assert '--scheduler' in text
 
 
-def test_every_page_opens_asks_no_other_host_and_fits_a_phone(site, address, tab):
-    page, wide = tab(width=390, height=800), {}
+def one_of_each_package(site):
+    "All pages, but of the reference only the first page of each package."
+    seen = {}
     for name in pages(site):
+        seen.setdefault(re.match('reference/[^/]+/|.*', name)[0], name)
+    return sorted(seen.values())
+
+
+@pytest.mark.parametrize('chosen', [one_of_each_package, pytest.param(pages, marks=pytest.mark.exhaustive)])
+def test_every_page_opens_asks_no_other_host_and_fits_a_phone(site, address, tab, chosen):
+    page, wide = tab(width=390, height=800), {}
+    for name in chosen(site):
         answer = page.goto(f'{address}/{name}')
         assert answer.status == 200, name
         if page.evaluate('document.documentElement.scrollWidth') > 390:

@@ -219,12 +219,12 @@ def test_the_command_killed_in_its_stages_and_while_rendering(tmp_path, conditio
         ), 'the notebook is whole'
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # in every run of the tests: `test_a_scheduler_elsewhere_...` kills such a worker
 @pytest.mark.parametrize(
     'conditions, seeds, n_train',
     [
         (['incorrect'], [1], 40),
-        pytest.param(['vanilla', 'correct', 'incorrect'], [1, 2], 40, marks=pytest.mark.exhaustive),
+        (['vanilla', 'correct', 'incorrect'], [1, 2], 40),
     ],
     ids=['small', 'whole'],
 )
@@ -279,7 +279,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_stops_the_grid_and_leaves_what_was_finished(small_disk, smoke):
+def test_a_full_disk_stops_the_grid_and_leaves_what_was_finished(small_disk, smoke, forked_kernels):
     grid = get_grid('smoke', only=['condition=zero_shot,vanilla,correct'])
     out = small_disk / 'o'
     shutil.copytree(smoke / grid.runs[0].name, out / grid.runs[0].name)
@@ -315,7 +315,7 @@ def test_a_folder_that_cannot_be_written_to(small_disk, tmp_path):
 
 @pytest.mark.slow
 def test_a_scheduler_elsewhere_as_in_the_recipes(tmp_path):
-    "The scheduler and the workers of the Slurm recipe; one of two workers is killed, the other ends the grid."
+    "The scheduler and the workers of the Slurm recipe; one of two workers is killed, the other ends the grid as ever."
     recipe = next(
         ''.join(c['source'])
         for c in json.loads((Path(__file__).parents[1] / 'nbs' / '07_runs/08_engine.ipynb').read_text())['cells']
@@ -346,7 +346,9 @@ def test_a_scheduler_elsewhere_as_in_the_recipes(tmp_path):
         assert until(lambda: sum(state(tmp_path / 'o' / r.name).startswith('training') for r in runs) == 2, grid)
         kill_all(processes[1])
         assert grid.wait(120) == 0
-        assert [state(tmp_path / 'o' / r.name) for r in runs] == ['finished'] * 2
+        assert list_runs(tmp_path / 'o').state.tolist() == ['finished'] * 2
+        undisturbed(runs, tmp_path / 'whole')
+        assert bytes_of(tmp_path / 'o') == bytes_of(tmp_path / 'whole') and len(bytes_of(tmp_path / 'whole')) == 4
     finally:
         for p in processes[::-1]:
             if p.poll() is None:

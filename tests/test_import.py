@@ -110,6 +110,15 @@ def test_what_the_file_cannot_tell_is_asked_and_no_ratings_are_refused(tmp_path)
         draft_mapping(path)
 
 
+def test_a_slider_is_drafted_with_its_ends(tmp_path):
+    path = tmp_path / 'wide.csv'
+    path.write_text('ResponseId,group,q1_clear,q1_tone,q2_clear,q2_tone\na,x,80,-40,7,5\nb,y,3,20,100,-9\n')
+    rows, notes, questions = draft_mapping(path)
+    ends = {row['dimension']: row['points'] for row in rows if row['role'] == 'rating'}
+    assert ends == dict(clear='0 to 100', tone='-50 to 50') and 'clear (0 to 100)' in notes[-1]
+    assert 'is it a slider from 0 to 100 (values from 3 to 100)?' in ' '.join(questions)
+
+
 def test_a_column_to_ignore_needs_nothing_and_other_roles_are_checked():
     rows = read_mapping({'a': dict(role='ignore'), 'b': dict(item='q', dimension='clarity')})
     assert [row['column'] for row in rows] == ['b']

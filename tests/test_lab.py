@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, new_page
 from faulty_server import FaultyServer
 from lab_driver import Kernel, Lab, environment
 
@@ -151,19 +151,6 @@ c = render(e, build_traces([e], toy, 'correct')[0], toy)
 c""",
     'show_mask(encode(c, tok), tok)',
 ]
-
-
-def test_records_are_legible_and_harmless(lab, tab, tmp_path):
-    page = tab(width=900, height=1000)
-    prompts, errors = lab.run_all(page, lab.write('records.ipynb', HOSTILE, *SHOWN))
-    assert ran(prompts) and errors == [] and page.locator('.tnb').count() >= 8
-    assert page.evaluate('typeof hacked') == 'undefined'
-    assert page.locator('.tnb script, .tnb img').count() == 0
-    assert asks_no_other_host(page, lab)
-    found = contrasts(page, tmp_path, 'records')
-    assert len(found) > 80 and found[0][0] >= 4.5, found[:3]
-
-
 RUN = """
 import tempfile
 from tracenb.runs import stages
@@ -173,15 +160,39 @@ run = stages.open_run(stages.make_run(data=dict(n_train=8, n_test=3), **settings
 stages.tune(run, stages.build(run))
 stages.finish(run, stages.score(run, stages.answer(run)))"""
 EXPLORE = 'from tracenb.runs.explorer import explore\nexplore("toy", model="tiny-random")'
+FORCE = 'from tracenb.interventions.panel import explore_trace\nexplore_trace(run.path)'
+DISPLAYED = [HOSTILE, *SHOWN, RUN, EXPLORE, 'explore(run=run.path)', FORCE]
 
 
-def test_the_explorer_reacts(lab, tab, tmp_path):
-    page = tab(width=1200, height=1500)
-    prompts, errors = lab.run_all(page, lab.write('explorer.ipynb', RUN, EXPLORE, 'explore(run=run.path)'))
+@pytest.fixture(scope='module')
+def displayed(lab, chromium):
+    "A page with records, the explorer and the panel of forced traces: one notebook, run once for the tests below."
+    page = new_page(chromium, width=900, height=1000)
+    prompts, errors = lab.run_all(page, lab.write('displayed.ipynb', *DISPLAYED))
     assert ran(prompts) and errors == []
-    cells = page.locator('.jp-CodeCell')
-    assert cells.first.locator('.widget-hprogress').count() == 2  # bars of training and of generation
-    first, second = cells.nth(1), cells.nth(2)
+    yield page
+    assert asks_no_other_host(page, lab)
+    page.context.close()
+
+
+def cell_with(page, source):
+    return page.locator('.jp-CodeCell').nth(DISPLAYED.index(source))
+
+
+def test_records_are_legible_and_harmless(displayed, tmp_path):
+    page = displayed
+    assert page.locator('.tnb').count() >= 8
+    assert page.evaluate('typeof hacked') == 'undefined'
+    assert page.locator('.tnb script, .tnb img').count() == 0
+    found = contrasts(page, tmp_path, 'records')
+    assert len(found) > 80 and found[0][0] >= 4.5, found[:3]
+
+
+def test_the_explorer_reacts(displayed, tmp_path):
+    page = displayed
+    page.set_viewport_size(dict(width=1200, height=1500))
+    assert cell_with(page, RUN).locator('.widget-hprogress').count() == 2  # bars of training and of generation
+    first, second = cell_with(page, EXPLORE), cell_with(page, 'explore(run=run.path)')
     first.get_by_text('incorrect trace').wait_for()
     first.get_by_label('condition', exact=True).select_option('wrong_label')
     first.get_by_text('wrong_label trace').wait_for()
@@ -201,18 +212,11 @@ def test_the_explorer_reacts(lab, tab, tmp_path):
     second.get_by_label('question').fill('Where is Zoë?')
     second.get_by_role('button', name='Ask the model').press('Enter')  # a click needs a page that does not move
     second.get_by_text('the answer is parsed, not scored').wait_for()
-    assert asks_no_other_host(page, lab)
     page.screenshot(path=tmp_path / 'explorer.png')
 
 
-FORCE = 'from tracenb.interventions.panel import explore_trace\nexplore_trace(run.path)'
-
-
-def test_a_trace_can_be_edited_by_hand(lab, tab):
-    page = tab(width=1200, height=1500)
-    prompts, errors = lab.run_all(page, lab.write('forced.ipynb', RUN, FORCE))
-    assert ran(prompts) and errors == []
-    panel = page.locator('.jp-CodeCell').nth(1)
+def test_a_trace_can_be_edited_by_hand(displayed):
+    page, panel = displayed, cell_with(displayed, FORCE)
     trace = panel.get_by_label('trace', exact=True)
     trace.wait_for()
     assert trace.input_value(), 'it begins with the correct trace'
@@ -225,7 +229,6 @@ def test_a_trace_can_be_edited_by_hand(lab, tab):
     assert logprobs[0] != logprobs[1]
     panel.get_by_label('start from').select_option('none')
     page.wait_for_function('t => t.value === ""', arg=trace.element_handle())
-    assert asks_no_other_host(page, lab)
 
 
 # --- a stopped cell

@@ -28,7 +28,7 @@ def source(cell):
 
 
 def module(path):
-    "'tasks.babi' for nbs/01_tasks/10_babi.ipynb, from the names of folder and file alone."
+    "'tasks.babi' for nbs/01_tasks/11_babi.ipynb, from the names of folder and file alone."
     return '.'.join(re.sub(r'^[0-9]+_', '', part) for part in (path.parent.name, path.stem))
 
 

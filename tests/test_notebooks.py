@@ -10,7 +10,9 @@ from execute import run as run_in_jupyter
 from run_notebook import SLOW, run
 from test_layout import cells, source
 
-ELSEWHERE = ('experiments', 'tutorials')  # run by papermill in test_runs.py, by JupyterLab in test_lab.py
+# Experiments are run by papermill in test_runs.py, tutorials by JupyterLab in test_lab.py; findings are stored pages of
+# runs that took hours: nbs/site/refresh.py makes them from those runs
+ELSEWHERE = ('experiments', 'tutorials', 'findings')
 NOTEBOOKS = sorted(
     p for p in (ROOT / 'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts and p.parent.name not in ELSEWHERE
 )

@@ -1,11 +1,13 @@
 """Simulated participants, power and coverage, against exact values, formulas and their own promises."""
 
 import math
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from scipy.stats import binomtest, kruskal, norm
 
 from tracenb.core.records import TracenbError
@@ -25,7 +27,6 @@ from tracenb.ratings.effects import (
 from tracenb.ratings.power import (
     BATCH_STUDIES,
     PowerPlan,
-    _participant_means,
     count_significant,
     coverage,
     participants_needed,
@@ -35,7 +36,8 @@ from tracenb.ratings.power import (
     significant_in_batch,
 )
 from tracenb.ratings.scales import check_answers, mean_ratings, participant_table, rules_of, score_trials
-from tracenb.ratings.simulated import answers_of, participant_rows, simulate_answers
+from tracenb.ratings.simulated import answers_of, draw_choices, draw_means, participant_rows, simulate_answers
+from tracenb.stats.bradley_terry import bradley_terry
 from tracenb.stats.comparisons import holm_rows
 from tracenb.stats.rank_tests import kruskal_p
 from tracenb.study.design import demo_study
@@ -151,10 +153,48 @@ def test_large_effects_are_always_found_and_small_ones_as_often_as_the_formula_s
 @pytest.mark.parametrize('n', [5, 12])
 def test_a_batch_tests_what_the_analysis_tests(n):
     power_plan = PowerPlan()
-    x = _participant_means(power_plan, n, BATCH_STUDIES, np.random.default_rng([0, n, 0]))['load']
+    x = draw_means(power_plan, n, BATCH_STUDIES, np.random.default_rng([0, n, 0]))['load']
     test = lambda study: kruskal_p(list(study), 999)[1] if n < 11 else kruskal(*study).pvalue
     hits = sum(test(study) < 0.05 for study in np.swapaxes(x, 0, 1))
     assert significant_in_batch(power_plan, n, 0)['load', 'Kruskal-Wallis', '', ''] == hits
+
+
+def pairs_plan(difference, conditions=('a', 'b', 'c'), trials=6):
+    "A plan of pairs whose first condition is better by so much, with other noise than the default."
+    means = {c: dict(preference=3 + difference * (k == 0)) for k, c in enumerate(conditions)}
+    effects = Effects(means=means, dimensions=dict(better='preference'), noise_sd=0.9)
+    return PowerPlan(effects, conditions, trials, 'pairs')
+
+
+@pytest.mark.parametrize('n', [9, 14])
+def test_a_batch_of_pairs_tests_what_the_analysis_tests(n):
+    plan = pairs_plan(0.5)
+    sides, chosen = draw_choices(plan, n, 100, np.random.default_rng([0, n, 0]))
+    names, hits = np.array(plan.conditions), Counter()
+    first, second = names[sides[..., 0]].ravel(), names[sides[..., 1]].ravel()
+    about = pd.DataFrame(dict(participant=np.repeat(range(n), 6), first=first, second=second))
+    for own in chosen['better'][:20]:
+        table, tests = bradley_terry(about.assign(chosen=np.where(own.ravel(), first, second)), list(names))
+        hits['F'] += tests.get('all', {}).get('p', 1) < 0.05
+        hits['t'] += table.p[2] < 0.05
+    found = significant_in_batch(plan, n, 0, studies=20)
+    sides, again = draw_choices(plan, n, 20, np.random.default_rng([0, n, 0]))
+    assert (again['better'] == chosen['better'][:20]).all()
+    assert found['better', 'Bradley-Terry, F', '', ''] == hits['F']
+    assert found['better', 'Bradley-Terry, t', 'a', 'c'] == hits['t']
+    assert (hits['F'] > 2) == (n > 9)  # With fewer than ten people there is no model
+
+
+def test_power_for_pairs_is_alpha_without_a_difference_and_the_formula_with_one():
+    null = count_significant(pairs_plan(0), 30, 1000, seed=2)
+    assert binomtest(null['better', 'Bradley-Terry, F', '', ''], 1000, 0.05).pvalue > 1e-4
+    two = pairs_plan(0.4, ('a', 'b'))
+    share = norm.cdf(0.4 / 0.9 / math.sqrt(2))  # That a is chosen; without a side its log odds are the strength
+    strength, error = math.log(share / (1 - share)), (40 * 6 * share * (1 - share)) ** -0.5
+    formula = norm.cdf(strength / error - norm.ppf(0.975))
+    found = count_significant(two, 40, 500, seed=2)
+    assert [*found] == [('better', 'Bradley-Terry, t', 'a', 'b')] and 0.5 < formula < 0.999
+    assert found['better', 'Bradley-Terry, t', 'a', 'b'] / 500 == pytest.approx(formula, abs=0.05)
 
 
 def test_the_same_numbers_by_any_number_of_workers():
@@ -186,7 +226,7 @@ def test_the_table_and_the_n_that_is_needed_agree():
     ('wrong', 'message'),
     [
         (dict(conditions=('r1',)), 'at least two'),
-        (dict(layout='across'), "'between' or 'within'"),
+        (dict(layout='across'), "'between', 'within' or 'pairs'"),
         (dict(layout='within', trials=6), 'use a multiple'),
         (dict(conditions=('r1', 'r2')), "did you mean 'r1'"),
     ],
@@ -213,7 +253,10 @@ def test_the_figure_states_what_n_counts():
     for layout in ('between', 'within'):
         fig, _ = power_figure(power_table(PowerPlan(layout=layout), (5, 10), sims=100, progress=False))
         labels.append(fig.subfigs[0].axes[0].get_xlabel())
-    assert labels == ['participants analyzed, a condition', 'participants analyzed, in all']
+    fig, data = power_figure(power_table(pairs_plan(0.6), (10, 20), sims=100, progress=False))
+    labels.append(fig.subfigs[0].axes[0].get_xlabel())
+    assert labels == ['participants analyzed, a condition', *['participants analyzed, in all'] * 2]
+    assert data.outcome.unique() == ['better'] and 'Holm' not in ''.join(t.get_text() for t in fig.findobj(Text))
 
 
 # --- coverage

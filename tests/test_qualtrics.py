@@ -11,7 +11,7 @@ from tracenb.cli.main import app
 from tracenb.core.records import TracenbError
 from tracenb.fieldwork.jspsych import read_jspsych
 from tracenb.fieldwork.qualtrics import read_mapping, read_qualtrics, scale_rules
-from tracenb.fieldwork.source import join_prolific, read_source
+from tracenb.fieldwork.source import join_prolific, read_source, write_imported
 from tracenb.ratings.analysis import compute
 from tracenb.ratings.effects import Effects
 from tracenb.ratings.scales import Rules, check_answers, participant_table, rules_of, score_trials
@@ -254,8 +254,29 @@ def test_scales_of_a_mapping_are_analyzed_with_its_points_and_turned_around(tmp_
     rows = check_answers(read_qualtrics(saved(tmp_path), MAP), rules)
     table = score_trials(rows, participant_table(rows, rules), rules)
     assert table['kind:quality'].tolist() == [6.0, 7.0] and table['scale:confusion'].tolist() == [6.0, 7.0]
-    with pytest.raises(TracenbError, match="points is '12'"):
-        scale_rules(read_mapping({'Q1': dict(item='q', dimension='a', points='12')}), {})
+    for wrong in ('12', '0 to 1', '0 to 2000', '5 to'):
+        with pytest.raises(TracenbError, match=f"points is '{wrong}'"):
+            scale_rules(read_mapping({'Q1': dict(item='q', dimension='a', points=wrong)}), {})
+
+
+def test_sliders_of_a_mapping_keep_their_ends_and_values_beyond_them_are_refused(tmp_path):
+    cells = [['80', '-9'], ['0', '50'], ['100', '-99'], ['47', '']]
+    rows = [[f'R_{k}', '0', '1', f'p{k}', *own, '', 'x', ''] for k, own in enumerate(cells)]
+    here = MAP | {
+        'Q1': dict(item='q', dimension='clear', kind='quality', points='0 to 100'),
+        'Q2': dict(item='q', dimension='tone', kind='tone', points='-50 to 50'),
+    }
+    answers = read_qualtrics(saved(tmp_path, rows), here)
+    rated = answers[answers.kind == 'trial']
+    assert rated[rated.dimension == 'clear'].value.tolist() == [80, 0, 100, 47]
+    assert rated[rated.dimension == 'tone'].value.tolist() == [-9, 50]  # -9 is on this scale; -99 is a code
+    assert 'Left out: 1 ratings that are a code for no answer' in ' '.join(answers.attrs['notes'])
+    write_imported(answers, tmp_path / 'a.csv', mapping=here)
+    rules = Rules(**read_source(tmp_path / 'a.csv')[0].attrs['scale_rules'])
+    assert rules.sliders == dict(clear=(0, 100), tone=(-50, 50)) == Rules(**scale_rules(read_mapping(here), {})).sliders
+    rows[0][4] = '101'
+    with pytest.raises(TracenbError, match='Q1, line .: 101 is not from 0 to 100'):
+        read_qualtrics(saved(tmp_path, rows), here)
 
 
 @pytest.mark.parametrize(

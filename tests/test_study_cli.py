@@ -1,8 +1,11 @@
 """A study from its config to its figures, by the command alone, as `make study-demo` does it."""
 
+import csv
 import json
 import re
+import shlex
 import stat
+from itertools import product
 
 import pandas as pd
 import pytest
@@ -100,6 +103,49 @@ def test_power_of_the_built_study(folder):
     table = pd.read_csv(out / 'power.csv')
     assert 'SIMULATED' in text and 25 in set(table.n) and table.simulated.all()
     assert (out / 'power.png').is_file() and (out / 'needed.csv').is_file()
+
+
+HOWTO = ROOT / 'nbs' / 'site' / 'howto' / 'run_a_study.md'
+
+
+def test_a_study_of_ones_own_in_german_by_the_commands_of_the_how_to(tmp_path, monkeypatch):
+    "Three kinds of traces within subjects, scales of 7 points, a table that a spreadsheet saved."
+    monkeypatch.chdir(tmp_path)
+    lines = [line for line in HOWTO.read_text().splitlines() if line.startswith('tracenb study ')]
+    first = {shlex.split(line)[2]: shlex.split(line, comments=True)[2:] for line in reversed(lines)}
+    assert first['build'] == ['build', 'my-study/study.yaml', '--out', 'survey']
+    own = next(line for line in lines if 'analyse trial' in line)
+    assert first['template'][-1] == 'de' and 'my-study/items.csv' in output_of(*first['template'])
+
+    with open('my-study/items.csv', 'w', encoding='cp1252', newline='') as f:
+        write = csv.writer(f, delimiter=';').writerow
+        write(['question', 'context', 'condition', 'trace', 'answer', 'right'])
+        for k, c in product(range(6), ('kurz', 'lang', 'zerlegt')):
+            told = f'Jonas trug Schlüssel {k} in die Küche.\nEr ging hinaus.'
+            write(
+                [f'Wo ist Schlüssel {k}?', told, c, f'{c}: Er liegt in der Küche.', 'Küche', 'ja' if k % 2 else 'nein']
+            )
+    config, words = tmp_path / 'my-study' / 'study.yaml', tmp_path / 'my-study' / 'wording.yaml'
+    config.write_text(
+        config.read_text()
+        .replace('layout: between', 'layout: within')
+        .replace('n_per_condition: 25', 'n_per_condition: 18')
+    )
+    scales = words.read_text().partition('\nscales:')[2].partition('\ncomparisons:')[0]
+    words.write_text(words.read_text().replace(scales, scales.replace('points: 5', 'points: 7')))
+
+    assert '6 questions under kurz, lang, zerlegt; 6 per participant, within' in output_of(*first['build'])
+    output_of(*first['preregister'])
+    plan = (tmp_path / 'preregistration.md').read_text()
+    assert plan.count('to 7, ') == 6 and 'Friedman' in plan and 'right in every condition for 3, wrong' in plan
+    assert '0 answers lost, 0 doubled' in (said := output_of(*first['simulate'])) and 'kurz' in said
+    said = output_of(*shlex.split(own, comments=True)[2:])
+    assert re.search(r'Mean interpretability \(1 to 7\), from the highest: kurz .*; lang .*; zerlegt', said)
+    assert 'Interpretability differs between conditions: Friedman, chi-square(2)' in said
+    means = pd.read_csv('trial/tables/means.csv').set_index(['outcome', 'condition'])['mean']
+    for c, true in dict(kurz=5.5, lang=4.9, zerlegt=4.3).items():  # As `simulate` said that it assumes
+        assert means['interpretability', c] == pytest.approx(true, abs=0.6)
+    assert (tmp_path / 'trial' / 'figures' / 'means.png').stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from tracenb.study.design import LANGUAGES, Scale, Study, demo_study, wording
 from tracenb.study.participants import Refused, Store, enter, step_page, store_answer
 from tracenb.study.preregister import preregister
 from tracenb.study.sampling import read_config
-from tracenb.study.steps import page_of, step_sequence, trials, value_problems, williams_square
+from tracenb.study.steps import next_number, page_of, step_sequence, trials, value_problems, williams_square
 
 SLIDER = Scale(name='clear', prompt='How clear?', low='not at all', high='completely', slider=(0, 100), kind='quality')
 POINTS = Scale(name='muddled', prompt='Muddled?', low='no', high='yes', points=7, reverse=True, kind='quality')
@@ -217,6 +217,8 @@ def test_a_plan_of_own_items_names_their_file(tmp_path):
 
 def test_a_plan_of_pairs_says_what_is_compared_and_tested():
     text = preregister(PAIRS)
+    assert 'the order of the design that the fewest' in text and 'systematic sample' not in text
+    assert 'systematic sample' in preregister(replace(PAIRS, trials=4))
     assert 'Bradley and Terry' in text and 'Kruskal' not in text and PAIRS.comparisons[0].prompt in text
     rated = preregister(replace(OWN, max_straight=0.5))
     assert 'A slider from 0, not at all, to 100, completely' in rated and 'turned around' in rated
@@ -226,7 +228,9 @@ def test_a_plan_of_pairs_says_what_is_compared_and_tested():
 # --- balance
 
 
-@pytest.mark.parametrize(('k', 'items', 'n'), [(2, 8, 8), (3, 12, 12), (4, 8, 8), (5, 20, 20), (6, 12, 12), (3, 12, 6)])
+@pytest.mark.parametrize(
+    ('k', 'items', 'n'), [(2, 8, 8), (3, 12, 12), (4, 8, 8), (5, 20, 20), (6, 12, 12), (7, 14, 14), (3, 12, 6)]
+)
 def test_conditions_follow_each_other_equally_often_over_all_rounds(k, items, n):
     study, period = with_conditions(k, items, n), k * len(williams_square(k)) * max(1, k - 1)
     orders = [trials(study, number, 'within') for number in range(1, period + 1)]
@@ -250,14 +254,55 @@ def test_subsets_hold_as_many_right_and_wrong_under_each_condition():
         assert set(seen.values()) == {2} and len(seen) == 4
 
 
+SUBSETS = [(2, 9, 4), (3, 12, 6), (3, 13, 6), (4, 12, 4), (4, 16, 12), (5, 20, 10), (6, 24, 12), (7, 21, 7)]
+
+
+@pytest.mark.parametrize(('k', 'items', 'n'), SUBSETS)
+@pytest.mark.parametrize('layout', ['within', 'between', 'pairs'])
+def test_subsets_show_each_item_equally_often_under_each_condition(layout, k, items, n):
+    "After any number of participants; each of them sees as many right as wrong answers, as the study does."
+    study = with_conditions(k, items, n, 'within')
+    if layout == 'pairs':
+        study = replace(study, layout=layout, scales=(), comparisons=PAIRS.comparisons)
+    study, shown, right = replace(study, layout=layout), Counter(), [i.shown['c0'].right for i in study.items]
+    cells = list(permutations(study.conditions, 2)) if layout == 'pairs' else study.conditions
+    cells = [(i, '|'.join(c) if layout == 'pairs' else c) for i in range(items) for c in cells]
+    for number in range(1, 61):  # Between: one participant of each condition at a time
+        seen = [x for group in study.groups for x in trials(study, number, group)]
+        assert len({i for i, _ in trials(study, number, study.groups[0])}) == n
+        if layout != 'between' or number % k == 0:
+            shown.update(seen)
+            counts = [shown[cell] for cell in cells]
+            assert max(counts) - min(counts) <= 1, number
+        share = n * sum(right) / items
+        assert abs(sum(right[i] for i, _ in seen) / len(study.groups) - share) < 1
+        if layout == 'within':
+            by_condition = Counter(c for i, c in seen if right[i])
+            assert all(abs(by_condition[c] - share / k) < 1 for c in study.conditions)
+
+
+def test_subsets_stay_balanced_where_people_leave():
+    study, taken, holding = with_conditions(3, 13, 6), set(), []
+    for k in range(60):
+        taken.add(number := next_number(study, taken, holding))
+        holding += [number] if k % 3 else []  # Every third one leaves
+    shown = Counter(cell for number in holding for cell in trials(study, number, 'within'))
+    counts = [shown[i, c] for i in range(13) for c in study.conditions]
+    assert len(holding) == 40 and max(counts) - min(counts) <= 2
+
+
 def test_studies_of_before_are_dealt_as_they_were():
     "Their stored answers are read by it; the values are those of revision 01f1e18."
     between = replace(demo_study(), trials=5, version=1)
     assert trials(between, 3, 'decomposition')[:4] == tuple((i, 'decomposition') for i in (2, 5, 7, 0))
     within = replace(demo_study(), layout='within', trials=4, version=1)
     assert trials(within, 3, 'within') == ((0, 'decomposition'), (6, 'r1'), (7, 'post_hoc'), (5, 'r1_summary'))
+    second = replace(demo_study(), layout='within', trials=4, version=2)  # As 739efe9 dealt
+    assert trials(second, 3, 'within') == ((5, 'decomposition'), (6, 'r1'), (0, 'post_hoc'), (7, 'r1_summary'))
+    second = replace(PAIRS, trials=4, version=2)
+    assert trials(second, 3, 'pairs')[:2] == ((5, 'post_hoc|r1'), (7, 'r1|decomposition'))
     old = json.loads(demo_study().to_json()) | dict(version=1)
-    assert Study.from_json(json.dumps(old)).version == 1 and demo_study().version == 2
+    assert Study.from_json(json.dumps(old)).version == 1 and demo_study().version == 3
 
 
 # --- exclusions
@@ -315,6 +360,10 @@ def test_the_power_of_a_study_as_it_is_built(tmp_path):
     write_study(study, tmp_path / 'built', files=files)
     plan = read_power_plan(tmp_path / 'built')
     assert (plan.conditions, plan.trials, plan.layout, plan.items) == (study.conditions, 4, 'within', 4)
+    write_study(PAIRS, tmp_path / 'pairs', files=files)
+    pairs = read_power_plan(tmp_path / 'pairs')
+    assert (pairs.layout, pairs.trials, [*pairs.effects.dimensions]) == ('pairs', 8, ['shows_better'])
+    assert count_significant(pairs, 24, 100)['shows_better', 'Bradley-Terry, F', '', ''] > 80
     some = PowerPlan(plan.effects, plan.conditions, 4, 'within', items=8)
     strong, weak = (
         count_significant(PowerPlan(replace(plausible_effects(OWN), person_sd=sd), trials=4, layout=layout), 12, 100)

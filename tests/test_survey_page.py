@@ -2,6 +2,8 @@
 
 import json
 import re
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import pandas as pd
@@ -219,6 +221,8 @@ def test_a_whole_participation_in_each_condition(study, visit, before):
         assert len(set(seen)) == 9, 'no step is skipped or shown twice'
         assert page.inner_text('h1') == 'Done' and page.inner_text('#code') == study.codes['complete']
         assert page.get_attribute('#return', 'href') == PANEL.complete_url + study.codes['complete']
+        buttons = [b.get_attribute('id') for b in page.query_selector_all('.closing .jspsych-btn')]
+        assert buttons[0] == 'return', 'the way back is the first thing to press'
     page.reload()
     ready(page)
     assert page.inner_text('#code') == study.codes['complete'], 'the code is still there after a reload'
@@ -724,3 +728,43 @@ def test_null_characters_of_a_comment_are_left_out_and_the_study_goes_on(visit):
     with page.expect_request('**/api/answers/free') as sent:
         page.click('#survey .jspsych-btn')
     assert json.loads(sent.value.post_data)['values'] == dict(comment='goodbye')
+
+
+@pytest.mark.exhaustive
+def test_the_next_person_at_the_same_computer_takes_part_anew(files, tmp_path, tab):
+    write_study(small(panel=Panel()), tmp_path / 'built', files=files)
+    with LocalServer(tmp_path / 'built', tmp_path / 'answers.sqlite') as server:
+        page = tab()
+        page.goto(server.url)
+        ready(page)
+        assert answer_until(page).inner_text('h1') == 'Done'
+        page.goto(server.url)
+        assert ready(page) == 'Done', 'the same person sees the same end'
+        page.click('#next-person')
+        page.wait_for_selector('.kind-consent')
+        ready(page)
+        send(page)
+    assert read_answers(tmp_path / 'answers.sqlite').participant.nunique() == 2
+
+
+@pytest.mark.exhaustive
+def test_who_loses_the_place_while_idle_is_told_what_is_saved(files, tmp_path, tab):
+    one = replace(small(('r1',)), n_per_condition=1)
+    write_study(one, tmp_path / 'built', files=files)
+    with LocalServer(tmp_path / 'built', tmp_path / 'answers.sqlite') as server:
+        page, other = tab(), tab()
+        page.goto(f'{server.url}/?PROLIFIC_PID=idle')
+        ready(page)
+        answer_until(page, until='.kind-trial')
+        with closing(sqlite3.connect(tmp_path / 'answers.sqlite', timeout=10)) as db, db:
+            db.execute('UPDATE participants SET seen = seen - 100000')
+        other.goto(f'{server.url}/?PROLIFIC_PID=next')
+        assert ready(other) != 'The study is full'
+        answer_all(page)
+        page.click('#survey .jspsych-btn')
+        page.wait_for_selector('.closing')
+        assert one.words['place_lost'] in page.inner_text('#survey')
+        page.click('.closing button')
+        page.wait_for_function('() => document.querySelector("h1")?.textContent === "The study is full"')
+    rows = read_answers(tmp_path / 'answers.sqlite')
+    assert set(rows[rows.participant == 'p0001'].kind) == {'enter', 'consent', 'comprehension'}

@@ -13,11 +13,12 @@ from run_notebook import run
 from test_lab import IN_BROWSER
 from test_layout import cells, source
 
+from tracenb.fieldwork.screenshots import find_browser
+
 NBS = ROOT / 'nbs'
 TUTORIALS = sorted((NBS / 'tutorials').glob('*.ipynb'))
 START = NBS / 'start.ipynb'
 EACH = pytest.mark.parametrize('path', TUTORIALS, ids=lambda p: p.stem)
-BROWSER = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 
 
 def prose(path):
@@ -78,7 +79,7 @@ def test_calls_the_library_and_adds_nothing_to_it(path):
 OUTSIDE = [
     pytest.param(p, marks=pytest.mark.exhaustive) if p.stem == 'train' else p  # trains the embedded model for minutes
     for p in TUTORIALS
-    if not BROWSER or f'tutorials/{p.name}' not in IN_BROWSER
+    if not find_browser() or f'tutorials/{p.name}' not in IN_BROWSER
 ]
 
 

@@ -71,14 +71,17 @@ def prediction_of(
 
 # %% ../../nbs/10_audit/03_joining.ipynb #45c32584
 def _by_label(row, label):
-    "The one task that has the label of a row."
+    "The one task that has the label of a row: of tasks within one another, as babi in babi20, the smallest."
     fields = (row.get(k) for k in ('label', 'category', 'query_type'))
     given = [v for v in fields if v and isinstance(v, str)] or [label]
     known = {n: t for n, t in known_tasks().items() if t.read_row}
     fit = [t for t in known.values() if {x.lower() for x in given} & {x.lower() for x in t.labels}]
-    if len(fit) == 1:
-        return fit[0]
+    smallest = min(fit, key=lambda t: len(t.labels), default=None)
+    if fit and all(set(smallest.labels) <= set(t.labels) for t in fit):
+        return smallest
+    of = ' and '.join(repr(t.name) for t in fit)
     what = f'no known data set has the label {given[0]!r}' if given[0] else 'neither a data set nor a label is named'
+    what = f'the label {given[0]!r} belongs to {of}' if fit else what
     raise TracenbError(what, f'add a field `dataset`, one of {", ".join(known)}')
 
 

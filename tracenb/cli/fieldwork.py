@@ -136,7 +136,7 @@ def _drafted(source, path, delimiter, encoding, yes):
         raise TracenbError(f'{len(questions)} questions about {source} are open', remedy)
     for scale in dict.fromkeys(row['dimension'] for row in rows if row['role'] == 'rating'):
         own = [row for row in rows if row['dimension'] == scale]
-        points = typer.prompt(f'points of {scale}', default=own[0]['points'], type=int)
+        points = typer.prompt(f'points of {scale} (0 to 100 for a slider)', default=str(own[0]['points']))
         turned = typer.confirm(f'is {scale} reversed (a high number means little)?', default=False)
         for row in own:
             row |= dict(points=points, reverse='yes' if turned else '')

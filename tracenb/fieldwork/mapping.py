@@ -34,12 +34,12 @@ def _slug(text):
 
 
 def _whole(cells):
-    "The cells as whole numbers from 0 to 11, or None if one is something else."
+    "The cells as whole numbers from -100 to 100, or None if one is something else."
     try:
         numbers = [as_number(cell) for cell in cells]
     except ValueError:
         return None
-    return [int(k) for k in numbers] if all(k % 1 == 0 and 0 <= k <= 11 for k in numbers) else None
+    return [int(k) for k in numbers] if all(k % 1 == 0 and -100 <= k <= 100 for k in numbers) else None
 
 
 def _kind_of(name, cells):
@@ -75,11 +75,15 @@ def _points(values):
     if numbers is None:
         labels = list(dict.fromkeys(values))
         return len(labels), '|'.join(labels), 'put its labels in order, the lowest first'
+    if min(numbers) < 0 or max(numbers) > 11:
+        ends = f'{-next(k for k in (50, 100) if k >= -min(numbers)) if min(numbers) < 0 else 0} to '
+        ends += str(next(k for k in (50, 100) if k >= max(numbers)) if min(numbers) < 0 else 100)
+        return ends, '', f'is it a slider from {ends} (values from {min(numbers)} to {max(numbers)})?'
     top = next(k for k in (5, 7, 10, 11) if max(numbers) <= k)
     zero = 'its numbers begin at 0: recode them to begin at 1' if min(numbers) == 0 else ''
     return top, '', zero or f'is it {top} points, as the file suggests (largest value {max(numbers)})?'
 
-
+# %% ../../nbs/12_fieldwork/07_mapping.ipynb #export-rating-rows
 def _rating_rows(columns, texts, cells):
     "(rows of the mapping, questions) for the columns that may be ratings."
     ends = Counter(texts[c].rpartition(' - ')[2].strip() for c in columns)
@@ -146,7 +150,8 @@ def draft_mapping(
     ]
     roles = Counter(row['role'] for row in made)
     read = f'Read as {table.encoding}, separator {table.delimiter!r}, {skip} header rows, {len(rows)} responses.'
-    scales = sorted({f'{row["dimension"]} (1 to {row["points"]})' for row in ratings.values()})
+    ends = lambda points: points if ' to ' in str(points) else f'1 to {points}'
+    scales = sorted({f'{row["dimension"]} ({ends(row["points"])})' for row in ratings.values()})
     items = len({row['item'] for row in ratings.values()})
     notes = [read, 'Columns: ' + ', '.join(f'{k} {role}' for role, k in sorted(roles.items())) + '.']
     return made, [*notes, f'Ratings: {items} items on {", ".join(scales)}.'], questions

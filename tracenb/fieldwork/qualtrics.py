@@ -50,23 +50,27 @@ def as_rating(
     labels: dict,  # Label -> number
     where: str,  # Place, for errors
     shift: int = 0,  # Added to numbers: 1 where answers are counted from 0
+    ends: tuple[int, int] | None = None,  # Lowest and highest rating; None: any
 ) -> int | None:
-    "The cell as a whole number, None if it is empty. Raises `TracenbError` with its place."
+    "The cell as a whole number, None if it is empty or a code of `MISSING`. Raises `TracenbError` with its place."
     text = '' if cell is None or cell != cell else str(cell).strip()
     if not text:
         return None
     if text in labels:
         return int(labels[text])
-    if text in MISSING:
+    if text in MISSING and not (ends and re.fullmatch(r'-\d+', text) and ends[0] <= int(text) <= ends[1]):
         return None
     try:
         number = as_number(text)
     except ValueError:
-        remedy = 'export numeric values instead of choice texts, or give labels={text: number}'
+        remedy = 'export numeric values, or name the texts in the column `labels` of the mapping, the lowest first'
         raise TracenbError(f'{where}: {text!r} is not a number', remedy) from None
     if number % 1:
         remedy = 'ratings are whole numbers: is it the right column?'
         raise TracenbError(f'{where}: {text} is not a whole number', remedy)
+    if ends and not ends[0] <= number + shift <= ends[1]:
+        remedy = 'write the points of the scale in the column `points` of the mapping: 7, or 0 to 100 for a slider'
+        raise TracenbError(f'{where}: {text} is not from {ends[0]} to {ends[1]}', remedy)
     return int(number) + shift
 
 # %% ../../nbs/12_fieldwork/02_qualtrics.ipynb #export-mapping
@@ -109,30 +113,48 @@ def read_mapping(
         raise TracenbError(f'{len(rows)} mapped columns, none of them a rating', remedy)
     return rows
 
+# %% ../../nbs/12_fieldwork/02_qualtrics.ipynb #export-ends
+_SLIDER = re.compile(r'(-?\d{1,4}) to (-?\d{1,4})')  # Ends of a slider, as `points` of a mapping
+
+
+def _ends(points):
+    "((lowest, highest), whether it is a slider) of a scale with these points, as text; (None, False) for others."
+    if found := _SLIDER.fullmatch(points):
+        low, high = map(int, found.groups())
+        return ((low, high), True) if 2 <= high - low <= 1000 else (None, True)
+    return ((1, int(points)) if points.isdigit() and 2 <= int(points) <= 11 else None), False
+
 # %% ../../nbs/12_fieldwork/02_qualtrics.ipynb #export-scale-rules
 def scale_rules(
     mapping: list[dict],  # Of `read_mapping`
     known: dict[str, str],  # Scale -> kind, for scales whose kind the mapping does not name
 ) -> dict:
     """
-    What a mapping says about its scales: {dimensions, points, scale_points, reverse}, fields of `ratings.scales.Rules`.
+    What a mapping says about its scales: {dimensions, points, scale_points, sliders, reverse}, fields of `Rules`.
 
     A scale that is not known is a kind of its own unless the mapping names its kind. Raises `TracenbError`.
     """
-    kinds, points, reverse = {}, {}, []
+    kinds, points, sliders, reverse = {}, {}, {}, []
     for n, row in enumerate(mapping, 2):
         if row['role'] != 'rating':
             continue
         name = as_name(row['dimension'], f'mapping row {n} ({row["column"]}): dimension')
         kinds.setdefault(name, row['kind'] or known.get(name, name))
         of = row['points'] or str(row['labels'].count('|') + 1 if row['labels'] else 5)
-        if not (of.isdigit() and 2 <= int(of) <= 11) or points.setdefault(name, int(of)) != int(of):
-            remedy = 'write one number from 2 to 11 for each scale'
+        ends, is_slider = _ends(of)
+        value = ends if is_slider else ends and ends[1]
+        again = (sliders if is_slider else points).setdefault(name, value)
+        if not ends or again != value or name in sliders and name in points:
+            remedy = 'write one number from 2 to 11 for each scale, or the ends of a slider: 0 to 100'
             raise TracenbError(f'mapping row {n} ({row["column"]}): points is {of!r}', remedy)
         reverse += [name] * (bool(as_bool(row['reverse'])) and name not in reverse)
     mixed = len(set(points.values())) > 1
     return dict(
-        dimensions=kinds, points=max(points.values()), scale_points=points if mixed else {}, reverse=tuple(reverse)
+        dimensions=kinds,
+        points=max(points.values(), default=5),
+        scale_points=points if mixed else {},
+        sliders=sliders,
+        reverse=tuple(reverse),
     )
 
 # %% ../../nbs/12_fieldwork/02_qualtrics.ipynb #qualtrics-file
@@ -226,15 +248,15 @@ def _responses(table, mapping, path):
     return list(first.values()), columns, notes
 
 # %% ../../nbs/12_fieldwork/02_qualtrics.ipynb #export-qualtrics
-def _response_ratings(row, shared, mapping, labels, where):
-    "The rows of one participant's ratings. Raises `TracenbError` that names column and line."
+def _response_ratings(row, shared, mapping, labels, where, ends):
+    "The rows of one participant's ratings; `ends` of each scale. Raises `TracenbError` that names column and line."
     rated = [m for m in mapping if m['role'] == 'rating']
     trials = list(dict.fromkeys((m['item'], m['condition']) for m in rated))
     times = {(m['item'], m['condition']): row[m['column']].strip() for m in mapping if m['role'] == 'seconds'}
     for m in rated:
         place, trial = where(m['column']), (m['item'], m['condition'])
         own = {text.strip(): k for k, text in enumerate(m['labels'].split('|'), 1)} if m['labels'] else labels
-        if (value := as_rating(row[m['column']], own, place)) is None:
+        if (value := as_rating(row[m['column']], own, place, ends=ends[m['dimension']])) is None:
             continue
         if not (condition := m['condition'] or shared['condition']):
             remedy = 'name the condition in the mapping, or the column that holds it with role condition'
@@ -259,6 +281,8 @@ def read_qualtrics(
     """
     mapping, rows = read_mapping(mapping), []
     responses, columns, notes = _responses(read_table(path, delimiter, encoding), mapping, path)
+    rules, given = scale_rules(mapping, {}), 0
+    ends = {d: rules['sliders'].get(d, (1, rules['scale_points'].get(d, rules['points']))) for d in rules['dimensions']}
     for n, row in responses:
         cell = lambda role: row[columns[role]].strip() if role in columns else ''
         shared = dict(participant=cell('participant'), status=_status(row, columns), condition=cell('condition'))
@@ -270,7 +294,11 @@ def read_qualtrics(
                 check = dict(step=f'attention:{name}', kind='attention', id=name)
                 rows.append(shared | check | dict(value=value, right=value.strip() == m['right']))
         where = lambda column: f'{path}: {column}, line {n}'
-        rows += _response_ratings(row, shared, mapping, labels or {}, where)
+        own = list(_response_ratings(row, shared, mapping, labels or {}, where, ends))
+        given += sum(row[m['column']].strip() != '' for m in mapping if m['role'] == 'rating') - len(own)
+        rows += own
+    if given:
+        notes.append(f'Left out: {given} ratings that are a code for no answer, such as {MISSING[0]}.')
     states = Counter(r['status'] for r in rows if r['kind'] == 'enter')
     notes.append('Responses: ' + ', '.join(f'{k} {state}' for state, k in sorted(states.items())) + '.')
     return answer_table(rows, str(path), notes)

@@ -151,7 +151,7 @@ def _read_export(path):
     more = pd.DataFrame([dict(zip(table.rows[0], row)) for row in table.rows[1:]], index=answers.index)
     answers['panel_id'] = more.panel_id.map(unguard_cell)
     rated = more.assign(dimension=answers.dimension)[(answers.kind == 'trial') & (more.points != '')]
-    scales = {r.dimension: (r.scale_kind, r.points, r.reverse) for r in rated.itertuples()}
+    scales = {r.dimension: (r.scale_kind, unguard_cell(r.points), r.reverse) for r in rated.itertuples()}
     if scales:
         answers.attrs['scale_rules'] = _as_rules(scales)
     return answers
@@ -200,9 +200,11 @@ def read_source(
 def _rules_by_scale(study, mapping):
     "Scale -> (kind, points, reversed), of a design or a mapping."
     if study is not None:
-        return {s.name: (s.kind, s.points, 'yes' if s.reverse else '') for s in study.scales}
+        points = lambda s: f'{s.lowest} to {s.highest}' if s.slider else s.points
+        return {s.name: (s.kind, points(s), 'yes' if s.reverse else '') for s in study.scales}
     rules = scale_rules(read_mapping(mapping), {}) if mapping is not None else dict(dimensions={})
-    points = lambda d: rules['scale_points'].get(d, rules['points'])
+    ends = {d: f'{low} to {high}' for d, (low, high) in rules.get('sliders', {}).items()}
+    points = lambda d: ends.get(d) or rules['scale_points'].get(d, rules['points'])
     return {d: (kind, points(d), 'yes' * (d in rules['reverse'])) for d, kind in rules['dimensions'].items()}
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Z', 'EXACT_NOTE', 'FEW_PEOPLE', 'PAIR_COLUMNS', 'FEATURES', 'cliffs_delta', 'cliffs_delta_paired', 'wide_means',
            'is_within', 'omnibus', 'mean_difference', 'pairwise', 'overall_p', 'pair_p', 'with_features',
-           'participant_rho', 'correlations', 'choices_of', 'preferences']
+           'participant_rho', 'correlations', 'choices_of', 'preferences', 'preference_p']
 
 # %% ../../nbs/13_ratings/05_contrasts.ipynb #imports
 import math
@@ -15,11 +15,13 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
+from scipy.special import expit
 from scipy.stats import friedmanchisquare, kruskal, mannwhitneyu, norm, rankdata
+from scipy.stats import t as student
 
 from ..core.records import TracenbError
 from .scales import Rules, condition_order, participant_means, rating_column, widened_level
-from ..stats.bradley_terry import bradley_terry
+from ..stats.bradley_terry import LEAST_PEOPLE, bradley_terry, wald_f
 from ..stats.comparisons import holm
 from ..stats.intervals import bootstrap_weights, wilson
 from ..stats.rank_tests import EXACT, friedman_p, kruskal_p, rank_sum_p, signed_rank_p
@@ -365,3 +367,30 @@ def preferences(
         tests += [about | dict(test=test) | found.get(test, dict(p=math.nan)) for test in ('all', 'side', 'fit')]
     columns = ['comparison', 'test', 'statistic', 'df', 'df_rest', 'p', 'odds', 'low', 'high', 'participants', 'note']
     return pd.concat(strengths, ignore_index=True), pd.DataFrame(tests).reindex(columns=columns)
+
+# %% ../../nbs/13_ratings/05_contrasts.ipynb #export-preference-p
+def preference_p(
+    sides: np.ndarray,  # Number of the alternative that stands first, and second: n x trials x 2
+    first_chosen: np.ndarray,  # Whether the first is chosen: studies x n x trials
+) -> np.ndarray:
+    """
+    p as `bradley_terry` tests them, studies x alternatives: of all together, then of each against alternative 0.
+
+    NaN where there is no model.
+    """
+    (studies, n, t), k = first_chosen.shape, int(sides.max()) + 1
+    signs = [(sides[..., 0] == c).astype(float) - (sides[..., 1] == c) for c in range(1, k)]
+    x = np.stack([*signs, np.ones((n, t))], axis=-1).reshape(n * t, k)
+    y, beta = first_chosen.reshape(studies, n * t).astype(float), np.zeros((studies, k))
+    for _ in range(25):
+        mean = expit(beta @ x.T)
+        information = np.einsum('sr,ri,rj->sij', mean * (1 - mean), x, x, optimize=True) + 1e-9 * np.eye(k)
+        beta = np.clip(beta + np.linalg.solve(information, ((y - mean) @ x)[..., None])[..., 0], -30, 30)
+    scores = ((y - mean)[..., None] * x).reshape(studies, n, t, k).sum(axis=2)
+    inverse, few = np.linalg.inv(information), n / (n - 1) * (n * t - 1) / (n * t - k)
+    cov = few * inverse @ np.einsum('sni,snj->sij', scores, scores) @ inverse
+    error = np.sqrt(np.diagonal(cov, axis1=1, axis2=2))
+    p = 2 * student.sf(np.abs(beta / error), n - 1)[:, : k - 1]
+    joint = [wald_f(b[:-1], c[:-1, :-1], n)['p'] for b, c in zip(beta, cov)]
+    sound = (np.abs(beta).max(axis=1) < 12) & (n >= LEAST_PEOPLE)
+    return np.where(sound[:, None], np.column_stack([joint, p]), np.nan)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DIMENSIONS', 'PAPER_MEANS', 'Range', 'OLD_EFFECTS', 'widest', 'stretch', 'Effects', 'analyzed_share', 'mean_rating',
-           'location', 'stated_mean', 'random_of', 'participant_effect', 'item_effect', 'range_by_scale', 'locations',
-           'judgments_of', 'rate', 'true_means', 'participant_effects', 'item_effects', 'draw_ratings',
+           'location', 'stated_mean', 'random_of', 'participant_effect', 'item_effect', 'range_by_scale', 'ends_of',
+           'locations', 'judgments_of', 'rate', 'true_means', 'participant_effects', 'item_effects', 'draw_ratings',
            'plausible_effects', 'read_effects']
 
 # %% ../../nbs/13_ratings/01_effects.ipynb #imports
@@ -214,7 +214,9 @@ def range_by_scale(effects: Effects) -> list[Range]:
 
 
 @lru_cache(256)
-def _ends(effects):
+def ends_of(
+    effects: Effects,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Lowest and highest rating, and points of a judgment in units of a scale of `points`; one number per scale."
     low, high = np.array(range_by_scale(effects), np.float32).T
     return low, high, (high - low) / np.float32(effects.points - 1)
@@ -227,7 +229,7 @@ def locations(
 ) -> np.ndarray:
     "The mean judgment under a condition over participants and items, one number per scale."
     sd, found = math.hypot(effects.person_sd, effects.item_sd, effects.noise_sd), []
-    for d, unit in zip(effects.dimensions, _ends(effects)[2].tolist()):
+    for d, unit in zip(effects.dimensions, ends_of(effects)[2].tolist()):
         low, high = _range(effects, d)
         found.append(location(stated_mean(effects, condition, d), sd * unit, high, low))
     return np.array(found)
@@ -242,7 +244,7 @@ def judgments_of(
 ) -> np.ndarray:
     "One participant's judgments of one trace, before they are rounded to ratings, one number per scale."
     noise = random_of(seed, 'rating', number, item, condition).normal(0, effects.noise_sd, len(effects.dimensions))
-    unit = _ends(effects)[2]
+    unit = ends_of(effects)[2]
     judged = locations(effects, condition) + unit * participant_effect(effects, number, seed)
     return judged + unit * item_effect(effects, item, seed) + unit * noise
 
@@ -255,7 +257,7 @@ def rate(
     seed: int = 0,  # Of the whole study
 ) -> dict[str, int]:
     "One participant's ratings of one trace, scale -> rating as ticked. The same arguments give the same ratings."
-    low, high, _ = _ends(effects)
+    low, high, _ = ends_of(effects)
     rated = np.clip(np.rint(judgments_of(effects, condition, item, number, seed)), low, high).astype(int)
     turned = np.isin([*effects.dimensions], effects.reverse)
     return dict(zip(effects.dimensions, np.where(turned, (low + high).astype(int) - rated, rated).tolist()))
@@ -276,7 +278,7 @@ def true_means(
     of_items = np.array([item_effect(effects, i, seed) for i in items])
     for c in conditions:
         means = {}
-        for k, (d, unit) in enumerate(zip(effects.dimensions, _ends(effects)[2].tolist())):
+        for k, (d, unit) in enumerate(zip(effects.dimensions, ends_of(effects)[2].tolist())):
             low, high = _range(effects, d)
             means[d] = mean_rating(locations(effects, c)[k] + unit * of_items[:, k], unit * sd, high, low).mean()
         for kind in dict.fromkeys(effects.dimensions.values()):
@@ -324,7 +326,7 @@ def draw_ratings(
     if of_participants is None:
         of_participants = participant_effects(effects, studies, n, rng)
     judged = rng.standard_normal((studies, n, items, scales), dtype=np.float32)
-    low, high, unit = _ends(effects)
+    low, high, unit = ends_of(effects)
     judged *= effects.noise_sd
     judged *= unit
     judged += (locations(effects, condition) + unit * of_items).astype(np.float32)
@@ -368,7 +370,7 @@ def plausible_effects(
         for c, x in zip(means, share.tolist()):
             at = stretch(PAPER_MEANS[c][kind], (1, 5), (0, 1)) if known else x
             usual = known and _range(empty, kind) == (1, 5)
-            means[c][kind] = PAPER_MEANS[c][kind] if usual else stretch(at, (0, 1), _range(empty, kind))
+            means[c][kind] = PAPER_MEANS[c][kind] if usual else round(stretch(at, (0, 1), _range(empty, kind)), 9)
     return Effects(**fields | dict(means=means))
 
 # %% ../../nbs/13_ratings/01_effects.ipynb #export-read-effects

@@ -113,7 +113,7 @@ def _participants(a):
     found = [
         f'{first.n} people entered and {last.n} are analyzed{split}. {why if excluded else "Nobody was excluded."}'
     ]
-    if len(conditions) > 1 and first.n:
+    if len(conditions) > 1 and first.n > last.n:
         found.append(_shares_excluded(first, last, conditions))
     return [*found, _rules_text(a.rules, a.tables['participants'])]
 

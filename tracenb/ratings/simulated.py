@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['participant_profile', 'seconds_of', 'opened_of', 'answers_of', 'participant_rows', 'simulate_answers', 'save_answers',
-           'simulate_on_server']
+           'simulate_on_server', 'PowerPlan', 'draw_means', 'draw_choices']
 
 # %% ../../nbs/13_ratings/02_simulated.ipynb #sim-imports
 import asyncio
@@ -12,20 +12,32 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from ..core.files import write_text
-from ..core.records import TracenbError
+from ..core.records import Record, TracenbError, record
 from tracenb.ratings.effects import (
+    PAPER_MEANS,
     Effects,
     analyzed_share,
+    draw_ratings,
+    ends_of,
+    item_effects,
     judgments_of,
+    locations,
+    participant_effects,
     plausible_effects,
     random_of,
+    range_by_scale,
     rate,
     stated_mean,
+    stretch,
+    widest,
 )
 from ..study.answers import COLUMNS, as_table, csv_lines
 from ..study.design import Study, read_study
@@ -263,3 +275,92 @@ def simulate_on_server(
     )
     with ThreadPoolExecutor(1) as pool:  # A notebook's own thread has a running event loop already
         return pool.submit(asyncio.run, load_test(folder, n, db=db, **simulated)).result()
+
+# %% ../../nbs/13_ratings/02_simulated.ipynb #export-plan
+@record
+class PowerPlan(Record):
+    "A study whose power is wanted. Raises a `ValueError` for a plan that cannot be simulated."
+
+    effects: Effects = Effects()
+    conditions: tuple[str, ...] = tuple(PAPER_MEANS)  # Compared, in this order
+    trials: int = 8  # Items that a participant rates; within subjects: split over the conditions
+    layout: str = 'between'  # Or 'within', 'pairs'
+    alpha: float = 0.05  # Of each test, and of each family of pairs
+    items: int | None = None  # Of which each participant rates `trials`; None: everybody rates the same
+
+    def __post_init__(self):
+        for c in self.conditions:
+            for d in self.effects.dimensions:
+                stated_mean(self.effects, c, d)
+        if len(self.conditions) < 2:
+            raise TracenbError(f'conditions: {self.conditions}', 'power needs at least two')
+        if self.layout not in ('between', 'within', 'pairs'):
+            raise TracenbError(f'layout: {self.layout!r}', "'between', 'within' or 'pairs'")
+        if self.layout == 'within' and self.trials % len(self.conditions):
+            raise TracenbError(f'trials: {self.trials} within {len(self.conditions)} conditions', 'use a multiple')
+
+# %% ../../nbs/13_ratings/02_simulated.ipynb #export-drawn
+def _items_of(plan, n, studies, rng):
+    "Effects of the items that each rates: studies x 1 x trials x scales, studies x n x ... where items are chosen."
+    if (plan.items or plan.trials) == plan.trials:
+        return item_effects(plan.effects, studies, plan.trials, rng)
+    chosen = rng.random((n, plan.items)).argsort(axis=1)[:, : plan.trials]
+    return item_effects(plan.effects, studies, plan.items, rng)[:, 0][:, chosen]
+
+
+def _aligned(plan, rated):
+    "kind -> ratings of its scales, stretched to the widest range of them; the last dimension of `rated` is scales."
+    ends, found = range_by_scale(plan.effects), {}
+    for kind in dict.fromkeys(plan.effects.dimensions.values()):
+        own = [k for k, x in enumerate(plan.effects.dimensions.values()) if x == kind]
+        widest_of_kind = widest([ends[k] for k in own])
+        found[kind] = np.stack([stretch(rated[..., k], ends[k], widest_of_kind) for k in own], axis=-1)
+    return found
+
+# %% ../../nbs/13_ratings/02_simulated.ipynb #export-draw-means
+def draw_means(
+    plan: PowerPlan,
+    n: int,  # Participants a condition; within subjects: in all
+    studies: int,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    "Means of participants by kind: kind -> conditions x studies x n."
+    kinds, k = list(plan.effects.dimensions.values()), len(plan.conditions)
+    items, participants, turn = _items_of(plan, n, studies, rng), None, None
+    if plan.layout == 'within':
+        participants = participant_effects(plan.effects, studies, n, rng)
+        turn = (np.arange(plan.trials)[None, :] + np.arange(n)[:, None]) % k
+        items = np.broadcast_to(items, (studies, n, *items.shape[2:]))
+    found = {kind: [] for kind in dict.fromkeys(kinds)}
+    for j, c in enumerate(plan.conditions):
+        own = items if turn is None else _seen_under(items, turn == j)
+        rated = draw_ratings(plan.effects, c, n, own, rng, participants).mean(axis=2, dtype=np.float64)
+        for kind, x in _aligned(plan, rated).items():
+            found[kind].append(x.mean(axis=2).round(9))
+    return {kind: np.array(x) for kind, x in found.items()}
+
+
+def _seen_under(items, seen):
+    "The items that each participant sees under a condition: studies x n x some of the trials x scales."
+    return items[:, np.arange(len(seen))[:, None], np.nonzero(seen)[1].reshape(len(seen), -1)]
+
+# %% ../../nbs/13_ratings/02_simulated.ipynb #export-draw-choices
+def draw_choices(
+    plan: PowerPlan,  # Of layout pairs
+    n: int,  # Participants
+    studies: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """
+    (sides: the condition that stands first and second, n x trials x 2; comparison -> whether the first is chosen).
+
+    The choices are studies x n x trials. Every participant sees every pair in turn, on changing sides.
+    """
+    pairs, names = np.array(list(combinations(range(len(plan.conditions)), 2))), list(plan.effects.dimensions)
+    trial, number = np.arange(plan.trials)[None, :], np.arange(1, n + 1)[:, None]
+    sides = pairs[(trial + number) % len(pairs)]
+    turned = (trial + number // len(pairs)) % 2 == 1
+    sides = np.where(turned[..., None], sides[..., ::-1], sides)
+    judged = np.array([locations(plan.effects, c) for c in plan.conditions])
+    gap = (judged[sides[..., 0]] - judged[sides[..., 1]]) / (ends_of(plan.effects)[2] * plan.effects.noise_sd * 2**0.5)
+    return sides, {d: rng.random((studies, n, plan.trials)) < norm.cdf(gap[..., k]) for k, d in enumerate(names)}

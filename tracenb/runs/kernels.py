@@ -6,6 +6,7 @@
 __all__ = ['IMPORTS', 'PROXY', 'FORK_SERVER', 'serve_forks', 'ForkServer', 'ForkedKernelManager']
 
 # %% ../../nbs/07_runs/05_kernels.ipynb #1ceb395b
+import gc
 import json
 import os
 import select
@@ -48,7 +49,8 @@ def _become_kernel(request):
 
 # %% ../../nbs/07_runs/05_kernels.ipynb #kernel-imports-code
 def _import_all():
-    "Import `IMPORTS`, without torch's compiler for bitsandbytes."
+    "Import `IMPORTS`, without torch's compiler for bitsandbytes and without garbage collection."
+    gc.disable()
     import torch
 
     compile, torch.compile = torch.compile, lambda function=None, **options: function or (lambda f: f)
@@ -57,6 +59,8 @@ def _import_all():
             __import__(name)
     finally:
         torch.compile = compile
+        gc.enable()
+        gc.freeze()  # for all forks
 
 # %% ../../nbs/07_runs/05_kernels.ipynb #kernel-signals
 def _reap(kernels):

@@ -242,7 +242,7 @@ def answer_rows(
 # %% ../../nbs/11_study/07_answers.ipynb #export-files
 # Where a cell may begin that a spreadsheet would run. Some spreadsheets run the full-width signs too.
 _START = r"(?:\A(?=%s[\"' ]*[=+\-@＝＋－＠\t\r\n])"  # At the start of the text
-_START += r"|(?<=[;\t\r\n])(?=%s[\"' ]*[=+\-@＝＋－＠]))"  # After a character that may end a cell
+_START += r"|(?<=[;|\t\r\n])(?=%s[\"' ]*[=+\-@＝＋－＠]))"  # After a character that may end a cell
 _RUNS, _GUARDED = re.compile(_START % ('', '')), re.compile(_START % ("'", "'") + "'")
 
 

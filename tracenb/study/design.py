@@ -246,7 +246,7 @@ class Study(Record):
     max_straight: Annotated[float, Field(ge=0, le=1)] = 1.0  # Share of trials with one answer on all scales
     minutes_timeout: Annotated[int, Field(ge=1)] = 60  # A place is free again after so long without a stored answer
     seed: int = 1
-    version: Literal[1, 2] = 2  # Of this format; it says how items are dealt, and stored answers are read by it
+    version: Literal[1, 2, 3] = 3  # Of this format; it says how items are dealt, and stored answers are read by it
 
     def __post_init__(self):
         for wrong, remedy in _contradictions(self):

@@ -7,6 +7,7 @@ __all__ = ['HOLDING', 'LONGEST', 'williams_square', 'trials', 'step_sequence', '
            'page_of', 'value_problems', 'step_outcome', 'trial_rows']
 
 # %% ../../nbs/11_study/02_steps.ipynb #imports
+import math
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -34,11 +35,7 @@ def _chosen_by_label(study, number):
 
 
 def _chosen(study, number):
-    """
-    Indices of the items that a participant sees, in the order of the study.
-
-    All, or a subset in which right and wrong answers, labels, and both together have the shares of the study.
-    """
+    "As studies of versions 1 and 2 chose: right and wrong answers and labels have the shares of the study."
     if study.trials == len(study.items):
         return list(range(study.trials))
     if study.version == 1:
@@ -67,22 +64,49 @@ def williams_square(
     return rows + [row[::-1] for row in rows] if n % 2 and n > 1 else rows
 
 # %% ../../nbs/11_study/02_steps.ipynb #export-trial-order
-def _dealt(study, chosen):
-    "The chosen items in the order in which they are dealt to conditions: item k and those n later get the same one."
-    order = seeded(study.seed, 'deal').sample(range(len(chosen)), len(chosen))
-    if study.version > 1:  # Items of a cell lie side by side, so that each condition gets as many of them
-        order.sort(key=lambda i: _cell(study.items[chosen[i]]))
-    return [chosen[i] for i in order]
+def _circle(study):
+    "All items by right and wrong answers, then label; those of a label lie side by side where right meets wrong."
+    labels, order = sorted({item.label for item in study.items}), ('right', 'mixed', 'wrong')
+
+    def place(i):
+        answer, label = _cell(study.items[i])
+        return order.index(answer), labels.index(label) * (-1 if answer == 'wrong' else 1)
+
+    items = range(len(study.items))
+    return sorted(seeded(study.seed, 'deal').sample(items, len(items)), key=place)
 
 
-def _pairs(study, number, chosen):
+def _dealt(study, number):
+    """
+    (item, turn, place among the trials) of each item that a participant sees.
+
+    Every (items / trials)-th of the circle, so that each kind of item has its share; the next participant goes on
+    where this one ends. The turn of an item grows by 1 from one participant who sees it to the next: conditions that
+    are dealt by turns are balanced.
+    """
+    if study.version < 3:
+        chosen = _chosen(study, number)
+        order = seeded(study.seed, 'deal').sample(range(len(chosen)), len(chosen))
+        if study.version == 2:  # Items of a cell lie side by side, so that each condition gets as many of them
+            order.sort(key=lambda i: _cell(study.items[chosen[i]]))
+        return [(chosen[i], k + number, k) for k, i in enumerate(order)]
+    if study.layout == 'between':  # The same items for one participant of each condition
+        number = (number - 1) // len(study.conditions)
+    circle, shared = _circle(study), math.gcd(len(study.items), study.trials)
+    n, t = len(circle) // shared, study.trials // shared
+    lap, start = divmod(-number * t, n)
+    drawn = [((start + k * n) // t, k - lap) for k in range(study.trials)]
+    return [(circle[i], turn, i * t // n) for i, turn in drawn]
+
+
+def _pairs(study, number):
     "(item, 'left|right') of each chosen item: over 2 x pairs participants each item is shown in each pair and order."
     pairs = list(combinations(study.conditions, 2))
-    for k, i in enumerate(_dealt(study, chosen)):
-        left, right = pairs[(k + number) % len(pairs)][:: -1 if (k + number // len(pairs)) % 2 else 1]
+    for i, turn, place in _dealt(study, number):
+        left, right = pairs[turn % len(pairs)][:: -1 if (place + (turn - place) // len(pairs)) % 2 else 1]
         yield i, f'{left}|{right}'
 
-
+# %% ../../nbs/11_study/02_steps.ipynb #export-rounds
 def _rounds(study, number, n_rounds):
     """
     The order of the conditions in each round of trials: rows of the Williams square.
@@ -109,17 +133,17 @@ def trials(
     condition: str,  # One of `study.groups`
 ) -> tuple[tuple[int, str], ...]:
     "(index into `study.items`, condition, or 'left|right' of a pair) of each trial, in order."
-    chosen, rng = _chosen(study, number), seeded(study.seed, 'order', number)
-    if study.layout == 'between':
-        return tuple((i, condition) for i in rng.sample(chosen, len(chosen)))
+    rng = seeded(study.seed, 'order', number)
     if study.layout == 'pairs':
-        shown = list(_pairs(study, number, chosen))
+        shown = list(_pairs(study, number))
         return tuple(rng.sample(shown, len(shown)))
-    n, dealt = len(study.conditions), _dealt(study, chosen)
-    item_blocks = [[i for k, i in enumerate(dealt) if (k + number) % n == c] for c in range(n)]
+    n, dealt = len(study.conditions), _dealt(study, number)
+    if study.layout == 'between':
+        return tuple((i, condition) for i in rng.sample(sorted(i for i, *_ in dealt), len(dealt)))
+    item_blocks = [[i for i, turn, _ in dealt if turn % n == c] for c in range(n)]
     for block in item_blocks:
         rng.shuffle(block)
-    rounds = enumerate(_rounds(study, number, len(chosen) // n))
+    rounds = enumerate(_rounds(study, number, len(dealt) // n))
     return tuple((item_blocks[c][k], study.conditions[c]) for k, row in rounds for c in row)
 
 # %% ../../nbs/11_study/02_steps.ipynb #export-plan
@@ -175,10 +199,12 @@ def next_number(
         return max(taken, default=0) + 1
     n = len(study.conditions)
     n_blocks, orders = (n * (n - 1) // 2, 2) if study.layout == 'pairs' else (n, len(williams_square(n)))
+    if study.version > 2:  # Subsets of the items come back after as many participants
+        n_blocks *= len(study.items) // math.gcd(len(study.items), study.trials)
     period = n_blocks * orders
     by_block, by_row = Counter(n % n_blocks for n in holding), Counter(n % period for n in holding)
     free = (n for n in range(1, max(taken, default=0) + period + 1) if n not in taken)
-    return min(free, key=lambda n: (by_block[n % n_blocks], by_row[n % period], n))
+    return min(free, key=lambda n: (by_block[n % n_blocks], (n - 1) % n_blocks, by_row[n % period], n))
 
 # %% ../../nbs/11_study/02_steps.ipynb #export-page-of
 def _options(checks):

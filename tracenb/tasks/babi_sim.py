@@ -93,7 +93,7 @@ GIVE = ('handed', 'gave', 'passed')
 
 
 class Household:
-    "Four people, three objects, six places; each event is one sentence, and the true state is kept beside it."
+    "Some people, three objects, six places; each event is one sentence, and the true state is kept beside it."
 
     def __init__(
         self,
@@ -101,9 +101,11 @@ class Household:
         take: float,  # Probability that a sentence is about taking something
         drop: float,  # ... about putting something down, if somebody holds something
         give: float = 0.0,  # ... about handing something over, if somebody holds something and is not alone
+        people: Sequence[str] = _PEOPLE,  # Who lives there
+        there: float = 1.0,  # Probability that a taking ends in `there`
     ):
-        self.rng, self.odds = rng, (take, drop, give)
-        self.place = {p: rng.choice(_PLACES) for p in _PEOPLE}  # Person -> place, told or not
+        self.rng, self.odds, self.people, self.there = rng, (take, drop, give), people, there
+        self.place = {p: rng.choice(_PLACES) for p in people}  # Person -> place, told or not
         self.holder, self.left_at = {}, {}  # Object -> person who holds it; object -> place where it was left
         self.events, self.sentences = [], []  # (kind, person, object or place), and its sentence
 
@@ -126,20 +128,21 @@ class Household:
 
 # %% ../../nbs/01_tasks/08_babi_sim.ipynb #447d3a5c
 def _move(home):
-    who = home.rng.choice(_PEOPLE)
+    who = home.rng.choice(home.people)
     home.place[who] = where = home.rng.choice([p for p in _PLACES if p != home.place[who]])
     home.tell('move', who, where, f'{who} {home.rng.choice(GO)} the {where}.')
 
 
 def _take(home) -> bool:
-    who = home.rng.choice(_PEOPLE)
+    who = home.rng.choice(home.people)
     here = home.place[who]
     free = [o for o in _OBJECTS if o not in home.holder and home.left_at.get(o, here) == here]
     if not free:
         return False
     what = home.rng.choice(free)
     home.holder[what] = who
-    home.tell('take', who, what, f'{who} {home.rng.choice(TAKE)} the {what} there.')
+    verb, there = home.rng.choice(TAKE), home.there == 1 or home.rng.random() < home.there
+    home.tell('take', who, what, f'{who} {verb} the {what}{" there" * there}.')
     return True
 
 
@@ -157,7 +160,7 @@ def _drop(home) -> bool:
 def _give(home) -> bool:
     place, pairs = home.place, []
     for what, who in sorted(home.holder.items()):
-        pairs += [(what, who, to) for to in _PEOPLE if to != who and place[to] == place[who]]
+        pairs += [(what, who, to) for to in home.people if to != who and place[to] == place[who]]
     if not pairs:
         return False
     what, who, to = home.rng.choice(pairs)
@@ -374,20 +377,21 @@ def reworded(
     label: str,  # Its task
     answers: tuple[str, ...],  # To the story's question
     rng: random.Random,  # Gives the order
+    known: dict = WORDS,  # Task -> words of one kind
 ) -> Iterator[tuple[str, str]]:
     "The sentence with one word exchanged, and before it 'word' if that was an answer, else 'structured'."
-    words = WORDS.get(label, ())
+    words = known.get(label, ())
     for m in re.finditer(rf'\b({"|".join(words)})\b', sentence) if words else ():
         for word in rng.sample(words, len(words)):
             if word not in sentence:
                 yield 'word' if m[0] in answers else 'structured', f'{sentence[: m.start()]}{word}{sentence[m.end() :]}'
 
 # %% ../../nbs/01_tasks/08_babi_sim.ipynb #f49a4032
-def _candidates(label, k, seed, split, max_words):
+def _candidates(label, k, seed, split, max_words, simulator):
     "Possible k-th stories of `label`."
     rng = seeded('babi', seed, split, label, k)
     for _ in range(10_000):
-        story = SIMULATORS[label](rng)
+        story = simulator(rng)
         yield story if fits(story, max_words) else None
 
 # %% ../../nbs/01_tasks/08_babi_sim.ipynb #1c19a693
@@ -395,24 +399,26 @@ def simulate_babi(
     n: int,  # Number of examples over all labels
     seed: int = 0,  # Other seeds give other stories
     split: str = 'train',  # 'train' or 'test': disjoint for all seeds
-    labels: Sequence[str] = (),  # Which tasks, () = all eleven
+    labels: Sequence[str] = (),  # Which tasks, () = all eleven, or all of `simulators`
     max_words: int | None = None,  # Longest context, in words; None = no limit
+    dataset: str = 'babi',  # The data set they belong to
+    simulators: dict = SIMULATORS,  # Label -> function of a random generator that returns a `Story`
 ) -> list[Example]:
     "`n` different simulated examples, labels in turn. Raises `TracenbError` if there are not so many."
 
     def candidates(label, k):
-        return _candidates(label, k, seed, split, max_words)
+        return _candidates(label, k, seed, split, max_words, simulators[label])
 
     wanted = 'stories of {label}' + ('' if max_words is None else f' of at most {max_words} words')
     return [
         Example(
-            id=f'babi-sim-{label}-{digest([s.context, s.question], 12)}',
-            dataset='babi',
+            id=f'{dataset}-sim-{label}-{digest([s.context, s.question], 12)}',
+            dataset=dataset,
             split=split,
             context=s.context,
             question=s.question,
             answers=s.answers,
             meta={'label': label, 'facts': list(s.facts), 'simulated': True},
         )
-        for label, s in round_robin(n, split, labels, SIMULATORS, 'babi', candidates, wanted)
+        for label, s in round_robin(n, split, labels, simulators, dataset, candidates, wanted)
     ]

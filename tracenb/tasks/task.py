@@ -136,7 +136,8 @@ def find_label(
 
 # %% ../../nbs/01_tasks/02_task.ipynb #7e9c5862
 TASKS: dict[str, Task] = {}
-SHIPPED_TASKS = ('babi', 'cotempqa', 'gsm8k', 'msmarco')  # Modules of `tracenb.tasks` that register a task of that name
+# Modules of `tracenb.tasks` that register a task of that name
+SHIPPED_TASKS = ('babi', 'babi20', 'cotempqa', 'gsm8k', 'msmarco')
 
 
 def register_task(

@@ -692,7 +692,15 @@ function closing(title, ...children) {
 }
 
 function wayBack(said) {
-  const parts = [];
+  const parts = []; // first the way back, which is the last step; the code is for those whose panel does not take it
+  if (/^https?:\/\//.test(said.url || ''))
+    parts.push(
+      make(
+        'p',
+        {},
+        make('a', {class: 'jspsych-btn', href: said.url, rel: 'noreferrer', id: 'return'}, SAY.back_to_panel),
+      ),
+    );
   if (said.code) {
     const copy = make('button', {type: 'button', class: 'jspsych-btn'}, SAY.copy);
     copy.addEventListener('click', () =>
@@ -712,14 +720,6 @@ function wayBack(said) {
       ),
     );
   }
-  if (/^https?:\/\//.test(said.url || ''))
-    parts.push(
-      make(
-        'p',
-        {},
-        make('a', {class: 'jspsych-btn', href: said.url, rel: 'noreferrer', id: 'return'}, SAY.back_to_panel),
-      ),
-    );
   return parts;
 }
 
