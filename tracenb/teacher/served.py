@@ -53,6 +53,8 @@ def _call(endpoint, path, body=None, needed=False):
                 raise TracenbError(what, f'export {endpoint.key_name}=... in the shell') from None
             return None
         except openai.APIConnectionError as e:
+            if not needed:
+                return None
             what = f'no server answers at {endpoint.base_url}: {type(e.__cause__ or e).__name__}'
             raise TracenbError(what, 'start it, e.g. `vllm serve MODEL`, or correct base_url') from None
 
@@ -96,7 +98,7 @@ def server_prompt(
     messages: list[dict],  # Of a chat
 ) -> str | list[int] | None:
     "The prompt that the server makes of a chat, as text or tokens; None where it does not tell."
-    said = _call(endpoint, '/apply-template', dict(messages=messages))
+    said = _call(endpoint, '/apply-template', dict(model=endpoint.model, messages=messages))
     if isinstance(said, dict) and isinstance(said.get('prompt'), str):
         return said['prompt']
     said = _call(endpoint, '/tokenize', dict(model=endpoint.model, messages=messages, add_generation_prompt=True))
