@@ -23,8 +23,8 @@ minor = int(cfg['min_python'].split('.')[1])
 pythons = [f'3.{m}' for m in range(minor, 14)]  # tested up to 3.13
 extras = {key.removesuffix('_requirements'): cfg[key].split() for key in cfg if key.endswith('_requirements')}
 own = extras.pop('dev')
-extras['all'] = sorted({need for needs in extras.values() for need in needs})
-extras['dev'] = sorted({need for key in extras.keys() - {'all', 'bench'} for need in extras[key]} | set(own))
+extras['all'] = sorted({need for key in extras.keys() - {'vllm'} for need in extras[key]})
+extras['dev'] = sorted({need for key in extras.keys() - {'all', 'bench', 'vllm'} for need in extras[key]} | set(own))
 
 setup(
     name=cfg['lib_name'],

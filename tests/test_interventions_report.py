@@ -74,7 +74,8 @@ def grid(shares, **settings):
 
 
 FOUR = grid(dict(ignorer=0, correct=15, incorrect=5, follower=20))
-EVERY = grid({c if c != 'mix' else 'mix:0.5': k % 20 for k, c in enumerate(CONDITIONS)})
+NUMBERED = dict(mix='mix:0.5', few_shot='few_shot:3')
+EVERY = grid({NUMBERED.get(c, c): k % 20 for k, c in enumerate(CONDITIONS)})
 
 
 def write_tested(out, shares, n=4):
@@ -108,7 +109,7 @@ def test_control_models_come_last_and_are_marked():
 
 
 def test_every_condition_of_rules_has_a_color_of_its_own():
-    own = [c for c, known in CONDITIONS.items() if not known.needs and c != 'mix']
+    own = [c for c, known in CONDITIONS.items() if not (known.needs or known.takes)]
     assert set(own) <= set(COLORS) and len(set(colors(pd.DataFrame(dict(condition=own))).values())) == len(own)
 
 

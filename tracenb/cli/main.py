@@ -17,7 +17,7 @@ import typer
 
 from .. import __version__
 from .fieldwork import study
-from .runs import intervene, ls, report, run, show, verify
+from .runs import doctor, intervene, ls, report, run, serve, show, verify
 from .teacher import Source, teacher
 from ..core.records import TracenbError
 
@@ -25,7 +25,6 @@ from ..core.records import TracenbError
 app = typer.Typer(
     name='tracenb',
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help='Do small models distilled on reasoning traces need those traces to be right?',
@@ -40,7 +39,7 @@ def _options(version: Annotated[bool, Option('--version', help='Show the version
         raise typer.Exit()
 
 
-for verb in (run, ls, show, verify, intervene, report):
+for verb in (run, ls, show, verify, intervene, report, serve, doctor):
     app.command()(verb)
 
 # %% ../../nbs/14_cli/05_main.ipynb #f04586ab

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Option', 'GridName', 'Out', 'Only', 'Limit', 'Workers', 'Address', 'DryRun', 'run', 'ls', 'show', 'verify',
-           'intervene', 'report']
+           'intervene', 'report', 'serve', 'doctor']
 
 # %% ../../nbs/14_cli/04_runs.ipynb #rv-imports
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,17 @@ from ..core.records import TracenbError
 
 # %% ../../nbs/14_cli/04_runs.ipynb #rv-options
 Option = typer.Option
-GridName = Annotated[str, typer.Argument(help="A grid that ships ('demo', 'smoke', ...) or a YAML file.")]
+
+
+def _grids(incomplete: str) -> list[str]:
+    "Names of grids that ship, for completion on Tab."
+    shipped = Path(__file__).parents[1] / 'runs' / 'grids'  # importing `runs.grids` takes seconds
+    return sorted(p.stem for p in shipped.glob(f'{incomplete}*.yaml'))
+
+
+GridName = Annotated[
+    str, typer.Argument(help="A grid that ships ('demo', 'smoke', ...) or a YAML file.", autocompletion=_grids)
+]
 Out = Annotated[Path | None, Option(help='Where the run folders go; outputs/GRID if not given.')]
 Only = Annotated[
     list[str], Option(help='Only runs with this value, e.g. condition=correct,incorrect; may be repeated.')
@@ -143,3 +154,30 @@ def report(
     page = make_report(folder)
     print((folder / 'headline.md').read_text())
     print(f'report: {page}')
+
+# %% ../../nbs/14_cli/04_runs.ipynb #rv-machine
+def serve(
+    model: Annotated[str, Option(help='A model that needs no hub.')] = 'smollm2-135m',
+    port: Annotated[int, Option(help='On this machine.')] = 8642,
+):
+    "Serve a model to grids such as `endpoint`, which add their adapters, until Ctrl-C. A server to try things with."
+    import threading
+
+    from tracenb.models.serve import serve_embedded
+
+    with serve_embedded(model, port) as url:
+        print(f'{model} at {url}; Ctrl-C ends it', flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print('ended')
+
+
+def doctor(as_json: Annotated[bool, Option('--json', help='Print JSON.')] = False):
+    "Say what runs on this machine and what does not, with a remedy each. Exit code 1 if no model can be trained."
+    from tracenb.models.doctor import can_work, examine_machine
+
+    findings = examine_machine()
+    print(json.dumps([f.to_dict() for f in findings], indent=1) if as_json else '\n'.join(map(str, findings)))
+    if not can_work(findings):
+        raise typer.Exit(1)

@@ -13,7 +13,8 @@ from .records import TracenbError
 # %% ../../nbs/00_core/06_extras.ipynb #extras-require
 EXTRAS = {
     'study': 'serving and analyzing a human study',
-    'teacher': 'collecting traces from a teacher model',
+    'teacher': 'asking a model behind a server',
+    'vllm': 'generating with vLLM',
     'cluster': 'spreading runs over several machines',
     'lab': 'working in JupyterLab',
     'bench': 'comparing speed with TRL',

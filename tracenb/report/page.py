@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['runs_table', 'files', 'show_table', 'write_runs', 'section', 'show_findings', 'overlong_notice', 'forced_notice',
-           'forms_table', 'samples', 'to_page', 'make_report']
+           'forms_table', 'served_notice', 'samples', 'to_page', 'make_report']
 
 # %% ../../nbs/09_report/08_page.ipynb #ae7157ae
 import base64
@@ -191,6 +191,24 @@ def forms_table(
     form = results.rows.form.str.replace(r'cut off after \d+ tokens', 'cut off', regex=True)
     counts = results.rows.assign(form=form).groupby(['dataset', 'model', 'condition', 'form'], sort=False).size()
     return counts.rename('texts').reset_index()
+
+# %% ../../nbs/09_report/08_page.ipynb #served-notice
+def served_notice(
+    results: Results,  # Of `gather`
+) -> HTML:
+    "Which runs a server answered, and what a comparison with the built-in backend found; empty where none did."
+    found = []
+    for path, run in results.runs.items():
+        told = json.loads((path / 'run.json').read_text(encoding='utf-8')).get('server')
+        if told:
+            place = f'{run.dataset}, {run.model}, {condition_name(run.condition)}, seed {run.seed}'
+            found.append(
+                f'{place}: {told["model"]} at {told["base_url"]}: {told["comparison"]}; prompt {told["prompt"]}'
+            )
+    if not found:
+        return HTML('')
+    lines = ''.join(f'<li>{escaped(line)}</li>' for line in found)
+    return HTML(f'<p><b>Answers from a server</b>, not from this package:</p><ul>{lines}</ul>')
 
 # %% ../../nbs/09_report/08_page.ipynb #57c8b1b7
 def samples(

@@ -7,7 +7,7 @@ __all__ = ['TrainedRun', 'verify']
 
 # %% ../../nbs/07_runs/09_finished.ipynb #verify-imports
 import json
-from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from ..core.files import read_jsonl
@@ -18,8 +18,8 @@ from ..models.loading import load_model, load_tokenizer
 from .stages import load_run, measure, run_name, scores_of
 from ..scoring.tables import tabulate
 from ..tasks.task import get_task
-from ..traces.chat import render
-from ..traces.conditions import build_traces, get_condition
+from ..traces.chat import n_shots, question_chat
+from ..traces.conditions import get_condition
 from ..traces.loss_mask import decode_text, encode
 
 # %% ../../nbs/07_runs/09_finished.ipynb #explore-tuned
@@ -39,10 +39,14 @@ class TrainedRun:
         self.run = load_run(self.folder)
         self.task, self.condition, self.model = get_task(self.run.dataset), get_condition(self.run.condition), None
         self.examples = read_jsonl(self.folder / 'examples.jsonl', Example)
-        self.tokenizer = load_tokenizer(self.run.model)
+        self.shots = read_jsonl(self.folder / 'shots.jsonl', Example) if n_shots(self.run.condition) else []
+
+    @cached_property
+    def tokenizer(self):
+        return load_tokenizer(self.run.model)
 
     def load(self):
-        "The model with its adapter, loaded at first use."
+        "The model with its adapter in this process, loaded at first use, also if a server answered."
         if self.model is None:
             base = load_model(self.run.model, quantize=self.run.quantize)
             self.model = load_adapter(base, self.folder / 'adapter') if self.condition.trains else base
@@ -54,10 +58,10 @@ class TrainedRun:
         watch=None,  # Called with the text so far
     ) -> Generation:
         "What the model writes."
-        empty = build_traces([example], self.task, 'zero_shot')[0]
-        prompt = encode(render(example, empty, self.task, self.run.system), self.tokenizer, prompt_only=True)
+        chat = question_chat(example, self.task, self.run.system, self.shots)
+        prompt = encode(chat, self.tokenizer, prompt_only=True)
         tell = watch and (lambda rows: watch(decode_text(self.tokenizer, rows[0])))
-        how = replace(self.run.generate, num_return_sequences=1)
+        how = self.run.generate.built_in(num_return_sequences=1)
         return generate(self.load(), self.tokenizer, [prompt], how, seed=self.run.seed, watch=tell)[0]
 
 # %% ../../nbs/07_runs/09_finished.ipynb #verify-differences

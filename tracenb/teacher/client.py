@@ -17,7 +17,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import contextmanager
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
@@ -159,8 +159,8 @@ async def _create(self: EndpointClient, request):
     "The server's response. Raises `Retry`, or `TracenbError` if another attempt cannot help."
     import openai
 
-    options = dict(temperature=request.temperature, max_tokens=request.max_tokens)
-    options = {k: v for k, v in options.items() if v is not None}
+    options = dict(temperature=request.temperature, max_tokens=request.max_tokens) | request.options
+    options = dict(extra_body={k: v for k, v in options.items() if v is not None})
     create = self.client.chat.completions.with_raw_response.create
     try:
         async with asyncio.timeout(self.endpoint.timeout):
@@ -254,7 +254,7 @@ async def reply_within_cost(self: EndpointClient, request: Request, key: str) ->
     return reply
 
 # %% ../../nbs/06_teacher/03_client.ipynb #de2c6d2f
-async def _ask_all(todo, client, cache, bar):
+async def _ask_all(todo, client, cache, bar, on_reply):
     "Key -> reply of every request in `todo`, with as many in flight as the endpoint allows."
     replies, waiting = {}, iter(todo.items())
 
@@ -263,6 +263,8 @@ async def _ask_all(todo, client, cache, bar):
             replies[key] = reply = await client.reply_within_cost(request, key)
             if reply.state not in ('failed', 'unasked'):
                 cache.put(request, reply)
+            if on_reply:
+                on_reply(reply)
             bar.update()
             client.billed += reply.prompt_tokens + reply.completion_tokens
             bar.set_postfix(tokens=client.billed, dollars=f'{client.spent:.4f}', refresh=False)
@@ -330,17 +332,20 @@ def ask(
     prices: str | Path | None = None,  # As in `read_prices`
     max_cost: float | None = None,  # Dollars that this call must not exceed; needs a price and `max_tokens`
     progress: bool = True,  # Show a progress bar
+    on_reply: Callable | None = None,  # Called with each reply as it arrives, first with those in the cache
 ) -> list[Reply]:
     "One reply per request, in order. Raises `TracenbError` without a key, for a limit without price, or a used cache."
     keys, table, stored = [request_key(r, endpoint) for r in requests], read_prices(prices), ReplyCache(cache)
     try:
         replies = {k: reply for k in dict.fromkeys(keys) if (reply := stored.get(k))}
         todo = {k: r for k, r in zip(keys, requests) if k not in replies}
+        for found in replies.values() if on_reply else ():
+            on_reply(found)
         if todo and max_cost is not None:
             _check_limit(todo.values(), endpoint, table)
 
         async def work(bar):
-            return await _ask_all(todo, EndpointClient(endpoint, table, max_cost), stored, bar)
+            return await _ask_all(todo, EndpointClient(endpoint, table, max_cost), stored, bar, on_reply)
 
         if todo:
             counts = dict(total=len(todo) + len(replies), initial=len(replies))

@@ -11,6 +11,8 @@ import sqlite3
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pydantic import Field
+
 from ..core.files import digest
 from ..core.records import Record, TracenbError, record
 
@@ -37,6 +39,7 @@ class Request(Record):
     messages: tuple[dict, ...]  # {'role', 'content'}
     temperature: float | None = None  # None = the server's default
     max_tokens: int | None = None  # Of the reply, including its reasoning; None = the server's default
+    options: dict = Field(default_factory=dict)  # Further fields of the body; None leaves out one that would be sent
 
     def __post_init__(self):
         for n, m in enumerate(self.messages, 1):
@@ -74,7 +77,8 @@ def request_key(
     endpoint: Endpoint,  # Where it is sent
 ) -> str:
     "Fingerprint of everything that the reply may depend on."
-    return digest([endpoint.base_url, endpoint.model, request.messages, request.temperature, request.max_tokens], 64)
+    parts = [endpoint.base_url, endpoint.model, request.messages, request.temperature, request.max_tokens]
+    return digest(parts + [request.options] * bool(request.options), 64)
 
 
 def api_key(
