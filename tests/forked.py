@@ -14,6 +14,7 @@ from tracenb.runs.kernels import ForkServer
 
 def _child(function, args, cwd, env, printed):
     "Call `function(*args)` with the folder, the environment and the two outputs of a new process."
+    assert 'preload' in sys.modules, 'the fork server has not imported the libraries'
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
@@ -48,9 +49,38 @@ def _script(code, *args):
     exec(code, {'__name__': '__main__'})
 
 
+def fork_kernels():
+    """
+    From now on kernels and workers that this process starts are forks of it: no second import.
+
+    Called before anything else in a process that is itself a fork with the imports done.
+    """
+    from tracenb.runs import kernels, notebook, workers
+
+    server = ForkServer()
+    server.folder = tempfile.TemporaryDirectory(prefix='tracenb-')
+    socket = f'{server.folder.name}/socket'
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.setsid()
+        os.close(theirs)
+        sys.stdin = open(ours)
+        kernels.serve_forks(socket)
+        os._exit(0)
+    os.close(ours)  # the server ends when this process does, which closes the other end
+    server.socket = lambda: socket
+    while not Path(socket).exists():
+        time.sleep(0.005)
+    kernels.FORK_SERVER = server
+    notebook.execute.__defaults__ = (kernels.ForkedKernelManager,)
+    workers.START = 'fork'
+
+
 def _main(*args):
     from tracenb.cli.main import main
 
+    fork_kernels()
     main(list(args))
 
 

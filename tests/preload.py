@@ -6,6 +6,7 @@ it leaves alone what is there.
 """
 
 import gc
+import os
 from importlib import import_module
 
 MODULES = [
@@ -30,6 +31,11 @@ MODULES = [
     'tracenb.study.server',
     'tracenb.teacher.collection',
 ]
+
+# This folder is first in PYTHONPATH so that this module is found; processes below are not to find more than others
+_, _, others = os.environ.pop('PYTHONPATH').partition(os.pathsep)
+if others:
+    os.environ['PYTHONPATH'] = others
 gc.disable()
 for name in MODULES:
     import_module(name)

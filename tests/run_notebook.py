@@ -3,10 +3,18 @@
 import multiprocessing
 import os
 import re
+import sys
 import traceback
+from multiprocessing import forkserver
 from pathlib import Path
 
 SLOW = re.compile(r'^#\| *slow', re.M)  # nbdev's flag: long simulations, which `make test-all` runs
+
+# Nobody sees these figures: each is drawn once, and not twice, to find its margins
+SMALL_FIGURES = """
+from matplotlib_inline.backend_inline import set_matplotlib_formats
+set_matplotlib_formats('png', dpi=40, bbox_inches=None)
+"""
 
 
 def _cells(path, slow):
@@ -20,10 +28,14 @@ def _cells(path, slow):
 def _child(path, slow, pipe):
     "Run the code cells of the notebook at `path` in its folder. Sends '' or the cell that failed with its traceback."
     try:
+        assert 'preload' in sys.modules, 'the fork server has not imported the libraries'
         os.chdir(path.parent)
         from execnb.shell import CaptureShell
+        from forked import fork_kernels
 
+        fork_kernels()
         shell = CaptureShell(path.parent)
+        shell.run(SMALL_FIGURES)
         for cell in _cells(path, slow):
             shell.run(cell.source)
             if shell.exc:
@@ -37,9 +49,21 @@ def _child(path, slow, pipe):
 
 
 def context():
-    "A fork server with the libraries loaded."
-    found = multiprocessing.get_context('forkserver')
+    """
+    A fork server with the libraries loaded.
+
+    It looks for `preload` in PYTHONPATH only, and says nothing where it finds none: `_child` does.
+    """
+    found, before = multiprocessing.get_context('forkserver'), os.environ.get('PYTHONPATH')
     found.set_forkserver_preload(['preload'])
+    os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, (str(Path(__file__).parent), before)))
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ['PYTHONPATH']
+        else:
+            os.environ['PYTHONPATH'] = before
     return found
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
+from ..core.records import TracenbError
 from .running import FOLDER, InterventionConfig, missing_tests, read_interventions
 from ..runs.folders import repeated_runs
 from ..runs.kernels import ForkedKernelManager
@@ -47,6 +48,27 @@ def _summary_text(folder):
     return '\n'.join(f'  {line}' for line in shown)
 
 
+def _to_test(folders, config, errors):
+    "The folders that lack tests. Of the others it is printed what was found, or why they cannot be tested."
+    for folder in folders:
+        try:
+            if missing_tests(folder, config):
+                yield folder
+            else:
+                _print_tested(folder, 0)
+        except TracenbError as why:
+            _note_failure(folder, why, errors)
+
+
+def _print_tested(folder, seconds):
+    tqdm.write(f'tested in {seconds:4.0f} s: {folder}\n{_summary_text(folder)}')
+
+
+def _note_failure(folder, why, errors):
+    errors[str(folder)] = str(why)
+    tqdm.write(f'failed: {folder}: {why}', file=sys.stderr)
+
+# %% ../../nbs/08_interventions/09_grid.ipynb #gr-all
 def intervene_runs(
     folders: Iterable[str | Path],  # Of finished runs
     config: InterventionConfig,  # Which tests, and how
@@ -54,17 +76,19 @@ def intervene_runs(
     scheduler: str | None = None,  # Address of a dask scheduler; None = this machine
 ) -> dict[str, str]:
     "Make the tests of all runs. Returns the error of each run that failed, by folder: empty if all succeeded."
-    folders, errors = [Path(f) for f in folders], {}
+    errors = {}
+    todo = list(_to_test(map(Path, folders), config, errors))
+    if not todo:
+        return errors
     quiet = not (sys.stderr.isatty() or 'ipykernel' in sys.modules)
-    with tqdm(desc=FOLDER, total=len(folders), unit='run', disable=quiet) as bar, connect(workers, scheduler) as pool:
-        waiting = {pool.submit(do_intervene, str(f), config.to_json()): f for f in folders}
+    with tqdm(desc=FOLDER, total=len(todo), unit='run', disable=quiet) as bar, connect(workers, scheduler) as pool:
+        waiting = {pool.submit(do_intervene, str(f), config.to_json()): f for f in todo}
         for future in as_completed(waiting):
             folder, why = waiting[future], future.exception()
             if why:
-                errors[str(folder)] = str(why)
-                tqdm.write(f'failed: {folder}: {why}', file=sys.stderr)
+                _note_failure(folder, why, errors)
             else:
-                tqdm.write(f'tested in {future.result():4.0f} s: {folder}\n{_summary_text(folder)}')
+                _print_tested(folder, future.result())
             bar.update()
     return errors
 
