@@ -1,5 +1,6 @@
 """Run folders: named by their settings, resumed by stage, never reused under other examples; failures lose nothing."""
 
+import ast
 import base64
 import gzip
 import json
@@ -34,7 +35,7 @@ from tracenb.runs.engine import plan_grid, run_grid
 from tracenb.runs.finished import verify
 from tracenb.runs.folders import list_runs, run_progress, show_run, state
 from tracenb.runs.grids import SHIPPED, Grid, expand, get_grid
-from tracenb.runs.notebook import execute, experiment, printed
+from tracenb.runs.notebook import execute, experiment, parameters, printed, template_parameters
 from tracenb.runs.stages import Run, answer, build, finish, make_run, open_run, run_name, score, tune
 from tracenb.traces.chat import TEMPLATES
 
@@ -262,11 +263,69 @@ def test_an_unknown_parameter_is_an_error_not_a_warning(tmp_path):
 
 
 def test_the_default_parameters_of_the_template_are_a_smoke_test():
-    import papermill
+    defaults = template_parameters(experiment('sft'))
+    assert set(defaults) == set(Run.__dataclass_fields__) | {'out'} and defaults['model'] == "'tiny-random'"
 
-    defaults = papermill.inspect_notebook(str(experiment('sft')))
-    assert set(defaults) == set(Run.__dataclass_fields__) | {'out'}
-    assert defaults['model']['default'] == "'tiny-random'"
+
+TEXT = 'It\'s "quoted" \\\\n\\u2028 {x} \U0001f600'
+VALUES = dict(
+    text=TEXT, number=1e-7, whole=10**12, none=None, yes=True, items=[1, 'a', None], nested={'a': {'b': [0.1]}}
+)
+
+
+def template_of(path, *sources):
+    "A notebook with a cell of parameters, all 0, and these cells."
+    parts = ['\n'.join(f'{name} = 0' for name in VALUES), *sources]
+    cells = [nbformat.v4.new_code_cell(source) for source in parts]
+    cells[0].metadata.tags = ['parameters']
+    spec = dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'))
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=spec), path)
+    return path
+
+
+def stored(path):
+    "Sources and outputs of an executed notebook, without the injected cell and papermill's notes on an error."
+    added = {'injected-parameters', 'papermill-error-cell-tag'}
+    cells = [c for c in nbformat.read(path, as_version=4).cells if not added & set(c.metadata.get('tags', ()))]
+    return [(c.source, [dict(o) for o in c.get('outputs', ()) if o.get('name') != 'stderr']) for c in cells]
+
+
+@pytest.mark.parametrize('name', ['papermill', 'nbclient'])
+def test_both_executors_pass_values_on_and_store_what_failed(tmp_path, monkeypatch, forked_kernels, name):
+    monkeypatch.setenv('TRACENB_EXECUTOR', name)
+    shown = f'print(repr(dict({", ".join(f"{k}={k}" for k in VALUES)})))'
+    template = template_of(tmp_path / 't.ipynb', shown, 'whole / 0', 'print("never")')
+    with pytest.raises(
+        TracenbError, match=r't/out.ipynb: cell 4 failed: ZeroDivisionError: division by zero\n.*resumes'
+    ):
+        execute(template, tmp_path / 't' / 'out.ipynb', VALUES)
+    assert [p.name for p in (tmp_path / 't').iterdir()] == ['out.ipynb']
+    (_, none), (_, [printed]), (_, [error]), (_, never) = stored(tmp_path / 't' / 'out.ipynb')[-4:]
+    assert none == never == [] and error['ename'] == 'ZeroDivisionError'
+    assert ast.literal_eval(printed['text']) == VALUES
+
+
+def test_both_executors_store_the_same_notebook_of_a_run(smoke, tmp_path, monkeypatch, forked_kernels):
+    "The run of `smoke`, which papermill executed, again with nbclient: only seconds and memory of training differ."
+    monkeypatch.setenv('TRACENB_EXECUTOR', 'nbclient')
+    run = get_grid('smoke').runs[2]
+    made = execute(experiment('sft'), tmp_path / 'run.ipynb', parameters(run, tmp_path / 'o'))
+    ours, theirs = stored(made), stored(smoke / run.name / 'run.ipynb')
+    seen = lambda outputs: [(o.get('text'), o.get('data', {}).get('text/html')) for o in outputs]
+    for (source, a), (same, b) in zip(ours, theirs, strict=True):
+        assert source == same and (seen(a) == seen(b) or 'stages.tune(' in source), source
+    assert sum(bool(outputs) for _, outputs in ours) >= 6
+
+
+def test_an_executor_that_is_not_known_or_not_there(tmp_path, monkeypatch):
+    template = template_of(tmp_path / 't.ipynb')
+    monkeypatch.setenv('TRACENB_EXECUTOR', 'nbclien')
+    with pytest.raises(TracenbError, match="unknown executor .TRACENB_EXECUTOR. 'nbclien'\n.*did you mean 'nbclient'"):
+        execute(template, tmp_path / 'x.ipynb', {})
+    monkeypatch.delenv('TRACENB_EXECUTOR')
+    monkeypatch.setitem(sys.modules, 'papermill', None)
+    with pytest.raises(TracenbError, match='papermill cannot be imported(.|\n)*TRACENB_EXECUTOR=nbclient'):
+        execute(template, tmp_path / 'x.ipynb', {})
 
 
 def test_grids_are_known_and_limited():
