@@ -83,9 +83,13 @@ OUTSIDE = [
 ]
 
 
-# Every cell is run, but on less data, where a tutorial takes a minute; `make test-all` runs it as it is written.
+# Every cell is run, but with a smaller model on less data, where a tutorial takes a minute; `make test-all` runs it as it is written.
 SMALLER = {
-    'intervene': {"'n_train': 96, 'n_test': 12": "'n_train': 16, 'n_test': 3", 'limit=8': 'limit=2'},
+    'intervene': {
+        "model='smollm2-135m'": "model='tiny-random'",
+        "'n_train': 96, 'n_test': 12": "'n_train': 16, 'n_test': 3",
+        'limit=8': 'limit=2',
+    },
 }
 
 
