@@ -120,3 +120,13 @@ def explore_trace(
 ) -> TracePanel:
     "A panel to edit the trace of a question by hand and watch answer and log-probability."
     return TracePanel(run, limit)
+
+# %% ../../nbs/08_interventions/10_panel.ipynb #pn-static
+@patch
+def _repr_mimebundle_(self: TracePanel, **kwargs):
+    note = f'Question {self.example.value}, begun with the trace {self.start.value}. Run this notebook to force others.'
+    example, trace = self.item.example, self.trace.value
+    static = block(f'<p class="tnb-note">{escaped(note)}</p>', example._html(), f'<pre>{escaped(trace)}</pre>')
+    text = '\n\n'.join([note, str(example), trace, *(f'{t["answer"]} <- {t["trace"]}' for t in self.tried)])
+    bundle = {'text/html': static + self.result.value, 'text/plain': text}
+    return widgets.VBox._repr_mimebundle_(self, **kwargs) | bundle
