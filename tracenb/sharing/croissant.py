@@ -84,7 +84,7 @@ RAI = {
     'dataSocialImpact': 'Shows whether explanations of models can be trusted; no use on people is intended.',
 }  # Field of Croissant RAI -> what holds for every export
 
-
+# %% ../../nbs/14_sharing/02_croissant.ipynb #croissant-make
 def croissant(
     folder: str | Path,  # With its files
     name: str,  # Of the data set
@@ -116,7 +116,7 @@ def croissant(
     known = RAI | rai | {'hasSyntheticData': 'true' if synthetic else 'false'}
     return {'@context': context} | about | {f'rai:{k}': v for k, v in known.items()}
 
-
+# %% ../../nbs/14_sharing/02_croissant.ipynb #croissant-file
 def write_croissant(
     folder: str | Path,  # With its files
     *args,  # Of `croissant`
