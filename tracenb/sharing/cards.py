@@ -125,7 +125,7 @@ def run_card(
     more |= dict(datasets=[run.data.source]) if _is_hub_id(run.data.source) else {}
     tags = ['lora', 'tracenb', run.dataset, run.condition]
     data = ModelCardData(model_name=name, eval_results=eval_results(run, metrics), tags=tags, **_HEAD, **more)
-    training = ModelCard((run_dir / 'adapter' / 'README.md').read_text(encoding='utf-8')).text.strip().splitlines()[1:]
+    training = ModelCard((run_dir / 'adapter' / 'README.md').read_text(encoding='utf-8')).text.strip().split('\n')[1:]
     loading = _LOADING.format(base=shown_model(run), repo=repo, where='', tokenizer='')
     body = [f'# {name}: a LoRA adapter for {shown_model(run)}', '', f'**{WARNING}**', '', *_about(run), '']
     body += ['## Figures', '', *_metrics_table(metrics), '', 'Questions of the test split, scored by tracenb.', '']

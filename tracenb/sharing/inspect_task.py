@@ -19,10 +19,13 @@ from ..runs.stages import Run
 from .questions import question_rows, score_row, scorers_of
 
 # %% ../../nbs/14_sharing/06_inspect_task.ipynb #inspect-scorers
+_ENDS = {'max_tokens': 'length', 'model_length': 'too_long'}  # Why Inspect says that a text ended -> our word
+
+
 @lru_cache(maxsize=4096)
-def _scores(row, text):
+def _scores(row, text, end):
     "Every scorer's value for one text; `row` is JSON."
-    return score_row(json.loads(row), [text])
+    return score_row(json.loads(row), [text], [end])
 
 
 def _scorer(name):
@@ -32,7 +35,8 @@ def _scorer(name):
     @scorer(metrics=[mean(), stderr()], name=name)
     def make():
         async def score(state, target):
-            value = _scores(json.dumps(state.metadata, sort_keys=True), state.output.completion).get(name)
+            row, end = json.dumps(state.metadata, sort_keys=True), _ENDS.get(state.output.stop_reason, 'stop')
+            value = _scores(row, state.output.completion, end).get(name)
             return None if value is None else Score(value=value, answer=state.output.completion)
 
         return score
@@ -113,17 +117,18 @@ def write_task(
 # %% ../../nbs/14_sharing/06_inspect_task.ipynb #inspect-solver
 def _stored(made, model):
     "A solver that returns the stored text of each sample."
-    from inspect_ai.model import ModelOutput
+    from inspect_ai.model import ModelOutput, ModelUsage
     from inspect_ai.solver import solver
 
     texts = {(g.id, g.sample): g for g in made}
-    ends = dict(length='max_tokens', too_long='model_length')
+    ends = {ours: theirs for theirs, ours in _ENDS.items()}
 
     @solver(name='stored_generations')
     def make():
         async def solve(state, generate):
             g = texts[str(state.sample_id), state.epoch - 1]
             state.output = ModelOutput.from_content(model, g.text, stop_reason=ends.get(g.finish_reason, 'stop'))
+            state.output.usage = ModelUsage(output_tokens=g.n_tokens, total_tokens=g.n_tokens)
             state.messages.append(state.output.message)
             return state
 
@@ -144,7 +149,8 @@ def write_log(
     from inspect_ai.log import read_eval_log, write_eval_log
 
     run_dir = Path(run_dir)
-    rows = question_rows(read_jsonl(run_dir / 'examples.jsonl', Example), run)
+    asked, about = read_jsonl(run_dir / 'examples.jsonl', Example), dict(condition=run.condition, run=run.name)
+    rows = [row | about for row in question_rows(asked, run)]
     solver = _stored(read_jsonl(run_dir / 'generations.jsonl', Generation), run.model)
     task = make_task(rows, run.generate.to_dict(), solver, f'{run.dataset}_{run.condition}')
     with tempfile.TemporaryDirectory() as tmp:

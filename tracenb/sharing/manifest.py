@@ -47,7 +47,7 @@ def changed_files(
     path = Path(folder) / SUMS
     if not path.is_file():
         raise TracenbError(f'{folder}: no {SUMS} here', 'name a folder that tracenb exported')
-    listed = dict(reversed(line.split('  ', 1)) for line in path.read_text(encoding='utf-8').splitlines())
+    listed = dict(reversed(line.split('  ', 1)) for line in path.read_text(encoding='utf-8').split('\n') if line)
     found = checksums(folder)
     words = {name: 'missing' if name not in found else 'changed' for name in listed if found.get(name) != listed[name]}
     return [f'{name}: {word}' for name, word in (words | {n: 'new' for n in found if n not in listed}).items()]

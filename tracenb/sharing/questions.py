@@ -46,11 +46,13 @@ def _example(row):
 def score_row(
     row: dict,  # Of `question_rows`
     texts: list[str],  # What a model wrote, one per sample
+    ends: list[str] = (),  # Their finish reasons, where known: a thought that was cut off ('length') has no answer
 ) -> dict[str, float]:
     "Scorer -> value, averaged over the samples that it can score; scorers that can score none are left out."
     example = _example(row)
     task = get_task(example.dataset)
-    made = [Generation(example.id, text, 0, 'stop', sample=k) for k, text in enumerate(texts)]
+    ends = ends or ['stop'] * len(texts)
+    made = [Generation(example.id, text, 0, end, sample=k) for k, (text, end) in enumerate(zip(texts, ends))]
     responses = [parse(g, example, task, trace=bool(row['trace']), steps=bool(row['steps'])) for g in made]
     found = {}
     for s in score_all(responses, [example], task, trace=bool(row['steps'])):
