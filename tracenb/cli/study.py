@@ -210,13 +210,19 @@ def study_analyse(
     exclude: Annotated[
         Path | None, typer.Option(help='List of participants who are not analyzed, one at the start of each line.')
     ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help='The preregistration: Markdown with numbered hypotheses, for the passport.')
+    ] = None,
     seed: Seed = 0,
 ):
     "Exclusions, reliability, means, tests, figures: the analysis that `preregister` announces."
     from tracenb.ratings.analysis import analyze
     from tracenb.ratings.sentences import rating_sentences
+    from tracenb.sharing.passport import read_plan, write_passport
 
+    read_plan(plan)  # before the work
     made = analyze(source, out, design, performance, mapping, demographics, seed=seed, exclude=exclude)
+    write_passport(out, plan)
     print(*rating_sentences(made), sep='\n')
     print(f'page: {out}/analysis.html')
 

@@ -136,7 +136,7 @@ def _stored(made, model):
 
     return make()
 
-
+# %% ../../nbs/14_sharing/06_inspect_task.ipynb #inspect-log
 def write_log(
     path: str | Path,  # `NAME.eval`
     run_dir: str | Path,  # Of a finished run
