@@ -160,6 +160,7 @@ def means(at, made):
     return table.dropna().groupby('k').v.mean().to_dict()
 
 
+@pytest.mark.exhaustive
 def test_lm_eval_takes_the_samples_of_a_run(lm_eval, grid, tmp_path):
     at = by_condition(grid)['incorrect']
     export_to(at, 'lm-eval', tmp_path / 'one')
@@ -231,6 +232,7 @@ def test_logs_have_the_paired_analysis(inspect_ai, grid, exported):
     assert all('correct' in (x['a'], x['b']) for x in lines)
 
 
+@pytest.mark.exhaustive
 def test_a_log_of_inspect_is_audited_as_its_run(inspect_ai, grid, exported, tmp_path):
     made = audit([exported / 'logs'], tmp_path / 'logs')
     runs = audit([grid], tmp_path / 'runs')
@@ -297,6 +299,7 @@ def test_an_export_is_whole_and_left_alone(grid, tasks, call, tmp_path):
         assert 'no ' in err and not (tmp_path / 'a').exists()
 
 
+@pytest.mark.exhaustive
 def test_a_missing_harness_is_named(grid, base_only, tmp_path):
     import subprocess
     import sys

@@ -74,6 +74,7 @@ def test_a_run_goes_to_the_hub_and_comes_back(hub, tuned, call, tmp_path):
     assert 'holds files already' in call('pull', 'ann/toy', '--out', 'back', cwd=tmp_path, code=1)[1]
 
 
+@pytest.mark.exhaustive
 def test_an_adapter_that_came_back_answers_as_before(hub, tuned, tmp_path):
     from transformers import AutoTokenizer
 
@@ -109,6 +110,7 @@ def test_a_card_says_what_the_hub_reads(hub, tuned):
     assert '/cache/' not in text and str(tuned) not in text
 
 
+@pytest.mark.exhaustive
 def test_a_grid_goes_as_one_repository(hub, smoke, tmp_path):
     assert push_runs(smoke, 'ann/grid')[1]
     repo, runs = hub.repos['model', 'ann/grid'], list(find_runs(smoke))
