@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tracenb.cli import doctor
+from tracenb.cli.doctor import Finding, can_work, examine_machine, missing_packages
 from tracenb.core.extras import EXTRAS
-from tracenb.models import doctor
-from tracenb.models.doctor import Finding, can_work, examine_machine, missing_packages
 
 SECRETS = dict(HF_TOKEN='hf_never-print-this', TEACHER_API_KEY='sk-nor-this', ENDPOINT_API_KEY='sk-nor-that')
 TRACENB = Path(sys.executable).parent / 'tracenb'

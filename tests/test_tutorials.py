@@ -83,7 +83,7 @@ OUTSIDE = [
 ]
 
 
-# Every cell is run, but with a smaller model on less data, where a tutorial takes a minute; `make test-all` runs it as it is written.
+# Where a tutorial takes a minute, every cell is run with a smaller model and less data.
 SMALLER = {
     'intervene': {
         "model='smollm2-135m'": "model='tiny-random'",

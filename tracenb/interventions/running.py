@@ -28,11 +28,11 @@ from tracenb.interventions.registry import (
     summarize_rows,
 )
 from .subject import Subject
-from ..models.training import progress
+from ..models.round_trip import check_template
+from ..models.train_log import progress
 from ..runs.finished import TrainedRun
 from ..runs.provenance import code_version
 from ..traces.conditions import CONDITIONS, ConditionContext, get_condition
-from ..traces.loss_mask import template_record
 from ..traces.overview import completion_counter
 
 # %% ../../nbs/08_interventions/08_running.ipynb #rn-config
@@ -98,16 +98,6 @@ def _check_adapter(trained):
         raise TracenbError(why, 'load the model that it was tuned on')
 
 
-def _check_template(trained):
-    "Raises `TracenbError` where the tokenizer writes chats in another way than in training."
-    before = json.loads((trained.folder / 'run.json').read_text(encoding='utf-8')).get('chat_template')
-    now = template_record(trained.tokenizer)
-    if before and before != now:
-        raise TracenbError(
-            f'{trained.folder}: tuned with another chat template ({before}, now {now})', 'use that tokenizer'
-        )
-
-
 def _items(trained, config, subject):
     "Its first test questions; `subject` None: to judge texts with, without a model."
     labels, count = tuple(trained.run.data.labels or trained.task.labels), completion_counter(trained.tokenizer)
@@ -122,7 +112,8 @@ def question_items(
 ) -> list[QuestionItem]:
     "Its first test questions, ready to be tested; loads the model. Raises `TracenbError` for a run that cannot be."
     _check_adapter(trained)
-    _check_template(trained)
+    record = json.loads((trained.folder / 'run.json').read_text(encoding='utf-8'))
+    check_template(record, trained.tokenizer, trained.folder)
     return _items(trained, config, Subject(trained.load(), trained.tokenizer))
 
 # %% ../../nbs/08_interventions/08_running.ipynb #rn-store

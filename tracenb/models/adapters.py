@@ -24,8 +24,8 @@ def attach_adapter(
     seed: int,  # Decides the first values
 ):
     """
-    `model` with a new LoRA adapter, the only part of it that is trained. Raises `TracenbError` where no layer has a
-    name in `target_modules`.
+    `model` with a new LoRA adapter, or the one in `resume_from`: the only part of it that is trained. Raises
+    `TracenbError` where no layer has a name in `target_modules`.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -36,8 +36,12 @@ def attach_adapter(
         target_modules=list(config.target_modules),
         bias='none',
         task_type='CAUSAL_LM',
+        use_dora=config.use_dora,
+        use_rslora=config.use_rslora,
     )
     torch.manual_seed(seed)
+    if config.resume_from:
+        return _resumed(model, config.resume_from, lora)
     try:
         with quiet_loading():
             adapted = get_peft_model(keep_gradients(model), lora)
@@ -58,6 +62,30 @@ def in_model_format(
         if 'lora_' in name:
             p.data = p.data.to(dtype)
     return adapted
+
+# %% ../../nbs/05_models/04_adapters.ipynb #adapters-resume
+_SAME = (
+    'r',
+    'lora_alpha',
+    'target_modules',
+    'use_dora',
+    'use_rslora',
+)  # What decides the shape and scale of an adapter
+
+
+def _resumed(model, folder, lora):
+    "`model` with the adapter of `folder`, to be trained on. Raises `TracenbError` if it is of other settings."
+    from peft import PeftConfig
+
+    try:
+        saved = PeftConfig.from_pretrained(folder)
+    except ValueError:
+        raise TracenbError(f'resume_from: no adapter in {folder}', 'name a folder that training wrote') from None
+    for key in _SAME:
+        theirs, ours = (sorted(v) if isinstance(v, set) else v for v in (getattr(saved, key, None), getattr(lora, key)))
+        if theirs != ours:
+            raise TracenbError(f'resume_from: {folder} has {key} {theirs!r}, these settings {ours!r}', 'set the same')
+    return load_adapter(model, folder, trained=True).train()
 
 # %% ../../nbs/05_models/04_adapters.ipynb #facaaf2f
 def _table(values):
@@ -96,6 +124,7 @@ def save_adapter(
 def load_adapter(
     model,  # The base model the adapter was trained on
     folder: str | Path,  # What `save_adapter` wrote
+    trained: bool = False,  # Whether training goes on with it
 ):
     """
     `model` with the adapter of `folder`, in evaluation mode. Raises `TracenbError` where the folder holds none or it
@@ -107,7 +136,9 @@ def load_adapter(
         raise TracenbError(f'{folder}: no adapter here', 'name a folder that training wrote')
     try:
         with quiet_loading():
-            adapted = PeftModel.from_pretrained(keep_gradients(model), str(folder), autocast_adapter_dtype=False)
+            adapted = PeftModel.from_pretrained(
+                keep_gradients(model), str(folder), autocast_adapter_dtype=False, is_trainable=trained
+            )
     except (RuntimeError, ValueError) as e:
         why = str(e).splitlines()[0]
         raise TracenbError(

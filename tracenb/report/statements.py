@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FEW', 'LONG_ANSWERS', 'Statement', 'summarize_pairs', 'summarize_traces', 'findings', 'summarize_accuracy',
            'summarize_steps', 'summarize_trace_answer', 'summarize_dose', 'summarize_corruption', 'summarize_length',
-           'summarize_training', 'summarize_cost', 'text_by_condition', 'summarize_following', 'summarize_early']
+           'summarize_training', 'summarize_learning', 'summarize_cost', 'text_by_condition', 'summarize_following',
+           'summarize_early']
 
 # %% ../../nbs/09_report/06_statements.ipynb #5feace9f
 import numpy as np
@@ -321,17 +322,32 @@ def summarize_length(
     )
 
 # %% ../../nbs/09_report/06_statements.ipynb #c729bc19
+def _last(values, data, form):
+    "'correct 1.20, incorrect 1.31': the last value of each condition, 'a to b' over data sets and models."
+    last = values.groupby([data[c] for c in ('dataset', 'model', 'condition')], sort=False).last()
+    return ', '.join(f'{condition_name(c)} {span(x, form)}' for c, x in last.groupby('condition', sort=False))
+
+
 def summarize_training(
     data: pd.DataFrame,  # Of `training_figure`
 ) -> Statement | None:
     "The last running mean by condition."
     if 'running_mean' not in data or data.empty:
         return None
-    last = data.groupby(['dataset', 'model', 'condition'], sort=False).running_mean.last()
-    text = ', '.join(f'{condition_name(c)} {span(x, "{:.2f}")}' for c, x in last.groupby('condition', sort=False))
     return (
-        f'The running mean of the loss at the end (nats per token){_many(data)}: {text}.',
+        f'Mean loss at the end (nats per token){_many(data)}: {_last(data.running_mean, data, "{:.2f}")}.',
         'A low loss on long traces is mostly easy words of the trace: losses of conditions are not comparable.',
+    )
+
+
+def summarize_learning(
+    data: pd.DataFrame,  # Of `learning_figure`
+) -> Statement:
+    "The last exact answers to held-out questions by condition."
+    data = data[data.measure == 'eval_exact']
+    return (
+        f'Held-out questions answered exactly at the end, percent{_many(data)}: {_last(data["mean"], data, "{:.0f}")}.',
+        'They are few, and of the training split: the test questions decide.',
     )
 
 

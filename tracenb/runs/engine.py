@@ -143,8 +143,10 @@ def _tokens(run, split):
     return len(examples), mean('prompt'), mean('completion')
 
 
-def _epochs(train, tokens):
-    "Passes over the data, given the number of tokens per pass that the loss is computed on."
+def _epochs(train, tokens, batches):
+    "Passes over the data, given tokens per pass that the loss is computed on and batches per pass."
+    if train.max_steps:
+        return train.max_steps * train.gradient_accumulation_steps / batches
     return train.budget / tokens if train.budget else train.num_train_epochs
 
 # %% ../../nbs/07_runs/08_engine.ipynb #plan-grid
@@ -165,9 +167,10 @@ def plan_grid(
             known[key] = _tokens(r, 'train'), _tokens(r, 'test')
         (n, prompt, completion), (n_test, *_) = known[key]
         n -= len(r.leave_out)
+        n -= math.ceil(r.train.eval_share * n) if r.train.eval_steps else 0
         n_loss_tokens = n * (completion if r.train.loss == 'completion' else prompt + completion)
-        epochs = _epochs(r.train, n_loss_tokens) if get_condition(r.condition).trains else 0
         batches = math.ceil(n / r.train.batch_size)
+        epochs = _epochs(r.train, n_loss_tokens, batches) if get_condition(r.condition).trains else 0
         rows.append(
             dict(
                 state=state(Path(out) / r.name),

@@ -15,8 +15,9 @@ from ..core.records import Example, Generation, Score, TracenbError
 from ..models.adapters import load_adapter
 from ..models.generation import generate
 from ..models.loading import load_model, load_tokenizer
-from .stages import load_run, measure, run_name, scores_of
+from .stages import load_run, run_name, scores_of
 from ..scoring.tables import tabulate
+from ..stats.links import measure
 from ..tasks.task import get_task
 from ..traces.chat import n_shots, question_chat
 from ..traces.conditions import get_condition

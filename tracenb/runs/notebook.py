@@ -94,6 +94,11 @@ def _by_papermill(template, output, parameters, options):
         raise _failed(e.exec_count, e.ename, e.evalue) from None
 
 
+def _failed(count, name, value):
+    remedy = 'the executed notebook holds the whole traceback; the same command resumes'
+    return TracenbError(f'cell {count} failed: {name}: {value}', remedy)
+
+# %% ../../nbs/07_runs/06_notebook.ipynb #executor-nbclient
 def _by_nbclient(template, output, parameters, options):
     "Execute with nbclient alone, saving after each cell. Raises `TracenbError` for a failing cell."
     from nbclient import NotebookClient
@@ -113,12 +118,7 @@ def _by_nbclient(template, output, parameters, options):
     finally:
         save()
 
-
-def _failed(count, name, value):
-    remedy = 'the executed notebook holds the whole traceback; the same command resumes'
-    return TracenbError(f'cell {count} failed: {name}: {value}', remedy)
-
-
+# %% ../../nbs/07_runs/06_notebook.ipynb #executor-chosen
 def executor() -> Callable:
     "What the environment variable TRACENB_EXECUTOR names: papermill, if it is not set."
     known = dict(papermill=_by_papermill, nbclient=_by_nbclient)

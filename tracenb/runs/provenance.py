@@ -145,8 +145,20 @@ def current_names(
     return settings | dict(train=train)
 
 # %% ../../nbs/07_runs/01_provenance.ipynb #prov-run-name
-# Settings of `generate` that do not name a run: those that came later, at their usual value, and how requests are sent
-_UNNAMED = dict(num_return_sequences=1, backend='built-in', base_url='', model='', adapter='', extra_body='')
+# Settings that do not name a run: those that came later, at their usual value, and how requests are sent
+_LATER = dict(
+    generate=dict(num_return_sequences=1, backend='built-in', base_url='', model='', adapter='', extra_body=''),
+    train=dict(
+        max_steps=None,
+        eval_steps=0,
+        eval_share=0.1,
+        early_stopping_patience=None,
+        use_dora=False,
+        use_rslora=False,
+        packing=False,
+        resume_from='',
+    ),
+)
 _SENDING = ('key_name', 'requests_per_minute', 'compare')
 
 
@@ -155,12 +167,13 @@ def run_name(
 ) -> str:
     """
     `dataset/model/condition/seed<k>-<hash8>`, the hash being that of the settings, without the usual system turn, the
-    usual one sample, a server that is not asked and an empty `leave_out`, which version 0.1 did not name.
+    usual one sample, a server that is not asked, later settings of training at their usual value, and an empty
+    `leave_out`, which version 0.1 did not name.
     """
     settings = {k: v for k, v in settings.items() if (k, v) != ('system', SYSTEM) and (k != 'leave_out' or v)}
-    if how := settings.get('generate'):
-        kept = {k: v for k, v in how.items() if k not in _SENDING and (k, v) not in _UNNAMED.items()}
-        settings['generate'] = kept
+    for part, usual in _LATER.items():
+        if how := settings.get(part):
+            settings[part] = {k: v for k, v in how.items() if k not in _SENDING and (k, v) not in usual.items()}
     parts = [re.sub(r'[^\w.-]+', '_', settings[k]) for k in ('dataset', 'model', 'condition')]
     return '/'.join([*parts, f'seed{settings["seed"]}-{digest(settings)}'])
 

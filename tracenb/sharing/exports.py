@@ -129,7 +129,7 @@ def _taught(source):
             run,
         )
 
-
+# %% ../../nbs/14_sharing/07_exports.ipynb #exports-trainer
 def _to_trainer(tmp, source, to):
     runs = []
     for name, chats, run in _taught(source):

@@ -130,7 +130,7 @@ def _said(error):
         return f'the hub cannot be reached: {type(found[-1]).__name__}', f'check the network; {_AGAIN}'
     return None
 
-
+# %% ../../nbs/14_sharing/09_hub.ipynb #hub-words-more
 @contextmanager
 def _hub_words(repo, more=lambda: '') -> Iterator[None]:
     "Turn errors of the hub into `TracenbError`; `more` says what was done before."
@@ -186,7 +186,7 @@ def _operations(folder, there):
     added = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(folder / name)) for name in files]
     return added + [CommitOperationDelete(path_in_repo=name) for name in there if name not in files]
 
-
+# %% ../../nbs/14_sharing/09_hub.ipynb #hub-send-code-more
 def send(
     folder: str | Path,  # Of `package_runs` or `export_data`
     repo: str,  # `owner/name`
@@ -217,14 +217,8 @@ def send(
         if there and not update:
             remedy = 'name another one, or add --update: a commit that replaces its files'
             raise TracenbError(f'{repo}: this repository is there and holds other files, such as {there[0]}', remedy)
-        what = 'data' if kind == 'dataset' else 'runs'
-        api.create_commit(
-            repo,
-            _operations(folder, there),
-            commit_message=f'Add {what} of tracenb',
-            repo_type=kind,
-            parent_commit=info.sha,
-        )
+        how = dict(commit_message='Add an export of tracenb', repo_type=kind, parent_commit=info.sha)
+        api.create_commit(repo, _operations(folder, there), **how)
     return url, True
 
 # %% ../../nbs/14_sharing/09_hub.ipynb #hub-push
@@ -288,7 +282,7 @@ def _check_pulled(folder, repo):
         _as_runs(folder)
         write_checksums(folder)
 
-
+# %% ../../nbs/14_sharing/09_hub.ipynb #hub-pull-more
 def pull(
     repo: str,  # `owner/name`
     out: str | Path,  # The folder to make

@@ -120,7 +120,7 @@ def _verdicts(pairs, hypotheses):
         for r in rows
     ]
 
-
+# %% ../../nbs/14_sharing/10_passport.ipynb #passport-verdicts-more
 def grid_passport(
     folder: str | Path,  # A grid's folder with its report
     plan: str | Path | None = None,  # Markdown with the hypotheses

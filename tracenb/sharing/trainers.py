@@ -43,14 +43,24 @@ def _shared(config, file):
     "Settings that have one name in `TrainingArguments`, which all of these trainers read."
     names = 'learning_rate lr_scheduler_type weight_decay max_grad_norm num_train_epochs gradient_accumulation_steps'
     own = {k: getattr(config, k) for k in f'{names} gradient_checkpointing'.split()}
+    own |= dict(max_steps=config.max_steps)
     warm = dict(warmup_steps=config.warmup_steps) if config.warmup_steps is not None else {}
     return own | dict(per_device_train_batch_size=config.batch_size) | (warm or dict(warmup_ratio=config.warmup_ratio))
+
+
+def _switches(config, prefix=''):
+    "DoRA and rsLoRA, where they are on."
+    return {f'{prefix}{name}': True for name in ('use_dora', 'use_rslora') if getattr(config, name)}
 
 
 def _peft(config):
     "The adapter under the names of TRL's `ModelConfig`."
     own = dict(use_peft=True, lora_r=config.r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout)
-    return own | dict(lora_target_modules=list(config.target_modules), load_in_4bit=True, bnb_4bit_quant_type='nf4')
+    return (
+        own
+        | _switches(config)
+        | dict(lora_target_modules=list(config.target_modules), load_in_4bit=True, bnb_4bit_quant_type='nf4')
+    )
 
 
 def _trl(config, model, file):
@@ -70,6 +80,7 @@ def _llamafactory(config, model, file):
     data |= dict(template='NAME OF THE TEMPLATE OF THIS MODEL', cutoff_len=config.max_length, train_on_prompt=False)
     lora = dict(finetuning_type='lora', lora_rank=config.r, lora_alpha=config.lora_alpha)
     lora |= dict(lora_dropout=config.lora_dropout, lora_target=','.join(config.target_modules))
+    lora |= _switches(config)
     return data | lora | dict(quantization_bit=4) | _shared(config, file)
 
 
@@ -80,6 +91,7 @@ def _axolotl(config, model, file):
     data = dict(base_model=model, chat_template='tokenizer_default', datasets=[rows], sequence_len=config.max_length)
     lora = dict(adapter='qlora', load_in_4bit=True, lora_r=config.r, lora_alpha=config.lora_alpha)
     lora |= dict(lora_dropout=config.lora_dropout, lora_target_modules=list(config.target_modules))
+    lora |= _switches(config, 'peft_')
     shared = _shared(config, file)
     shared['num_epochs'] = shared.pop('num_train_epochs')
     shared['lr_scheduler'] = shared.pop('lr_scheduler_type')
