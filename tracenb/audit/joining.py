@@ -7,6 +7,7 @@ __all__ = ['OFFICIAL_IDS', 'LOOSE_IDS', 'UNKNOWN', 'AMBIGUOUS', 'CONTRADICTION',
            'dataset_of', 'context_of', 'example_of', 'Index']
 
 # %% ../../nbs/10_audit/03_joining.ipynb #joining-imports
+import json
 import re
 import reprlib
 from collections import Counter
@@ -113,12 +114,27 @@ def context_of(
     return tuple(found) if isinstance(found, (list, tuple)) else None
 
 # %% ../../nbs/10_audit/03_joining.ipynb #bbcabc8c
+def _own_example(row):
+    """The example of a row with every field of `Example`, `meta` as JSON text: what tracenb exports to harnesses. None
+    without. Raises `TracenbError` if a field is not of its type."""
+    row = row | dict(id=row.get('id') or row.get('custom_id'))  # harnesses name samples themselves
+    if not Example.__dataclass_fields__.keys() <= row.keys() or not isinstance(row['meta'], str):
+        return None
+    try:
+        fields = {k: row[k] for k in Example.__dataclass_fields__} | dict(meta=json.loads(row['meta']))
+    except ValueError as e:
+        raise TracenbError(f'meta is not JSON text: {e}', 'export the task again') from None
+    return Example.from_json(json.dumps(fields, default=list))
+
+
 def example_of(
     row: dict,  # One published row
     label: str,  # Label according to the file's name, '' for none
     task: Task,  # Of the row
 ) -> Example:
     "The example that a row contains, whatever its fields hold. Raises `TracenbError`."
+    if own := _own_example(row):
+        return own
     if not task.read_row:
         raise TracenbError(f'rows of {task.name!r} do not contain their context', 'name the data set and its source')
     try:

@@ -18,6 +18,8 @@ EXTRAS = {
     'cluster': 'spreading runs over several machines',
     'lab': 'working in JupyterLab',
     'bench': 'comparing speed with TRL',
+    'harness': 'working with lm-eval and Inspect',
+    'croissant': 'validating Croissant files',
     'docs': 'building the site',
 }
 

@@ -101,6 +101,8 @@ def _inspect_sample(row):
     about = {'gold': target, 'prompt': _prompt(row.get('input')), 'custom_id': row.get('id')}
     about |= {'model': _object(row.get('eval')).get('model') or output.get('model')} | _object(row.get('metadata'))
     ended = {'finish_reason': 'length' if stop in ('max_tokens', 'model_length') else stop}
+    n = _object(output.get('usage')).get('output_tokens')
+    ended |= {'n_tokens': n} if type(n) is int else {}
     epoch = row.get('epoch')
     return about | ended | {'prediction': text} | ({'sample': epoch - 1} if type(epoch) is int else {})
 

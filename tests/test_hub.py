@@ -1,0 +1,244 @@
+"""Runs and data on the hub: against a server on this machine that answers as the hub does (tests/hub_server.py)."""
+
+import json
+import shutil
+
+import pytest
+from hub_server import TOKENS, hub_server, problems
+from huggingface_hub import ModelCard, constants
+
+from tracenb.core.records import TracenbError
+from tracenb.runs.finished import verify
+from tracenb.runs.folders import find_runs
+from tracenb.sharing.exports import export_data
+from tracenb.sharing.hub import package_runs, pull, push_data, push_runs
+from tracenb.sharing.manifest import changed_files, checksums
+from tracenb.tasks.task import DataConfig, get_task, load_examples
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    "The server, as the hub of this process, and a token that may write."
+    with hub_server() as server:
+        template = server.url + '/{repo_id}/resolve/{revision}/{filename}'
+        places = dict(ENDPOINT=server.url, HUGGINGFACE_CO_URL_TEMPLATE=template, HF_HUB_CACHE=str(tmp_path / 'cache'))
+        for name, value in (places | dict(HF_HUB_OFFLINE=False, HF_HUB_DISABLE_XET=True)).items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(constants, 'HF_HUB_DISABLE_PROGRESS_BARS', True)
+        monkeypatch.setenv('HF_TOKEN', 'hf_write')
+        yield server
+
+
+@pytest.fixture
+def tuned(smoke):
+    "A run with an adapter."
+    [found] = smoke.glob('*/*/correct/*')
+    return found
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    "An exported data set."
+    out, task = tmp_path_factory.mktemp('data') / 'toy', get_task('toy')
+    examples = {split: load_examples(task, DataConfig(n_train=4, n_test=4), split) for split in ('train', 'test')}
+    export_data(task, examples, out, ('vanilla', 'incorrect'))
+    return out
+
+
+def asks(hub, verb):
+    return [line for line in hub.asked if line.startswith(verb)]
+
+
+def test_a_run_goes_to_the_hub_and_comes_back(hub, tuned, call, tmp_path):
+    out, _ = call('push', tuned, '--to', 'ann/toy', cwd=tmp_path)
+    assert out == f'{hub.url}/ann/toy: sent\n'
+    repo = hub.repos['model', 'ann/toy']
+    assert repo.private and len(repo.commits) == 2  # that of a new repository, and one
+    files = repo.head[1]
+    assert {'adapter_config.json', 'adapter_model.safetensors', 'tokenizer.json', 'chat_template.jinja'} < set(files)
+    assert json.loads(files['records/run.json']) == json.loads((tuned / 'run.json').read_text())
+    assert json.loads(files['adapter_config.json'])['base_model_name_or_path'] == 'tiny-random'
+    assert len(asks(hub, 'PUT /lfs/')) == 1  # the weights
+
+    assert 'is there already' in call('push', tuned, '--to', 'ann/toy', cwd=tmp_path)[0]
+    assert len(repo.commits) == 2
+
+    call('pull', 'ann/toy', '--out', 'back', cwd=tmp_path)
+    [back] = find_runs(tmp_path / 'back')
+    assert verify(back) == []  # the same scores and metrics, and a folder named after its settings
+    assert (back / 'adapter' / 'adapter_model.safetensors').read_bytes() == (
+        tuned / 'adapter' / 'adapter_model.safetensors'
+    ).read_bytes()
+    assert 'is there already' in call('pull', 'ann/toy', '--out', 'back', cwd=tmp_path)[0]
+    (back / 'metrics.json').write_text('{}')
+    assert 'holds files already' in call('pull', 'ann/toy', '--out', 'back', cwd=tmp_path, code=1)[1]
+
+
+@pytest.mark.exhaustive
+def test_an_adapter_that_came_back_answers_as_before(hub, tuned, tmp_path):
+    from transformers import AutoTokenizer
+
+    from tracenb.runs.finished import TrainedRun
+
+    push_runs(tuned, 'ann/toy')
+    pull('ann/toy', tmp_path / 'back')
+    [back] = find_runs(tmp_path / 'back')
+    was, now = TrainedRun(tuned), TrainedRun(back)
+    assert now.ask(now.examples[0]).text == was.ask(was.examples[0]).text != ''
+    there = AutoTokenizer.from_pretrained(back / 'adapter')
+    assert there.chat_template == was.tokenizer.chat_template
+
+
+def test_a_card_says_what_the_hub_reads(hub, tuned):
+    push_runs(tuned, 'ann/toy')
+    text = hub.repos['model', 'ann/toy'].head[1]['README.md'].decode()
+    metrics = json.loads((tuned / 'metrics.json').read_text())['metrics']
+    results = {r.metric_type: r for r in ModelCard(text).data.eval_results}
+    assert set(results) == {k for k, m in metrics.items() if m['mean'] is not None}
+    one, m = results['answer_exact'], metrics['answer_exact']
+    assert one.metric_value == round(m['mean'], 4) and one.dataset_split == 'test'
+    assert one.metric_name == f'answer_exact, 95 % interval {m["low"]:.2f} to {m["high"]:.2f}, {m["n"]} questions'
+    assert problems(text, 'model') == []
+    for words in (
+        'traces may be wrong on purpose',
+        'condition: correct',
+        'toy (simulated)',
+        'Apache-2.0',
+        '| r | 16 |',
+    ):
+        assert words in text
+    assert '/cache/' not in text and str(tuned) not in text
+
+
+@pytest.mark.exhaustive
+def test_a_grid_goes_as_one_repository(hub, smoke, tmp_path):
+    assert push_runs(smoke, 'ann/grid')[1]
+    repo, runs = hub.repos['model', 'ann/grid'], list(find_runs(smoke))
+    assert len(repo.commits) == 2
+    adapters = [name for name in repo.head[1] if name.endswith('/adapter_model.safetensors')]
+    assert len(adapters) == 3 and len(runs) == 4  # one condition trains nothing
+    assert len(ModelCard(repo.head[1]['README.md'].decode()).data.eval_results) == 4
+    pull('ann/grid', tmp_path / 'back')
+    assert [verify(at) for at in find_runs(tmp_path / 'back')] == [[]] * 4
+
+
+def test_data_goes_to_the_hub_and_comes_back(hub, data, call, tmp_path):
+    from datasets import load_dataset
+
+    assert 'sent' in call('push', 'data', data, '--to', 'ann/rows', cwd=tmp_path)[0]
+    repo = hub.repos['dataset', 'ann/rows']
+    assert {'README.md', 'croissant.json', 'sft_incorrect_train.jsonl', 'SHA256SUMS'} < set(repo.head[1])
+    assert problems(repo.head[1]['README.md'].decode(), 'dataset') == []
+    call('pull', 'data', 'ann/rows', '--out', 'back', cwd=tmp_path)
+    assert checksums(tmp_path / 'back') == checksums(data)
+    rows = load_dataset(str(tmp_path / 'back'), 'sft_incorrect', split='train', cache_dir=str(tmp_path / 'arrow'))
+    assert len(rows) == 4
+
+
+@pytest.mark.parametrize(
+    ('prepare', 'words'),
+    [
+        (dict(token=''), ('no token', 'hf auth login')),
+        (dict(token='hf_wrong'), ('does not take this token', 'HF_TOKEN')),
+        (dict(token='hf_read'), ("'read token' may only read", 'one that may write')),
+        (dict(repo='bob/toy'), ('may not write there', 'to this owner')),
+        (dict(fault=('POST .*/commit/', 403)), ('may not write there', 'the new repository is empty')),
+        (dict(fault=('PUT /lfs/', 400)), ('answers 400', 'the new repository is empty')),
+        (dict(fault=('POST .*/commit/', 412)), ('somebody else wrote', 'looks anew')),
+        (dict(fault=('POST .*/repos/create', 429)), ('asks to wait', 'continues in some minutes')),
+        (dict(fault=('POST .*/commit/', 500)), ('answers 500', 'nothing was committed')),
+        (dict(offline=True), ('switched off', 'HF_HUB_OFFLINE')),
+    ],
+)
+def test_what_goes_wrong_is_said_and_leaves_nothing(hub, tuned, monkeypatch, tmp_path, prepare, words):
+    monkeypatch.setenv('HF_TOKEN', prepare.get('token', 'hf_write'))
+    monkeypatch.setattr(constants, 'HF_TOKEN_PATH', str(tmp_path / 'none'))
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', prepare.get('offline', False))
+    hub.faults |= dict([prepare['fault']]) if 'fault' in prepare else {}
+    with pytest.raises(TracenbError) as e:
+        push_runs(tuned, prepare.get('repo', 'ann/toy'))
+    assert all(word in str(e.value) for word in words), str(e.value)
+    assert all(len(repo.commits) == 1 for repo in hub.repos.values())  # the one that makes it
+    hub.faults.clear()
+    monkeypatch.setenv('HF_TOKEN', 'hf_write')
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
+    assert push_runs(tuned, 'ann/toy')[1]  # the same command again does it
+
+
+def test_a_token_for_some_repositories_is_told_by_the_hub(hub, tuned, monkeypatch):
+    monkeypatch.setitem(TOKENS, 'hf_fine', ('ann', 'fineGrained'))
+    monkeypatch.setenv('HF_TOKEN', 'hf_fine')
+    with pytest.raises(TracenbError, match='may not write there'):
+        push_runs(tuned, 'ann/toy')
+    assert hub.repos == {}
+
+
+def test_a_repository_that_is_there_is_left_alone(hub, tuned, data, smoke):
+    push_runs(tuned, 'ann/toy')
+    repo = hub.repos['model', 'ann/toy']
+    before = repo.head
+    with pytest.raises(TracenbError, match='holds other files.*--update'.replace('.*', r'[\s\S]*')):
+        push_runs(smoke, 'ann/toy')
+    assert repo.head == before
+    assert push_runs(smoke, 'ann/toy', update=True)[1]
+    assert 'adapter_config.json' not in repo.head[1] and len(repo.commits) == 3  # replaced, by one commit
+    repo.private = False
+    with pytest.raises(TracenbError, match='is public'):
+        push_runs(tuned, 'ann/toy', update=True)
+    assert push_runs(tuned, 'ann/toy', update=True, private=False)[1]
+    assert push_data(data, 'ann/toy')[1]  # a data set of that name is another repository
+
+
+def test_what_cannot_be_sent_is_refused_before_anything_is_asked(hub, smoke, tuned, data, tmp_path):
+    [untrained] = smoke.glob('*/*/zero_shot/*')
+    with pytest.raises(TracenbError, match='no adapter'):
+        push_runs(untrained, 'ann/toy')
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(TracenbError, match='no run with a metrics.json'):
+        push_runs(tmp_path / 'empty', 'ann/toy')
+    with pytest.raises(TracenbError, match='no such folder'):
+        push_runs(tmp_path / 'absent', 'ann/toy')
+    changed = shutil.copytree(data, tmp_path / 'changed')
+    (changed / 'steps_test.jsonl').write_text('{}\n')
+    with pytest.raises(TracenbError, match='steps_test.jsonl: changed'):
+        push_data(changed, 'ann/rows')
+    with pytest.raises(TracenbError, match='not an exported data set'):
+        push_data(tuned, 'ann/rows')
+    other = shutil.copytree(tuned, tmp_path / 'other')
+    record = json.loads((other / 'run.json').read_text())
+    record['chat_template']['digest'] = '0' * 16
+    (other / 'run.json').write_text(json.dumps(record))
+    with pytest.raises(TracenbError, match='another chat template here'):
+        push_runs(other, 'ann/toy')
+    assert hub.asked == [] and hub.repos == {}
+
+
+def test_rows_of_a_data_set_stay_here_unless_asked(tuned, tmp_path):
+    own = shutil.copytree(tuned, tmp_path / 'own')
+    record = json.loads((own / 'run.json').read_text())
+    record['settings']['data']['source'] = '/home/ann/private/rows'
+    (own / 'run.json').write_text(json.dumps(record))
+    with pytest.warns(UserWarning, match='/home/ann/private/rows'):
+        package_runs(own, tmp_path / 'without', 'ann/toy')
+        package_runs(own, tmp_path / 'with', 'ann/toy', with_data=True)
+    quoting = {'examples.jsonl', 'chat.jsonl', 'scores.jsonl'}
+    names = lambda folder: {p.name for p in (tmp_path / folder / 'records').iterdir()}
+    assert not quoting & names('without') and quoting < names('with')
+    card = (tmp_path / 'without' / 'README.md').read_text()
+    assert 'toy (rows)' in card and '/home/ann' not in card
+
+
+def test_a_repository_that_is_not_whole_is_not_pulled(hub, tuned, tmp_path):
+    push_runs(tuned, 'ann/toy')
+    sha, files = hub.repos['model', 'ann/toy'].head
+    hub.repos['model', 'ann/toy'].commits.append(('b' * 40, files | {'records/metrics.json': b'{}'}))
+    with pytest.raises(TracenbError, match='not as it was pushed: records/metrics.json: changed'):
+        pull('ann/toy', tmp_path / 'back')
+    hub.repos['model', 'ann/toy'].commits.append(('c' * 40, {'model.bin': b'0'}))
+    with pytest.raises(TracenbError, match='not a repository that tracenb pushed'):
+        pull('ann/toy', tmp_path / 'back')
+    with pytest.raises(TracenbError, match='no such repository'):
+        pull('ann/nothing', tmp_path / 'back')
+    assert not (tmp_path / 'back').exists()
+    assert pull('ann/toy', tmp_path / 'back', revision=sha)
+    assert changed_files(tmp_path / 'back') == []
