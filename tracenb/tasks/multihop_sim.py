@@ -42,6 +42,8 @@ RELATIONS = {
     'country': Relation('country', ('{s} lies in {o}.', '{s} is a place in {o}.')),
     'population': Relation('number', ('{s} has {o} inhabitants.', '{o} people live in {s}.')),
 }
+
+# %% ../../nbs/01_tasks/15_multihop_sim.ipynb #mh-sim-relations-2
 _SUBJECT = rf'[Tt]he (?:film|town|{"|".join(_ROLES)})'
 _FORMS = [
     (re.compile(re.escape(form).replace(r'\{s\}', _SUBJECT).replace(r'\{o\}', r'(?P<o>[\w ,]+)')), relation)
@@ -78,7 +80,7 @@ def _word(rng, codas='l n r nd rk m st lt'):
 def _date(rng, first=1880, last=1990):
     return f'{rng.randint(1, 28)} {rng.choice(_MONTHS)} {rng.randint(first, last)}'
 
-
+# %% ../../nbs/01_tasks/15_multihop_sim.ipynb #mh-sim-values-2
 _VALUES = {
     'person': lambda rng: f'{rng.choice(_WOMEN + _MEN)} {_word(rng)}',
     'woman': lambda rng: f'{rng.choice(_WOMEN)} {_word(rng)}',
@@ -182,7 +184,7 @@ def _compositional(world):
     question = _LAST[last].format(x=f'the {first} of the film {film.name}')
     return _Plan(question, [film, person], [(0, first), (1, last)])
 
-
+# %% ../../nbs/01_tasks/15_multihop_sim.ipynb #mh-sim-plan-chain-2
 _KIN = {
     ('father', 'father'): 'paternal grandfather',
     ('father', 'mother'): 'paternal grandmother',
@@ -221,7 +223,7 @@ def _same(world, relation):
     relations = {'country', 'country of citizenship'} & {relation}
     return {r: world.rng.choice(_COUNTRIES[:2]) for r in relations}
 
-
+# %% ../../nbs/01_tasks/15_multihop_sim.ipynb #mh-sim-plan-pairs-2
 def _comparison(world):
     (kind, relation), (form, words) = world.rng.choice(list(_COMPARED.items()))
     a, b = (getattr(world, kind)(**_same(world, relation)) for _ in range(2))
@@ -280,7 +282,7 @@ def certified_hops(
     answer = solve_triples(question, triples)
     return answer and (tuple(i for i, t in enumerate(said) if t in triples), answer)
 
-
+# %% ../../nbs/01_tasks/15_multihop_sim.ipynb #mh-sim-draw-2
 def draw_hops(
     rng: random.Random,  # Random generator
     label: str,  # One of `TYPES`
@@ -327,7 +329,7 @@ def _aliases(triples):
     found = {name: aliases_of(name, kind) for name, kind in named.items()}
     return {name: other for name, other in found.items() if other}
 
-
+# %% ../../nbs/01_tasks/15_multihop_sim.ipynb #mh-sim-simulate-2
 def simulate_multihop(
     n: int,  # Number of examples over all labels
     seed: int = 0,  # Other seeds give other questions
