@@ -325,11 +325,14 @@ def _candidates(kind, k, seed, split, max_words):
 
 
 def _others(q):
-    "Relation of a gold triple -> the objects of it in other sentences."
-    found = {t.relation: [] for t in q.triples}
+    "Relation of a gold triple -> the objects of it in other sentences; a country more where these are all gold."
+    found, gold = {t.relation: [] for t in q.triples}, {t.object for t in q.triples}
     for t in map(read_statement, q.context):
         if t.relation in found and t not in q.triples:
             found[t.relation].append(t.object)
+    for relation, objects in found.items():
+        if RELATIONS[relation].kind == 'country' and set(objects) <= gold:
+            objects.append(next(x for x in _COUNTRIES if x not in gold))
     return found
 
 

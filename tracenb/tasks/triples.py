@@ -282,8 +282,8 @@ def other_objects(
     own = [t.object for t in map(read_triple, example.meta['work']) if t.relation == triple.relation]
     found = list(dict.fromkeys([*example.meta.get('others', {}).get(triple.relation, ()), *own]))
     yield from rng.sample(found, len(found))
-    if read_amount(triple.object):
-        yield from _shifted(triple.object, rng)
+    for text in dict.fromkeys([triple.object, *own]) if read_amount(triple.object) else ():
+        yield from _shifted(text, rng)
 
 # %% ../../nbs/01_tasks/18_triples.ipynb #tri-wrong
 def other_ends(
