@@ -65,7 +65,7 @@ def answer_in(text, **more):
 
 
 @pytest.mark.parametrize('style', TEMPLATES)
-@pytest.mark.parametrize('name', ['toy', 'cotempqa', 'gsm8k', 'msmarco', 'babi', 'babi20'])
+@pytest.mark.parametrize('name', ['toy', 'cotempqa', 'gsm8k', 'msmarco', 'babi', 'babi20', '2wiki', 'hotpotqa'])
 def test_what_is_taught_is_parsed_back(name, style):
     for condition in set(every_condition(get_task(name))) - ({'swapped', 'foreign_facts'} if name == 'toy' else set()):
         check_round_trip(get_task(name), TOKENIZERS[style], get_condition(condition))

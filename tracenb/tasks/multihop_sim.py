@@ -317,8 +317,8 @@ def _candidates(kind, k, seed, split, max_words):
     "Possible k-th questions of one type; longer ones first, as far as the words go."
     rng = seeded('multihop', seed, split, kind, max_words, k)
     for attempt in range(400):
-        more = rng.randint(3, 5) if attempt < 100 else 2 if attempt < 200 else 3
-        extra = (1, 3) if attempt < 100 else (1, 2) if attempt < 200 else (0, 1)
+        more = rng.randint(3, 5) if attempt < 20 else 2 if attempt < 60 else 3
+        extra = (1, 3) if attempt < 20 else (1, 2) if attempt < 60 else (0, 1)
         made = draw_hops(rng, kind, more, extra)
         if made and fits(made, max_words):
             yield made
