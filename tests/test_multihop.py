@@ -42,8 +42,8 @@ from tracenb.tasks.triples import (
     same_name,
     solve_triples,
     states,
-    wrong_evidence,
     write_triple,
+    wrong_evidence,
 )
 from tracenb.traces.conditions import build_traces, every_condition
 from tracenb.traces.parsing import parse, parse_trace
@@ -52,7 +52,7 @@ WIKI = simulate_multihop(160, seed=3)
 HOTPOT = simulate_multihop(40, seed=3, dataset='hotpotqa')
 BOTH = [*WIKI, *HOTPOT]
 
-# A row as both data sets publish them, written by this project: empty sentences, a bracket in a title, other forms of dates
+# A row in the form of both data sets, written by this project: empty sentences, a bracket in a title, forms of dates
 ROW = dict(
     _id='5abc',
     type='compositional',
@@ -153,9 +153,9 @@ def test_every_class_has_a_row():
         (dict(question=' '), "question is ' '"),
         (dict(_id=7), '_id is 7'),
         (dict(type='bridge'), "the type is 'bridge'"),
-        (dict(type=None), "the type is 'None'"),
+        (dict(type=None), 'the type is None'),
         (dict(context='nothing'), "context is 'nothing'"),
-        (dict(context=None), "context is 'None'"),
+        (dict(context=None), 'context is None'),
         (dict(context=[['a', 'text']]), 'context has the item'),
         (dict(context=[['', ['text']]]), 'context has the item'),
         (dict(context=[['a', ['text', 1]]]), "a sentence of 'a' is 1"),
@@ -163,7 +163,7 @@ def test_every_class_has_a_row():
         (dict(supporting_facts=[['Ann Lee']]), 'supporting_facts is'),
         (dict(supporting_facts=[['Ann Lee', '1']]), 'supporting_facts has the item'),
         (dict(supporting_facts=[['Ann Lee', True]]), 'supporting_facts has the item'),
-        (dict(evidences=7), "evidences is '7'"),
+        (dict(evidences=7), 'evidences is 7'),
         (dict(evidences=[['a', 'b', 3]]), 'evidences has the item'),
     ],
 )
@@ -254,7 +254,7 @@ def test_the_development_file_is_the_test_split(tmp_path):
     for source in (tmp_path, tmp_path / 'train.json', tmp_path / 'dev.json'):
         assert [e.question for e in load_multihop(source, 'test', '2wiki')] == [e.question for e in WIKI[4:8]]
         assert [e.question for e in load_multihop(source, 'train', '2wiki')] == [e.question for e in WIKI[:4]]
-    with pytest.raises(TracenbError, match='no row can be used|answer is None'):
+    with pytest.raises(TracenbError, match='no usable row .*answer is None'):
         rows_left_out(tmp_path / 'test.json', 'test', '2wiki')
     write(tmp_path / 'dev.jsonl', [official_row(WIKI[4])], 'lines')
     with pytest.raises(TracenbError, match=r'several test files: dev\.json, dev\.jsonl'):
