@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracenb.audit.joining import dataset_of
+from tracenb.audit.published import group_files
 from tracenb.core.records import Generation, Response, Steps, TracenbError
 from tracenb.core.rows import RowsLeftOut
 from tracenb.scoring.baselines import guess_scores
@@ -531,6 +532,16 @@ def test_a_label_of_two_data_sets_is_asked_for():
     assert 'dataset' in e.value.remedy and '2wiki' in e.value.remedy
     assert dataset_of(dict(label='bridge'), '') is hotpotqa and dataset_of({}, 'inference') is two_wiki
     assert dataset_of(dict(label='comparison', dataset='2wiki'), '') is two_wiki
+
+
+@pytest.mark.parametrize('names', [('comparison', 'bridge'), ('comparison', 'inference', 'compositional')])
+@pytest.mark.parametrize('other', ['mix', ''])
+def test_files_of_a_label_of_two_data_sets_go_with_the_other_files(tmp_path, names, other):
+    files = [tmp_path / f'answers_{label}.json' for label in (*names, *filter(None, [other]))]
+    for path in files:
+        path.write_text('[{"prediction": "a"}]')
+    assert group_files(files) == [files[: len(names)], *([files[-1:]] if other else [])]
+    assert group_files([files[0], files[0]]) == [files[:1]]
 
 
 def test_both_names_are_one_module():
