@@ -452,7 +452,7 @@ def test_evidence_is_right_in_any_order_and_never_with_a_part_missing(e, data):
 
 def test_every_condition_says_what_it_should_of_each_step():
     for name in every_condition(two_wiki):
-        for e, t in zip(WIKI, build_traces(WIKI, two_wiki, name, seed=1)):
+        for e, t in zip(WIKI[:60], build_traces(WIKI[:60], two_wiki, name, seed=1)):
             if t.steps is None:
                 continue
             said, gold = parse_trace(t.text, e, two_wiki), hop_steps(e)

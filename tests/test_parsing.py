@@ -72,7 +72,8 @@ def test_what_is_taught_is_parsed_back(name, style):
 
 
 def check_round_trip(task, tok, cond):
-    rows = load_examples(task, DataConfig(n_train=120 if task.name == 'babi20' else 44), 'train')  # some of each label
+    n = {'babi20': 120, '2wiki': 16, 'hotpotqa': 16}.get(task.name, 44)  # some of each label
+    rows = load_examples(task, DataConfig(n_train=n), 'train')
     for e, t in taught_pairs(rows, build_traces(rows, task, cond.name, 1)):
         text = taught(encode(render(e, t, task), tok), tok)
         r = parse(said(text, e), e, task, trace=cond.has_trace, steps=cond.has_steps)
