@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracenb.audit.joining import dataset_of
+from tracenb.audit.page import audit
 from tracenb.audit.published import group_files
 from tracenb.core.records import Generation, Response, Steps, TracenbError
 from tracenb.core.rows import RowsLeftOut
@@ -46,6 +47,7 @@ from tracenb.tasks.triples import (
     write_triple,
     wrong_evidence,
 )
+from tracenb.traces.chat import completion_text
 from tracenb.traces.conditions import build_traces, every_condition
 from tracenb.traces.parsing import parse, parse_trace
 
@@ -542,6 +544,23 @@ def test_files_of_a_label_of_two_data_sets_go_with_the_other_files(tmp_path, nam
         path.write_text('[{"prediction": "a"}]')
     assert group_files(files) == [files[: len(names)], *([files[-1:]] if other else [])]
     assert group_files([files[0], files[0]]) == [files[:1]]
+
+
+@pytest.mark.parametrize('name', ['2wiki', 'hotpotqa'])
+def test_an_audit_takes_official_rows_and_official_ids(tmp_path, name):
+    task, asked = get_task(name), simulate_multihop(12, dataset=name, split='test')
+    said = [completion_text(e, t, task) for e, t in zip(asked, build_traces(asked, task, 'mix:0.5', seed=1))]
+    write(
+        tmp_path / 'rows.jsonl', [official_row(e) | dict(dataset=name, prediction=x) for e, x in zip(asked, said)], ''
+    )
+    write(tmp_path / 'ids.jsonl', [dict(_id=e.id, prediction=x) for e, x in zip(asked, said)], '')
+    write(tmp_path / 'source' / 'dev.json', list(map(official_row, asked)))
+    whole = audit([tmp_path / 'rows.jsonl'], tmp_path / 'a')
+    joined = audit([tmp_path / 'ids.jsonl'], tmp_path / 'b', dataset=name, source=tmp_path / 'source')
+    for figures in (whole, joined):
+        by = figures.set_index('scoring')
+        assert (by.loc['ours'].n, by.loc['ours'].answer_accuracy, by.loc['ours'].trace_accuracy) == (12, 1, 0.5)
+        assert ('own_work' in by.index) == (name == '2wiki')
 
 
 def test_both_names_are_one_module():
