@@ -653,7 +653,7 @@ def test_a_real_subject_is_summarized_with_all_tests(tiny_rows):
     close(shares.estimate.sum(), 1, 1e-9)
 
 
-@pytest.mark.parametrize('name', ['babi', 'babi20', 'cotempqa', 'msmarco', 'toy'])
+@pytest.mark.parametrize('name', ['babi', 'babi20', 'cotempqa', 'msmarco', '2wiki', 'hotpotqa', 'toy'])
 def test_every_task_can_be_asked_everything(tiny, name):
     "Simulated questions of the tasks that ship: what is not possible is counted with its reason, and nothing fails."
     task = get_task(name)

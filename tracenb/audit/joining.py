@@ -19,7 +19,7 @@ from ..core.records import Example, TracenbError, lookup, normalize
 from ..tasks.task import Task, known_tasks, read_list
 
 # %% ../../nbs/10_audit/03_joining.ipynb #9099b28b
-OFFICIAL_IDS = ('query_id', 'row_id')  # As the data sets name theirs
+OFFICIAL_IDS = ('query_id', 'row_id', '_id')  # As the data sets name theirs
 LOOSE_IDS = ('custom_id',)  # Names of requests and samples, which may be ids of the data set or not
 
 

@@ -239,14 +239,20 @@ def _sources(path):
 
 # %% ../../nbs/10_audit/05_published.ipynb #published-group
 def _group(path):
-    "The key of a file's group: its place, its name without the label, and the data set of the label."
+    "(place and name without the label, the label) of a file; (path, '') without one."
     label, folder = name_parts(path)['label'], path.parent
     if not label:
-        return path
+        return path, ''
     if folder.name.removesuffix('_default') == label:
         folder = folder.parent / folder.name.replace(label, '*')
-    dataset = next((t.name for t in known_tasks().values() if label in t.labels), '')
-    return folder, path.name.replace(f'_{label}.', '_*.'), dataset
+    return (folder, path.name.replace(f'_{label}.', '_*.')), label
+
+
+def _owner(label, labels):
+    "The data set of a label: of several the one with most labels of the other files, then the one with fewest labels."
+    fit = [t for t in known_tasks().values() if label in t.labels]
+    best = max(fit, key=lambda t: (len(labels & set(t.labels)), -len(t.labels)), default=None)
+    return best.name if best else ''
 
 
 def group_files(
@@ -256,11 +262,14 @@ def group_files(
 
     Raises `TracenbError` for a path without generations.
     """
-    groups = {}
-    for path in map(Path, paths):
-        for p in _sources(path):
-            groups.setdefault(_group(p), []).append(p)
-    return [list(dict.fromkeys(g)) for g in groups.values()]
+    found = list(dict.fromkeys(p for path in map(Path, paths) for p in _sources(path)))
+    labels, groups = {}, {}
+    for key, label in map(_group, found):
+        labels.setdefault(key, set()).add(label)
+    for p in found:
+        key, label = _group(p)
+        groups.setdefault((key, _owner(label, labels[key])), []).append(p)
+    return list(groups.values())
 
 # %% ../../nbs/10_audit/05_published.ipynb #published-all
 LARGE = 200_000_000  # Bytes of a data set whose training split is not searched for questions of the test

@@ -50,7 +50,10 @@ app.add_typer(teacher)
 app.add_typer(study)
 
 Dataset = Annotated[
-    str, typer.Argument(help="'cotempqa', 'msmarco', 'babi', 'babi20', 'gsm8k', or the dotted module of your own.")
+    str,
+    typer.Argument(
+        help="'cotempqa', 'msmarco', 'babi', 'babi20', 'gsm8k', '2wiki', 'hotpotqa', or the dotted module of your own."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help='Random seed for traces.')]
 Model = Annotated[
@@ -245,6 +248,7 @@ def bench(
     from tracenb.runs.notebook import execute, experiment, printed
 
     sizes = dict(cotempqa=4748, msmarco=6000, babi=4149, babi20=10_000, gsm8k=10_000)
+    sizes |= {'2wiki': 10_000, 'hotpotqa': 10_000}
     full = dict(model=('bench', _model_benchmark()), data=('speed', dict(sizes=sizes, predictions=10_000)))
     name, parameters = lookup(full, what, 'benchmark')
     print(printed(execute(experiment(name), out / f'{name}.ipynb', parameters)))

@@ -29,7 +29,11 @@ teacher = typer.Typer(
 
 Option, Number = typer.Option, int | None
 TaskName = Annotated[
-    str, Option('--task', help="'cotempqa', 'msmarco', 'babi', 'babi20', 'gsm8k', or the dotted module of your own.")
+    str,
+    Option(
+        '--task',
+        help="'cotempqa', 'msmarco', 'babi', 'babi20', 'gsm8k', '2wiki', 'hotpotqa', or the dotted module of your own.",
+    ),
 ]
 Out = Annotated[Path, Option(help='FILE.jsonl of kept traces; outcomes, summary and cache are stored beside it.')]
 Source = Annotated[str, Option(help='File, folder or hub id in the official format; simulated if not given.')]

@@ -99,7 +99,7 @@ def code_version(
 ) -> str:
     "Fingerprint of the code that a run, or another module, uses: changes when what it does might change."
     trees = _needed(module, {})
-    for name in SHIPPED_TASKS:  # imported by name, when a run asks for them
+    for name in SHIPPED_TASKS.values():  # imported by name, when a run asks for them
         _needed(f'tasks.{name}', trees)
     for node in (n for tree in trees.values() for n in ast.walk(tree)):
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:

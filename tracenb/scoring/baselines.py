@@ -25,6 +25,7 @@ GUESSES = {
     'first': 'first candidate',
     'last': 'last candidate',
     'nearest': 'nearest date',
+    'option': 'first answer that the question offers',
     'no_answer': NO_ANSWER,
 }
 
@@ -91,6 +92,7 @@ def guesses(
         named = _by_words(e, words[labels[e.id]]) if dated is None else dated
         told = dict(commonest=every, commonest_of_label=of_label[labels[e.id]])
         told |= {k: (v,) for k, v in named.items()} | (dict(no_answer=(constant,)) if constant else {})
+        told |= dict(option=offered[:1]) if (offered := task.options(e) if task.options else ()) else {}
         made[e.id] = {name: told.get(name) for name in GUESSES}
     return made
 

@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = ['Verdict', 'SCORERS', 'NO_WORDS', 'NOT_KNOWN', 'Scorer', 'scorer', 'answer_contains', 'classification', 'work_valid',
            'format_error', 'answer_rouge_l', 'answer_bleu_1', 'answer_listed', 'retrieval_all', 'answer_paper',
-           'classification_paper', 'retrieval_paper', 'trace_correct_paper']
+           'squad_words', 'squad_f1', 'answer_squad_exact', 'answer_squad_f1', 'classification_paper',
+           'retrieval_paper', 'trace_correct_paper']
 
 # %% ../../nbs/02_scoring/03_scorers.ipynb #fd775954
+import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..core.records import Example, Response, Steps, normalize
+from ..core.records import Example, Response, Steps, normalize, normalize_paper
 from .overlap import Overlap, answer_overlap, as_set, gold_sets, retrieval_overlap
 from .rouge_bleu import answerable, bleu, rouge_l
 from ..tasks.paper import quotes_any, says_label, think_span
@@ -181,6 +184,38 @@ def answer_paper(response, example, steps):
         return None, NOT_KNOWN
     right = rules.right_answer(response.text, example)
     return float(right), 'right' if right else 'wrong'
+
+# %% ../../nbs/02_scoring/03_scorers.ipynb #scorers-squad
+def squad_words(
+    text: str,  # An answer
+) -> list[str]:
+    "Its words as SQuAD's evaluation compares them: lower case, punctuation deleted, then articles."
+    return re.sub(r'\b(a|an|the)\b', ' ', normalize_paper(text)).split()
+
+
+def squad_f1(
+    said: str,  # An answer
+    gold: str,  # The right one
+) -> float:
+    "F1 of the words; 0 between *yes* or *no* and another answer, as HotpotQA's evaluation defines it."
+    a, b = squad_words(said), squad_words(gold)
+    same = (Counter(a) & Counter(b)).total()
+    if not same or (a != b and {'yes', 'no', 'noanswer'} & {' '.join(a), ' '.join(b)}):
+        return 0.0
+    return 2 * same / (len(a) + len(b))
+
+
+@scorer('answer_squad_exact', special=True)
+def answer_squad_exact(response, example, steps):
+    "The answer is a gold answer, as SQuAD's evaluation compares them."
+    said, gold = squad_words(' '.join(response.answers)), [squad_words(a) for a in example.answers]
+    return float(said in gold), 'as gold' if said in gold else f'gold: {example.answers[0]}'
+
+
+@scorer('answer_squad_f1', special=True)
+def answer_squad_f1(response, example, steps):
+    "F1 of the words of the answer and of the closest gold answer, as HotpotQA's evaluation defines it."
+    return max(squad_f1(' '.join(response.answers), a) for a in example.answers), 'words shared with a gold answer'
 
 # %% ../../nbs/02_scoring/03_scorers.ipynb #c15c5995
 @scorer('classification_paper', needs_trace=True, special=True)

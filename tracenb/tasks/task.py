@@ -76,6 +76,7 @@ class Task:
     implied: Callable | None = None  # (example, steps of a trace) -> answers that follow from them, or None
     edit: Callable | None = None  # (example, random.Random) -> it with a gold fact replaced, or None; see `babi_solver`
     asked: Callable | None = None  # Example -> indices of facts of the kind that is asked for
+    options: Callable | None = None  # Example -> the answers that its question offers, () = it offers none
     work: Work | None = None  # The third step, None = the task has two
     license: str = ''  # What is known about the terms of its official files
 
@@ -136,8 +137,8 @@ def find_label(
 
 # %% ../../nbs/01_tasks/02_task.ipynb #7e9c5862
 TASKS: dict[str, Task] = {}
-# Modules of `tracenb.tasks` that register a task of that name
-SHIPPED_TASKS = ('babi', 'babi20', 'cotempqa', 'gsm8k', 'msmarco')
+SHIPPED_TASKS = {name: name for name in ('babi', 'babi20', 'cotempqa', 'gsm8k', 'msmarco')}  # Name -> module of it
+SHIPPED_TASKS |= {'2wiki': 'multihop', 'hotpotqa': 'multihop'}
 
 
 def register_task(
@@ -167,7 +168,7 @@ def get_task(
     "The task called `name`. Raises `TracenbError` with near matches."
     if name not in TASKS and (name in SHIPPED_TASKS or '.' in name):
         try:
-            importlib.import_module(f'tracenb.tasks.{name}' if name in SHIPPED_TASKS else name)
+            importlib.import_module(f'tracenb.tasks.{SHIPPED_TASKS[name]}' if name in SHIPPED_TASKS else name)
         except ImportError as e:
             what = f'data set module {name!r} cannot be imported: {e}'
             raise TracenbError(what, 'install it, or check the dotted name') from None
