@@ -411,49 +411,53 @@ def test_simulated_cotempqa_end_to_end(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_grid_runs_and_intervenes_in_one_command(tmp_path):
-    "Two conditions, two seeds; all runs are asked under the same forced traces."
+@pytest.mark.parametrize(
+    'seeds', [[1], pytest.param([1, 2], marks=pytest.mark.exhaustive)], ids=['one_seed', 'two_seeds']
+)
+def test_a_grid_runs_and_intervenes_in_one_command(tmp_path, seeds):
+    "Two conditions; all runs are asked under the same forced traces."
+    n = 2 * len(seeds)
     grid = dict(
         datasets=['babi'],
         models=['tiny-random'],
         conditions=['correct', 'vanilla'],
-        seeds=[1, 2],
+        seeds=seeds,
         settings=SMALL,
         interventions=dict(limit=2, tests=['A', 'E'], samples=0, forced=['edited_facts', 'shuffled', 'masked']),
     )
     (tmp_path / 'g.yaml').write_text(yaml.safe_dump(grid))
     first = command('run', 'g.yaml', '--out', 'o', cwd=tmp_path)
-    assert '4 of 4 runs finished' in first.stdout and first.stdout.count('questions eligible') >= 4
+    assert f'{n} of {n} runs finished' in first.stdout and first.stdout.count('questions eligible') >= n
     folders = list(find_runs(tmp_path / 'o'))
-    assert len(folders) == 4 and all((at / FOLDER / 'summary.json').exists() for at in folders)
+    assert len(folders) == n and all((at / FOLDER / 'summary.json').exists() for at in folders)
     files = {p: p.stat().st_mtime_ns for at in folders for p in (at / FOLDER).iterdir() if p.name != '.lock'}
-    assert sum(p.name == 'intervene.ipynb' for p in files) == 4
+    assert sum(p.name == 'intervene.ipynb' for p in files) == n
     command('run', 'g.yaml', '--out', 'o', cwd=tmp_path)
     options = ['--tests', 'A,swap', '--limit', 2, '--samples', 0, '--forced', 'edited_facts,shuffled,masked']
     command('intervene', 'o', *options, cwd=tmp_path)
     assert {p: p.stat().st_mtime_ns for p in files} == files
     refused = command('intervene', 'o', '--tests', 'A', '--limit', 2, '--forced', 'none', cwd=tmp_path, code=1)
-    assert refused.stderr.count('begun with other settings: forced') >= 4
+    assert refused.stderr.count('begun with other settings: forced') >= n
     wrong = command('intervene', 'o', '--forced', 'shufled', cwd=tmp_path, code=1)
     assert 'shuffled' in wrong.stderr
-    assert command('verify', 'o', cwd=tmp_path).stdout.count('as stored') == 4
-    paired_rows(load_interventions(tmp_path / 'o'))
+    assert command('verify', 'o', cwd=tmp_path).stdout.count('as stored') == n
+    paired_rows(load_interventions(tmp_path / 'o'), len(seeds))
     (tmp_path / 'h.yaml').write_text(yaml.safe_dump(grid | dict(interventions=dict(limits=3))))
     assert 'limits: Unexpected' in command('run', 'h.yaml', '--out', 'o', '--dry-run', cwd=tmp_path, code=1).stderr
 
 
-def paired_rows(rows):
+def paired_rows(rows, n_seeds):
     "The rows of a grid: the same questions and forced traces in each run."
     runs = rows.groupby(['condition', 'seed'])
-    assert len(runs) == 4 and runs.size().nunique() == 1
+    assert len(runs) == 2 * n_seeds and runs.size().nunique() == 1
     forced = rows[rows.test == 'forced_wrong'].groupby(['id', 'variant'])
-    assert (forced.size() == 4).all() and (forced.trace.nunique(dropna=False) == 1).all()
+    assert (forced.size() == 2 * n_seeds).all() and (forced.trace.nunique(dropna=False) == 1).all()
     assert forced.implied.agg(lambda x: len({str(v) for v in x})).eq(1).all()
     assert rows[rows.test == 'swap'].groupby(['id', 'variant']).trace.nunique(dropna=False).eq(1).all()
     cells = force_matrix(rows).set_index(['condition', 'forced', 'measure'])
     part = rows[(rows.test == 'forced_wrong') & (rows.variant == 'edited_facts') & (rows.condition == 'correct')]
     cell = cells.loc[('correct', 'edited_facts', 'accuracy')]
-    assert (cell.n, cell.n_eligible, cell.seeds) == (2, 2, 2)
+    assert (cell.n, cell.n_eligible, cell.seeds) == (2, 2, n_seeds)
     close(cell.estimate, part.right.mean(), 1e-12)
     lp = cells.loc[('correct', 'edited_facts', 'lp_gold')]
     close(lp.estimate, part.lp_gold.mean(), 1e-9)

@@ -232,7 +232,7 @@ def test_a_model_without_a_tokenizer_here_leaves_its_runs_as_they_are(capsys):
     assert capsys.readouterr().err.count('are not compared') == sum(r.condition != 'zero_shot' for r in runs)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # on rows as the simulators write them: `test_a_row_that_is_too_long_in_one_condition_...`
 def test_the_grids_of_the_paper_lose_no_row_of_the_real_data(shared):
     [length] = {r.train.max_length for g in ('paper', 'controls') for r in get_grid(g).runs if r.dataset == 'cotempqa'}
     runs = expand(long_grid(length, ['vanilla', 'correct', 'incorrect'], seeds=[1]), 'g').runs

@@ -803,6 +803,7 @@ def test_one_seed_against_three_is_about_these_models():
     assert pd.isna(t.p_seeds[0]) and t.test[0] == 'permutation, exact' and pair_verdicts(t)[0].about == 'models'
 
 
+@pytest.mark.exhaustive  # in every run of the tests: `test_132_pairs_can_be_significant` of test_report.py
 def test_a_hundred_and_thirty_two_pairs_can_reach_significance():
     "Two seeds, 40 questions, 11 conditions on each of 12 places: `correct` is always right, the others never."
     conditions = ['correct', *(f'c{k}' for k in range(11))]

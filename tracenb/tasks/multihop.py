@@ -236,7 +236,7 @@ def read_aliases(
 ) -> dict[str, list[str]]:
     "Identifier in Wikidata -> its aliases and demonyms; empty without the file."
     found = {}
-    for n, line in enumerate(read_bytes(path, collector).splitlines() if path.is_file() else (), 1):
+    for n, line in enumerate(read_bytes(path, collector).split(b'\n') if path.is_file() else (), 1):
         try:
             row = json.loads(line) if line.strip() else None
             names = [*row['aliases'], *(row.get('demonyms') or ())] if row else []
