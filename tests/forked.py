@@ -99,6 +99,16 @@ def tracenb(*args, **more) -> subprocess.CompletedProcess:
     return _run(_main, args, **more)
 
 
+def start_tracenb(*args, cwd):
+    "As `Popen(['tracenb', *ARGS])` without output: has `pid`, `poll`, `kill` and `wait`."
+    process = _begin(_main, args, cwd, None, None)
+    process.poll, process.wait = (
+        lambda: process.exitcode,
+        lambda timeout=None: process.join(timeout) or process.exitcode,
+    )
+    return process
+
+
 SERVE = """
 import os, sys
 from tracenb.runs.kernels import serve_forks

@@ -40,7 +40,7 @@ def test_a_report_that_is_killed_is_made_again(tmp_path, smoke):
         path = tmp_path / 'o' / made
         path.unlink() if path.is_file() else shutil.rmtree(path)
     before = bytes_of(tmp_path / 'o')
-    process = start('report', 'o', cwd=tmp_path)
+    process = forked.start_tracenb('report', 'o', cwd=tmp_path)
     assert until(lambda: list((tmp_path / 'o').glob('figures/*.png')), process) and process.poll() is None
     kill_all(process)
     assert not (tmp_path / 'o' / 'report.html').exists()
@@ -172,14 +172,14 @@ EVERY_STAGE = ('building', 'training', 'generating', 'rendering')
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'conditions, stages, n_train, n_tokens',
+    'conditions, stages, n_train, n_tokens, begin',
     [
-        (['incorrect'], ('rendering',), 40, 50),
-        pytest.param(['correct', 'incorrect'], EVERY_STAGE, 80, 100, marks=pytest.mark.exhaustive),
+        (['incorrect'], ('rendering',), 40, 50, forked.start_tracenb),
+        pytest.param(['correct', 'incorrect'], EVERY_STAGE, 80, 100, start, marks=pytest.mark.exhaustive),
     ],
     ids=['rendering', 'every'],
 )
-def test_the_command_killed_in_its_stages_and_while_rendering(tmp_path, conditions, stages, n_train, n_tokens):
+def test_the_command_killed_in_its_stages_and_while_rendering(tmp_path, conditions, stages, n_train, n_tokens, begin):
     """
     SIGKILL of `tracenb run` while a run is building, training, generating, and when only its notebook is missing.
 
@@ -200,7 +200,7 @@ def test_the_command_killed_in_its_stages_and_while_rendering(tmp_path, conditio
     rendering = lambda at: (at / 'metrics.json').exists() and not (at / 'run.ipynb').exists()
     kills = []
     for stage in stages:
-        process = start('run', file, '--out', 'killed', cwd=tmp_path)
+        process = begin('run', file, '--out', 'killed', cwd=tmp_path)
         there = lambda: any(
             rendering(at) if stage == 'rendering' else state(at).startswith(stage)
             for at in (tmp_path / 'killed' / r.name for r in runs)
@@ -340,7 +340,7 @@ def test_a_scheduler_elsewhere_as_in_the_recipes(tmp_path):
             processes[0],
         )
         processes += [dask(what='worker'), dask(what='worker')]
-        grid = start('run', file, '--out', 'o', '--scheduler', 'scheduler.json', cwd=tmp_path)
+        grid = forked.start_tracenb('run', file, '--out', 'o', '--scheduler', 'scheduler.json', cwd=tmp_path)
         processes.append(grid)
         runs = get_grid(str(tmp_path / file)).runs
         assert until(lambda: sum(state(tmp_path / 'o' / r.name).startswith('training') for r in runs) == 2, grid)
