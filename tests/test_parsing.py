@@ -1,5 +1,6 @@
 """The parser: what is rendered is parsed back, spans lie in the text, and display marks what scores say."""
 
+import functools
 import gzip
 import json
 from dataclasses import replace
@@ -71,10 +72,16 @@ def test_what_is_taught_is_parsed_back(name, style):
         check_round_trip(get_task(name), TOKENIZERS[style], get_condition(condition))
 
 
-def check_round_trip(task, tok, cond):
-    n = {'babi20': 120, '2wiki': 16, 'hotpotqa': 16}.get(task.name, 44)  # some of each label
+@functools.cache
+def pairs_of(name, condition):
+    "Some training examples of each label with their traces."
+    task, n = get_task(name), {'babi20': 120, '2wiki': 16, 'hotpotqa': 16}.get(name, 44)
     rows = load_examples(task, DataConfig(n_train=n), 'train')
-    for e, t in taught_pairs(rows, build_traces(rows, task, cond.name, 1)):
+    return taught_pairs(rows, build_traces(rows, task, condition, 1))
+
+
+def check_round_trip(task, tok, cond):
+    for e, t in pairs_of(task.name, cond.name):
         text = taught(encode(render(e, t, task), tok), tok)
         r = parse(said(text, e), e, task, trace=cond.has_trace, steps=cond.has_steps)
         assert (r.error, set(r.answers)) == (None, set(e.answers[:1] if task.alternatives else e.answers))

@@ -190,10 +190,12 @@ def test_facts_are_taken_from_different_examples_as_long_as_there_are_enough():
     assert set(quoted(build_traces(rows[:2], toy, 'foreign_facts')[0])) == {'C1 is c.', 'D1 is d.'}
 
 
-@pytest.mark.parametrize('name', ['cotempqa', 'babi'])
-def test_no_swapped_trace_and_no_foreign_fact_is_right_in_real_rows(name, shared):
+@pytest.mark.parametrize(
+    'name, every', [('babi', 1), ('cotempqa', 3), pytest.param('cotempqa', 1, marks=pytest.mark.exhaustive)]
+)
+def test_no_swapped_trace_and_no_foreign_fact_is_right_in_real_rows(name, every, shared):
     for split in ('train', 'test'):
-        rows = get_task(name).load(shared / name, split)
+        rows = get_task(name).load(shared / name, split)[::every]
         assert len(rows) > 300
         assert n_right('swapped', name, rows) == n_right('foreign_facts', name, rows) == (0, 0)
 
