@@ -42,7 +42,8 @@ study-demo: setup  ## a human study from design to figure, with simulated partic
 	$(BIN)/tracenb study analyse $(STUDY)/study.sqlite --performance nbs/data/study_demo_performance.csv --out $(STUDY)/analysis
 	$(BIN)/tracenb study power --study $(STUDY)/survey --sims 200 --out $(STUDY)/power
 
-PROCESSES ?= 3
+# tests wait for servers and browsers, so three on two cores; each needs about 2.5 GB
+PROCESSES ?= $(shell awk '/MemTotal/ {print(($$2 > 12e6) ? 3 : 2)}' /proc/meminfo 2>/dev/null || echo 2)
 PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --no-loadscope-reorder
 # tests of the library that load no model and start no server, no kernel and no browser
 QUICK := $(addprefix tests/test_,$(addsuffix .py,audit babi chat cotempqa data design display matched msmarco parsing prose \
@@ -51,7 +52,7 @@ QUICK := $(addprefix tests/test_,$(addsuffix .py,audit babi chat cotempqa data d
 quick: setup  ## run the tests of rules, conditions, scorers and statistics (under a minute)
 	$(PYTEST) -m 'not slow and not exhaustive' $(wildcard $(QUICK))
 
-test: setup  ## run the tests, in PROCESSES=3 processes, as they often wait (under 20 minutes)
+test: setup  ## run the tests, in PROCESSES=2 or 3 processes (about ten minutes)
 	$(PYTEST) -m 'not exhaustive'
 
 test-all: setup  ## run all tests: every kill, long simulations, every page; due before a release (see CONTRIBUTING.md)
