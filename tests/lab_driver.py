@@ -138,6 +138,8 @@ class Kernel:
             except Exception as e:
                 if type(e).__name__ != 'Empty':
                     raise
+                if not self.manager.is_alive():
+                    raise RuntimeError(f'the kernel died while it ran:\n{code}') from None
                 continue
             if m['parent_header'].get('msg_id') != request:
                 continue
