@@ -90,6 +90,22 @@ def embedded():
     return load_tokenizer('smollm2-135m'), load_model('smollm2-135m', device='cpu')
 
 
+@pytest.fixture(scope='module')
+def tok():
+    "The tokenizer of the tiny random model."
+    from tracenb.models.loading import load_tokenizer
+
+    return load_tokenizer('tiny-random')
+
+
+@pytest.fixture
+def model():
+    "The tiny random model on the CPU, loaded anew for each test."
+    from tracenb.models.loading import load_model
+
+    return load_model('tiny-random', device='cpu')
+
+
 @pytest.fixture(scope='session')
 def base_only(tmp_path_factory) -> dict[str, str]:
     "An environment for subprocesses in which only the base requirements can be imported."

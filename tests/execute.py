@@ -15,6 +15,19 @@ from tqdm import tqdm
 NBS = Path(__file__).parents[1] / 'nbs'
 
 
+def with_parameters(source: str):
+    "The cell that papermill looks for."
+    return nbformat.v4.new_code_cell(source, metadata=dict(tags=['parameters']))
+
+
+def write_notebook(path: Path, *cells) -> Path:
+    "Write a notebook of code cells: their sources, or cells of nbformat."
+    spec = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
+    cells = [nbformat.v4.new_code_cell(c) if isinstance(c, str) else c for c in cells]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=spec), path)
+    return path
+
+
 def run(path: Path):
     "Execute one notebook in its own folder, as JupyterLab would."
     notebook = nbformat.read(path, as_version=4)

@@ -13,8 +13,8 @@ import sys
 import time
 import urllib.request
 
-import nbformat
 from conftest import ROOT
+from execute import write_notebook
 from jupyter_client.manager import start_new_kernel
 
 # No news, no check for updates, the theme of the system, every cell in the page
@@ -86,9 +86,7 @@ class Lab:
 
     def write(self, name, *sources):
         "Write a notebook of code cells into the copy; returns its name."
-        kernelspec = dict(name='python3', language='python', display_name='python3')
-        cells = [nbformat.v4.new_code_cell(s) for s in sources]
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=kernelspec)), self.nbs / name)
+        write_notebook(self.nbs / name, *sources)
         return name
 
     def open(self, page, name):

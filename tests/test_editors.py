@@ -4,7 +4,7 @@ import re
 
 import nbformat
 import pytest
-from execute import WIDGET, without_widgets
+from execute import WIDGET, with_parameters, without_widgets, write_notebook
 from nbconvert import HTMLExporter
 
 from tracenb.runs.notebook import execute
@@ -28,10 +28,8 @@ explore_trace(run.path)""",
 def stored(tmp_path_factory, forked_kernels):
     "A notebook with the explorer and the panel of forced traces, executed, as an editor stores it."
     folder = tmp_path_factory.mktemp('editors')
-    spec = dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'))
-    cells = [nbformat.v4.new_code_cell('', metadata=dict(tags=['parameters'])), *map(nbformat.v4.new_code_cell, SHOWN)]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=spec), folder / 'n.ipynb')
-    return nbformat.read(execute(folder / 'n.ipynb', folder / 'out.ipynb', {}), as_version=4)
+    template = write_notebook(folder / 'n.ipynb', with_parameters(''), *SHOWN)
+    return nbformat.read(execute(template, folder / 'out.ipynb', {}), as_version=4)
 
 
 def page(notebook):

@@ -31,11 +31,6 @@ def toy_prompts(tokenizer, n=6):
 
 
 @pytest.fixture(scope='module')
-def tok():
-    return load_tokenizer('tiny-random')
-
-
-@pytest.fixture(scope='module')
 def model():
     return load_model('tiny-random', device='cpu', dtype='float32')
 

@@ -21,6 +21,7 @@ import psutil
 import pytest
 import yaml
 from conftest import ROOT
+from execute import with_parameters, write_notebook
 from jupyter_client.manager import AsyncKernelManager
 from transformers import AutoTokenizer
 
@@ -275,12 +276,7 @@ VALUES = dict(
 
 def template_of(path, *sources):
     "A notebook with a cell of parameters, all 0, and these cells."
-    parts = ['\n'.join(f'{name} = 0' for name in VALUES), *sources]
-    cells = [nbformat.v4.new_code_cell(source) for source in parts]
-    cells[0].metadata.tags = ['parameters']
-    spec = dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'))
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=spec), path)
-    return path
+    return write_notebook(path, with_parameters('\n'.join(f'{name} = 0' for name in VALUES)), *sources)
 
 
 def stored(path):
@@ -593,17 +589,7 @@ def test_a_kernel_that_dies_at_its_start_is_started_again(tmp_path, deaths):
             Dying.left -= 1
             return [sys.executable, '-c', 'raise SystemExit(1)']
 
-    template = tmp_path / 'template.ipynb'
-    nbformat.write(
-        nbformat.v4.new_notebook(
-            cells=[
-                nbformat.v4.new_code_cell('x = 1', metadata=dict(tags=['parameters'])),
-                nbformat.v4.new_code_cell('print(6 * x)'),
-            ],
-            metadata=dict(kernelspec=dict(name='python3', language='python', display_name='python3')),
-        ),
-        template,
-    )
+    template = write_notebook(tmp_path / 'template.ipynb', with_parameters('x = 1'), 'print(6 * x)')
     if deaths < 3:
         assert printed(execute(template, tmp_path / 'done.ipynb', dict(x=7), Dying)) == '42'
     else:

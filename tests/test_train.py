@@ -15,7 +15,7 @@ from tracenb.core.files import read_jsonl
 from tracenb.core.records import Trace, TracenbError
 from tracenb.models.adapters import attach_adapter, load_adapter
 from tracenb.models.batches import TrainConfig, collate, completion_loss, fit_rows, padding_share, plan_batches
-from tracenb.models.loading import linear4bit, load_model, load_tokenizer
+from tracenb.models.loading import linear4bit, load_model
 from tracenb.models.training import save_checkpoint, train
 from tracenb.tasks.task import DataConfig, get_task, load_examples, toy
 from tracenb.traces.chat import render
@@ -33,18 +33,8 @@ def toy_rows(tokenizer, n=24):
 
 
 @pytest.fixture(scope='module')
-def tok():
-    return load_tokenizer('tiny-random')
-
-
-@pytest.fixture(scope='module')
 def rows(tok):
     return toy_rows(tok)
-
-
-@pytest.fixture
-def model():
-    return load_model('tiny-random', device='cpu')
 
 
 def weights(out):
@@ -196,7 +186,8 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path, model, tok, rows):
 
 KILLED = textwrap.dedent("""
     import sys, time
-    from test_train import QUICK, load_model, load_tokenizer, toy_rows, train
+    from test_train import QUICK, load_model, toy_rows, train
+    from tracenb.models.loading import load_tokenizer
     tok = load_tokenizer('tiny-random')
     slow = lambda line: time.sleep(0.3 if line['step'] > 6 else 0)
     train(load_model('tiny-random', device='cpu'), tok, toy_rows(tok), QUICK, 1, sys.argv[1], on_step=slow)

@@ -13,7 +13,7 @@ from tracenb.core.files import read_jsonl, write_text
 from tracenb.core.records import TracenbError
 from tracenb.models.adapters import attach_adapter, load_adapter
 from tracenb.models.batches import TrainConfig, collate, completion_loss, make_batch, pack, plan_batches
-from tracenb.models.loading import load_model, load_tokenizer
+from tracenb.models.loading import load_model
 from tracenb.models.train_log import HeldOut, RunLabel
 from tracenb.models.training import check_packing, train
 from tracenb.report.design_figures import learning_figure
@@ -25,18 +25,8 @@ from tracenb.runs.stages import answer, build, finish, make_run, open_run, score
 
 
 @pytest.fixture(scope='module')
-def tok():
-    return load_tokenizer('tiny-random')
-
-
-@pytest.fixture(scope='module')
 def rows(tok):
     return toy_rows(tok)
-
-
-@pytest.fixture
-def model():
-    return load_model('tiny-random', device='cpu')
 
 
 TINY = dict(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TAGS', 'atomic_path', 'write_text', 'atomic_folder', 'cache_folder', 'read_yaml', 'sibling_path', 'parse_yaml',
-           'write_jsonl', 'read_jsonl', 'stray_tag', 'read_traces', 'seeded', 'digest']
+           'write_jsonl', 'read_jsonl', 'stray_tag', 'read_traces', 'seeded', 'digest', 'file_digest']
 
 # %% ../../nbs/00_core/03_files.ipynb #files-imports
 import hashlib
@@ -231,3 +231,11 @@ def digest(
         return asdict(o) if is_dataclass(o) else str(o)
 
     return hashlib.sha256(json.dumps(obj, sort_keys=True, default=plain).encode()).hexdigest()[:n]
+
+
+def file_digest(
+    path: str | Path,  # A file
+) -> str:
+    "Its SHA-256."
+    with open(path, 'rb') as f:
+        return hashlib.file_digest(f, 'sha256').hexdigest()

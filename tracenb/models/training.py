@@ -7,7 +7,6 @@ __all__ = ['MasterWeights', 'make_optimizer', 'TrainState', 'save_checkpoint', '
            'check_packing', 'peak_memory', 'train']
 
 # %% ../../nbs/05_models/06_training.ipynb #680ed91f
-import hashlib
 import os
 import shutil
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from ..core.files import atomic_path, digest, read_jsonl
+from ..core.files import atomic_path, digest, file_digest, read_jsonl
 from ..core.records import TracenbError
 from .adapters import attach_adapter, model_card, save_adapter
 from tracenb.models.batches import (
@@ -278,11 +277,10 @@ def _begun_with(config):
     "The digest of the adapter that training begins with, {} if it is a new one."
     if not config.resume_from:
         return {}
-    file = Path(config.resume_from) / 'adapter_model.safetensors'
-    return dict(resume_from_sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+    return dict(resume_from_sha256=file_digest(Path(config.resume_from) / 'adapter_model.safetensors'))
 
 
-def _summary(model, kept, long, began, plan, config, lines, optim, done):
+def _summary(model, kept, long, began, plan, config, begun, lines, optim, done):
     "What a training run reports."
     weight = model.get_input_embeddings().weight
     last = [x['loss'] for x in lines[-max(1, len(lines) // 10) :]]
@@ -301,7 +299,7 @@ def _summary(model, kept, long, began, plan, config, lines, optim, done):
         device=weight.device.type,
         peak_memory_mb=peak_memory(weight.device.type),
         padding_share=0.0 if config.packing else round(padding_share(kept, plan), 4),
-        **_begun_with(config),
+        **begun,
         **{k: v for k, v in lines[-1].items() if k.startswith('eval_')},
         **(dict(stopped_early=True) if len(lines) < len(plan) else {}),
     )
@@ -330,7 +328,7 @@ def train(
     Returns steps, seconds, tokens, loss (mean of the last tenth of the steps), rows too long, share of padding, peak
     memory (MB), and the last evaluation. Raises `TracenbError` for settings that cannot be used with this model.
     """
-    out, began = Path(out), time.monotonic()
+    out, began, pad = Path(out), time.monotonic(), tokenizer.pad_token_id
     kept, long = fit_rows(rows, config.check().max_length)
     plan = plan_batches(kept, config, seed)
     data = [[r.id, r.input_ids, r.loss_mask] for r in kept]
@@ -338,12 +336,12 @@ def train(
     fast = fast_cpu(model, max(len(r.input_ids) for r in kept))
     with torch.random.fork_rng(), memory_errors('training', _LESS_MEMORY), fast:
         adapted = attach_adapter(model, config, seed)
-        settings = digest([config.to_json(), _begun_with(config), seed, model.name_or_path, data], 16)
+        begun = _begun_with(config)
+        settings = digest([config.to_json(), begun, seed, model.name_or_path, data], 16)
         try:
             with _activation_checkpointing(model, config.gradient_checkpointing):
-                pad = tokenizer.pad_token_id
                 run = adapted, kept, plan, pad, config, out, settings, resume, on_step, held_out, label
-                summary = _summary(model, kept, long, began, plan, config, *_logged_steps(*run))
+                summary = _summary(model, kept, long, began, plan, config, begun, *_logged_steps(*run))
                 save_adapter(adapted, out / 'adapter', model_card(model.name_or_path, config, summary))
         finally:
             adapted.unload().eval()

@@ -16,13 +16,13 @@ import pandas as pd
 from markupsafe import Markup
 
 from .. import __version__
-from ..core.files import write_text
+from ..core.files import file_digest, write_text
 from ..core.html import html_page, render_template
 from ..core.records import TracenbError
 from ..report.results import finished
 from ..runs.folders import read_record
 from .cards import base_model, shown_model
-from .manifest import checksums, data_license, file_digest, shown_source
+from .manifest import checksums, data_license, shown_source
 from ..tasks.task import get_task
 
 # %% ../../nbs/14_sharing/10_passport.ipynb #passport-hypotheses

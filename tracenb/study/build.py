@@ -20,7 +20,7 @@ from dataclasses import replace
 from html import escape
 from pathlib import Path
 
-from ..core.files import atomic_path, write_text
+from ..core.files import atomic_path, file_digest, write_text
 from ..core.html import render_template
 from ..core.npm import Pinned, fetch, npm_registry, unpack
 from ..core.records import TracenbError, lookup
@@ -37,7 +37,6 @@ from tracenb.study.sampling import (
     pool_of_items,
     question_pool,
     read_config,
-    sha256_of,
 )
 
 # %% ../../nbs/11_study/06_build.ipynb #export-pinned
@@ -251,7 +250,7 @@ def compile_study(
 ) -> tuple[Study, dict]:
     "The study, and what it was made from: counts of the pool, sha256 of the files. Raises `TracenbError`."
     if config.items:
-        sources, found, files = {}, pool_of_items(config), {Path(config.items).name: sha256_of(config.items)}
+        sources, found, files = {}, pool_of_items(config), {Path(config.items).name: file_digest(config.items)}
     else:
         sources = from_traces(config) if config.traces else {c: from_run(p, c) for c, p in config.runs.items()}
         found, files = question_pool(sources, config), {c: s.hashes for c, s in sources.items()}

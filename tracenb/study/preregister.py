@@ -6,12 +6,11 @@
 __all__ = ['WORDS_PER_MINUTE', 'SECONDS', 'estimate', 'hypotheses', 'preregister', 'prolific_draft']
 
 # %% ../../nbs/11_study/05_preregister.ipynb #imports
-import hashlib
 import json
 import math
 from pathlib import Path
 
-from ..core.files import write_text
+from ..core.files import file_digest, write_text
 from ..core.html import render_template
 from ..core.records import TracenbError
 from .design import Study, read_study
@@ -90,7 +89,7 @@ def _made_from(folder):
         return {}
     path = folder / 'made_from.json'
     made_from = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
-    return made_from | {'study.json': hashlib.sha256((folder / 'study.json').read_bytes()).hexdigest()}
+    return made_from | {'study.json': file_digest(folder / 'study.json')}
 
 
 def _counts(study):
