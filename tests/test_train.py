@@ -55,6 +55,16 @@ def test_the_loss_is_the_models_own_and_padding_is_no_label(tok, rows):
     assert torch.allclose(ours, theirs, atol=1e-4) and torch.allclose(ours, alone, atol=1e-4)
 
 
+def test_chunks_of_labels_give_the_same_loss_and_gradient(tok, rows, monkeypatch):
+    model = load_model('tiny-random', quantize='none', device='cpu', dtype='float32')
+    batch, found = collate(rows, tok.pad_token_id, 'all'), []
+    for chunk in (2**25, 512 * 7):  # one chunk, or seven labels at a time
+        monkeypatch.setattr('tracenb.models.batches._CHUNK', chunk)
+        loss = completion_loss(model, *batch)
+        found.append((loss.detach(), *torch.autograd.grad(loss, model.parameters())))
+    assert all(torch.allclose(one, many, rtol=1e-4, atol=1e-4) for one, many in zip(*found))
+
+
 def test_loss_on_everything_covers_the_prompt(tok, rows):
     n = sum(len(r.input_ids) for r in rows)
     assert (

@@ -12,6 +12,7 @@ from itertools import accumulate, count
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from torch.utils.checkpoint import checkpoint
 
 from ..core.files import seeded
 from ..core.records import Record, TracenbError, lookup, record
@@ -189,22 +190,40 @@ def make_batch(
     return pack(rows, config.loss) if config.packing else collate(rows, pad, config.loss)
 
 # %% ../../nbs/05_models/03_batches.ipynb #7f4d2894
+_CHUNK = 2**25  # Scores computed at a time: labels times words of the vocabulary
+
+
+def _head_loss(head, hidden, target):
+    "Cross-entropy of hidden states, summed."
+    return F.cross_entropy(head(hidden).float(), target, reduction='sum')
+
+
+def _chunked_loss(head, hidden, target):
+    "As `_head_loss`, a chunk of labels at a time; with a gradient, scores are computed twice instead of kept."
+    size = max(1, _CHUNK // head.weight.shape[0])
+    parts = list(zip(hidden.split(size), target.split(size)))
+    if len(parts) < 2 or not torch.is_grad_enabled():
+        return sum(_head_loss(head, *part) for part in parts)
+    draws = any(head.children())  # a plain layer draws no random numbers
+    return sum(checkpoint(_head_loss, head, *p, use_reentrant=False, preserve_rng_state=draws) for p in parts)
+
+# %% ../../nbs/05_models/03_batches.ipynb #batches-completion-loss
 def completion_loss(
     model,  # A causal language model, with or without an adapter
-    ids: torch.Tensor,  # (rows, tokens)
-    labels: torch.Tensor,  # (rows, tokens), -100 where no loss is taken
+    ids: torch.Tensor,  # (rows, tokens), on any device
+    labels: torch.Tensor,  # (rows, tokens), -100 where no loss is taken; on the CPU, or a GPU is waited for
     positions: torch.Tensor | None = None,  # (1, tokens) of packed rows
 ) -> torch.Tensor:
     "Cross-entropy summed over the labels, projecting to the vocabulary only where there is one."
     base = model.get_base_model() if hasattr(model, 'get_base_model') else model
-    target, inputs = labels[:, 1:], dict(input_ids=ids, use_cache=False)
+    device = base.get_input_embeddings().weight.device
+    send = lambda tensor: tensor.to(device, non_blocking=True)
+    where = (labels[:, 1:] != -100).nonzero(as_tuple=True)
+    target, where = send(labels[:, 1:][where]), tuple(map(send, where))
+    inputs = dict(input_ids=send(ids), use_cache=False)
     if positions is not None:
-        inputs['position_ids'] = positions
-    with_loss = target != -100
+        inputs['position_ids'] = send(positions)
     scaled = any(getattr(base.config, k, None) for k in ('final_logit_softcapping', 'logits_scaling', 'logit_scale'))
     if scaled:  # these models do more than project
-        logits = base(**inputs).logits[:, :-1][with_loss]
-    else:
-        hidden = base.get_decoder()(**inputs).last_hidden_state[:, :-1]
-        logits = base.get_output_embeddings()(hidden[with_loss])
-    return F.cross_entropy(logits.float(), target[with_loss], reduction='sum')
+        return F.cross_entropy(base(**inputs).logits[where].float(), target, reduction='sum')
+    return _chunked_loss(base.get_output_embeddings(), base.get_decoder()(**inputs).last_hidden_state[where], target)

@@ -107,9 +107,9 @@ def mean_loss(
     pad: int,  # Any token id
 ) -> float:
     "Cross-entropy per token with a label, in nats."
-    device, size = model.get_input_embeddings().weight.device, config.batch_size
+    size = config.batch_size
     batches = [make_batch(rows[i : i + size], pad, config) for i in range(0, len(rows), size)]
-    total = sum(completion_loss(model, *(t.to(device) for t in batch)).item() for batch in batches)
+    total = sum(completion_loss(model, *batch).item() for batch in batches)
     return total / sum((labels[:, 1:] != -100).sum().item() for _, labels, *_ in batches)
 
 

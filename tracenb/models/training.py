@@ -100,10 +100,10 @@ class TrainState:
         "Of the next step."
         return self.optimizer.param_groups[0]['lr']
 
-    def step(self) -> float:
+    def step(self) -> torch.Tensor:
         "Update the weights by their gradients; returns the gradient's norm before clipping."
         self.masters.take_gradients()
-        norm = torch.nn.utils.clip_grad_norm_(self.masters.copies, self.max_grad_norm).item()
+        norm = torch.nn.utils.clip_grad_norm_(self.masters.copies, self.max_grad_norm)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
@@ -168,16 +168,15 @@ def load_checkpoint(
 def add_gradients(
     adapted,  # The model in training mode
     batches: list,  # Of one step, from `make_batch`
-) -> float:
-    "Add the gradient of the step's mean loss per label, batch by batch; returns that loss."
-    device = adapted.get_input_embeddings().weight.device
+) -> torch.Tensor:
+    "Add the gradient of the step's mean loss per label, batch by batch; returns each batch's part of that loss."
     n = sum((labels[:, 1:] != -100).sum().item() for _, labels, *_ in batches)
-    total = 0.0
+    losses = []
     for batch in batches:
-        loss = completion_loss(adapted, *(t.to(device) for t in batch)) / n
+        loss = completion_loss(adapted, *batch) / n
         loss.backward()
-        total += loss.item()
-    return total
+        losses.append(loss.detach())
+    return torch.stack(losses)
 
 # %% ../../nbs/05_models/06_training.ipynb #2fb4f1d2
 def _tokens(rows, loss):
@@ -190,10 +189,11 @@ def _run_steps(adapted, rows, plan, pad, config, log, state, done, save, on_step
     began, seen = time.monotonic(), sum(len(b) for s in plan[:done] for b in s)
     adapted.train()
     for step, batches in enumerate(plan[done:], done + 1):
-        loss = add_gradients(adapted, [make_batch([rows[i] for i in b], pad, config) for b in batches])
+        losses = add_gradients(adapted, [make_batch([rows[i] for i in b], pad, config) for b in batches])
         rate, norm = state.learning_rate, state.step()
+        *losses, norm = torch.cat([losses, norm[None]]).tolist()  # the only time that a GPU is waited for
         seen += sum(len(b) for b in batches)
-        line = dict(step=step, steps=len(plan), rows=seen, epoch=round(seen / len(rows), 4), loss=round(loss, 5))
+        line = dict(step=step, steps=len(plan), rows=seen, epoch=round(seen / len(rows), 4), loss=round(sum(losses), 5))
         line |= dict(learning_rate=rate, grad_norm=round(norm, 4))
         line |= _tokens([rows[i] for b in batches for i in b], config.loss)
         if held_out and config.eval_steps and (step % config.eval_steps == 0 or step == len(plan)):
