@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tracenb.core.files import read_jsonl
 from tracenb.core.records import Generation, Trace, TracenbError
+from tracenb.models import decoding
 from tracenb.models import generation as module
-from tracenb.models.generation import GenerateConfig, generate, plan_prompts, stop_ids
+from tracenb.models.decoding import stop_ids
+from tracenb.models.generation import GenerateConfig, generate, plan_prompts
 from tracenb.models.loading import linear4bit, load_model, load_tokenizer
 from tracenb.tasks.task import DataConfig, load_examples, toy
 from tracenb.traces.chat import render
@@ -42,6 +45,8 @@ def test_batched_is_one_by_one_on_the_embedded_model(n):
     assert len({len(p.input_ids) for p in prompts}) > 2  # so that there is padding
     batched = generate(model, tok, prompts, GenerateConfig(max_new_tokens=24, batch_size=n))
     assert generate(model, tok, prompts, GenerateConfig(max_new_tokens=24, batch_size=1)) == batched
+    static = GenerateConfig(max_new_tokens=24, batch_size=2, cache_implementation='static')
+    assert generate(model, tok, prompts, static) == batched
     with torch.no_grad():  # and what transformers alone gives, on the 4-bit layers, without padding or mask
         alone = model.generate(
             torch.tensor([prompts[1].input_ids]), max_new_tokens=24, do_sample=False, pad_token_id=tok.pad_token_id
@@ -51,11 +56,70 @@ def test_batched_is_one_by_one_on_the_embedded_model(n):
     assert linear4bit(model)  # the layers are 4-bit again
 
 
+def tiny(kind, **more):
+    "A random model of another architecture, for the tokens of the tiny tokenizer."
+    shape = dict(vocab_size=512, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, initializer_range=0.3)
+    config = AutoConfig.for_model(kind, **shape | dict(bos_token_id=None, eos_token_id=2, pad_token_id=2) | more)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config).eval()
+
+
+FAMILIES = dict(
+    llama=dict(intermediate_size=64, num_key_value_heads=2),
+    qwen3=dict(intermediate_size=64, num_key_value_heads=2, head_dim=8),
+    gpt2=dict(n_positions=128),  # learned positions: one beyond the last would be an error
+    gpt_neox=dict(intermediate_size=64),
+    bloom={},  # distances come from the attention mask
+    gemma2=dict(intermediate_size=64, num_key_value_heads=2, head_dim=8, sliding_window=8),
+    mamba=dict(state_size=4),
+)
+
+
+@pytest.mark.parametrize('kind', FAMILIES)
+def test_the_shared_start_and_slots_change_nothing_in_other_architectures(tok, kind):
+    model = tiny(kind, **FAMILIES[kind])
+    prompts = [Encoded(str(n), (*range(5, 25), *range(30, 30 + n)), (False,) * (20 + n)) for n in (1, 9, 4, 12, 5)]
+    alone = [g for p in prompts for g in generate(model, tok, [p], GenerateConfig(max_new_tokens=40, batch_size=1))]
+    assert len({g.n_tokens for g in alone}) > 1 or {g.n_tokens for g in alone} == {40}
+    batched = GenerateConfig(max_new_tokens=40, batch_size=3)
+    assert generate(model, tok, prompts, batched) == alone
+    static = replace(batched, cache_implementation='static')
+    if kind in ('llama', 'qwen3', 'gpt2', 'gpt_neox'):
+        assert generate(model, tok, prompts, static) == alone
+    else:
+        with pytest.raises(TracenbError, match=f'type {kind} cannot use slots'):
+            generate(model, tok, prompts, static)
+
+
+def test_a_step_in_slots_is_one_graph_that_is_compiled_once(tok, monkeypatch):
+    "What a GPU records and replays; here without the code that is made from it."
+    made, counters = decoding.Slots.__init__, torch._dynamo.utils.counters
+
+    def compiled(self, *args):
+        made(self, *args)
+        self.step = torch.compile(self._step, backend='eager', fullgraph=True)
+
+    model, prompts = load_model('tiny-random', device='cpu', dtype='float32'), toy_prompts(tok, 5)
+    static = GenerateConfig(max_new_tokens=20, batch_size=2, cache_implementation='static')
+    plain = generate(model, tok, prompts, static)
+    counters.clear()
+    monkeypatch.setattr(decoding.Slots, '__init__', compiled)
+    assert generate(model, tok, prompts, static) == plain
+    assert counters['stats']['unique_graphs'] == 1
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize('cut', [0, 0.2, 0.5, 0.9, 1])
 @pytest.mark.parametrize(
     'config',
-    [GenerateConfig(max_new_tokens=10, batch_size=2), SAMPLED, replace(SAMPLED, num_return_sequences=3)],
-    ids=['greedy', 'sampled', 'several samples'],
+    [
+        GenerateConfig(max_new_tokens=10, batch_size=2),
+        GenerateConfig(max_new_tokens=10, batch_size=2, cache_implementation='static'),
+        SAMPLED,
+        replace(SAMPLED, num_return_sequences=3),
+    ],
+    ids=['greedy', 'slots', 'sampled', 'several samples'],
 )
 def test_a_cut_file_is_completed_to_the_same_bytes(tmp_path, tok, model, config, cut):
     prompts, path = toy_prompts(tok, 5) + [Encoded('long', (5,) * 1020, (False,) * 1020)], tmp_path / 'g.jsonl'

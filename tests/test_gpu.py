@@ -72,6 +72,13 @@ def test_qlora_and_generation(size, tmp_path, request):
     assert len(made) == 4 and all(g.n_tokens for g in made)
 
 
+def test_slots_with_a_recorded_step_give_what_batches_give(one_billion):
+    tok, model = load_tokenizer(one_billion), load_model(one_billion, 'none', device='cuda', dtype='float32')
+    how = [GenerateConfig(max_new_tokens=16, batch_size=4, cache_implementation=c) for c in ('static', 'dynamic')]
+    static, dynamic = (generate(model, tok, chats(tok, 12, prompt_only=True), c) for c in how)
+    assert static == dynamic
+
+
 @pytest.mark.parametrize('size', ['tiny', 'one_billion'])
 def test_interventions(size, request):
     "All tests on one question: the same code, bf16 and 4 bits; a hidden swap stays near 0."

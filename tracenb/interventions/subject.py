@@ -28,7 +28,7 @@ from tracenb.interventions.probes import (
     prompt_tokens,
     trace_offsets,
 )
-from ..models.generation import stop_ids
+from ..models.decoding import stop_ids
 from ..models.loading import dequantized, keep_freed_memory, memory_errors, should_dequantize
 from ..traces.loss_mask import decode_text
 

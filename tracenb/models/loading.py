@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['pick_device', 'compute_dtype', 'memory_errors', 'is_reachable', 'load_tokenizer', 'linear4bit', 'keep_gradients',
-           'load_model', 'dequantized', 'should_dequantize', 'keep_freed_memory', 'fast_cpu']
+           'load_model', 'dequantized', 'free_memory', 'should_dequantize', 'keep_freed_memory', 'fast_cpu']
 
 # %% ../../nbs/05_models/02_loading.ipynb #1e262045
 import ctypes
@@ -230,15 +230,24 @@ def _merged(lora):
     return dense
 
 # %% ../../nbs/05_models/02_loading.ipynb #5a91fd71
+def free_memory(
+    device: torch.device,  # Of a model
+) -> int:
+    "Bytes that a CUDA device or this machine has free; 0 where it is not known."
+    import psutil
+
+    if device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available if device.type == 'cpu' else 0
+
+
 def should_dequantize(
     model,  # With or without 4-bit layers
 ) -> bool:
-    "Whether to dequantize 4-bit weights once: on a CPU whose free memory is four times what that takes."
-    import psutil
-
+    "Whether to dequantize 4-bit weights once: where the free memory of the device is four times what that takes."
     weights = sum(m.in_features * m.out_features for m in linear4bit(model))
     size = weights * model.get_input_embeddings().weight.element_size()
-    return model.device.type == 'cpu' and 4 * size < psutil.virtual_memory().available
+    return 4 * size < free_memory(model.device)
 
 
 def keep_freed_memory() -> bool:
