@@ -249,7 +249,7 @@ def should_dequantize(
     size = weights * model.get_input_embeddings().weight.element_size()
     return 4 * size < free_memory(model.device)
 
-
+# %% ../../nbs/05_models/02_loading.ipynb #loading-fast-cpu
 def keep_freed_memory() -> bool:
     "Let the C library keep freed memory for the next tensor, from now on. False where it is not glibc."
     try:
