@@ -85,8 +85,49 @@ def test_one_sample_is_the_same_run_as_before_samples_were_a_setting():
     one, three = make_run(**SMALL), make_run(**SMALL | dict(generate=dict(do_sample=True, num_return_sequences=3)))
     settings = one.to_dict()
     assert settings['generate'].pop('num_return_sequences') == 1
-    assert run_name(settings) == one.name == 'toy/tiny-random/incorrect/seed1-fda31431'
+    assert run_name(settings) == one.name == 'toy/tiny-random/incorrect/seed1-a4b78666'
     assert three.name != replace(three, generate=replace(three.generate, num_return_sequences=1)).name
+
+
+IDLE = [
+    dict(train=dict(report_to='tensorboard')),
+    dict(train=dict(save_steps=7)),
+    dict(train=dict(eval_share=0.4)),  # nothing is evaluated
+    dict(train=dict(warmup_steps=3, warmup_ratio=0.5)),
+    dict(train=dict(max_steps=4, num_train_epochs=9)),
+    dict(generate=dict(temperature=0.3, top_p=0.5)),  # greedy
+]
+
+
+@pytest.mark.parametrize('change', IDLE, ids=lambda c: next(iter(next(iter(c.values())))))
+def test_settings_that_change_no_figure_name_no_run(change):
+    [(part, settings)] = change.items()
+    kept = {k: v for k, v in settings.items() if k in ('warmup_steps', 'max_steps')}
+    assert make_run(**change).name == make_run(**{part: kept}).name
+
+
+def test_settings_that_are_used_name_the_run():
+    evaluated, sampled = dict(train=dict(eval_steps=2)), dict(generate=dict(do_sample=True))
+    runs = [
+        *(evaluated, dict(train=dict(eval_steps=2, eval_share=0.4))),
+        *(
+            sampled,
+            dict(generate=dict(do_sample=True, temperature=0.3)),
+            dict(generate=dict(do_sample=True, top_p=0.5)),
+        ),
+        *(dict(train=dict(warmup_ratio=0.5)), dict(train=dict(num_train_epochs=9)), {}),
+    ]
+    assert len({make_run(**r).name for r in runs}) == len(runs)
+
+
+def test_a_run_found_finished_under_another_such_setting_is_the_same_run(smoke, whole):
+    run = replace(whole.run, train=replace(whole.run.train, report_to='tensorboard', save_steps=5))
+    before = results(whole)
+    again = go(run, whole.path.parents[3])
+    assert results(again) == before and 'base_model' not in vars(again)
+    grid = get_grid('smoke', match=True)
+    watched = replace(grid, runs=tuple(replace(r, train=replace(r.train, report_to='tensorboard')) for r in grid.runs))
+    assert set(plan_grid(watched, smoke).state) == {'finished'}
 
 
 def test_a_hub_id_or_a_path_makes_a_plain_folder_name():

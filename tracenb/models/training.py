@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from .adapters import attach_adapter, model_card, save_adapter
 from tracenb.models.batches import (
     TrainConfig,
     completion_loss,
+    effective,
     fit_rows,
     make_batch,
     n_loss_tokens,
@@ -337,7 +339,7 @@ def train(
     with torch.random.fork_rng(), memory_errors('training', _LESS_MEMORY), fast:
         adapted = attach_adapter(model, config, seed)
         begun = _begun_with(config)
-        settings = digest([config.to_json(), begun, seed, model.name_or_path, data], 16)
+        settings = digest([effective(asdict(config)), begun, seed, model.name_or_path, data], 16)
         try:
             with _activation_checkpointing(model, config.gradient_checkpointing):
                 run = adapted, kept, plan, pad, config, out, settings, resume, on_step, held_out, label

@@ -85,8 +85,8 @@ def find_stale(
     out: Path,  # The grid's folder
 ) -> list[Path]:
     "Folders of runs of `grid` that were finished under other code, including those that an older version named."
-    runs = set(grid.runs)
-    return [p for p in (find_runs(out) if out.is_dir() else ()) if state(p) == 'stale' and load_run(p) in runs]
+    names = {r.name for r in grid.runs}
+    return [p for p in (find_runs(out) if out.is_dir() else ()) if state(p) == 'stale' and load_run(p).name in names]
 
 
 def _unfinished(run_dir):

@@ -167,10 +167,16 @@ def run_name(
 ) -> str:
     """
     `dataset/model/condition/seed<k>-<hash8>`, the hash being that of the settings, without the usual system turn, the
-    usual one sample, a server that is not asked, later settings of training at their usual value, and an empty
-    `leave_out`, which version 0.1 did not name.
+    usual one sample, a server that is not asked, later settings of training at their usual value, an empty
+    `leave_out`, which version 0.1 did not name, and settings that change no figure.
     """
+    from tracenb.models.batches import effective  # heavy, and not needed to list runs
+
     settings = {k: v for k, v in settings.items() if (k, v) != ('system', SYSTEM) and (k != 'leave_out' or v)}
+    if train := settings.get('train'):
+        settings['train'] = effective(train)
+    if (how := settings.get('generate')) and not how.get('do_sample'):
+        settings['generate'] = how | {k: 1.0 for k in ('temperature', 'top_p') if k in how}
     for part, usual in _LATER.items():
         if how := settings.get(part):
             settings[part] = {k: v for k, v in how.items() if k not in _SENDING and (k, v) not in usual.items()}
