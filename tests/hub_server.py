@@ -29,8 +29,12 @@ class Repo:
     def head(self):
         return self.commits[-1]
 
+    def commit(self, revision):
+        "(sha, files) of a branch or commit, None if there is none; there is one branch."
+        return self.head if revision == 'main' else next((c for c in self.commits if c[0] == revision), None)
+
     def at(self, revision):
-        return next((files for sha, files in self.commits if sha == revision), self.head[1])
+        return (self.commit(revision) or self.head)[1]
 
 
 def problems(card, kind):
@@ -135,7 +139,9 @@ def create(self):
 
 def info(self, kind, repo, revision='main'):
     if found := self.find(kind, repo):
-        sha, files = found.head
+        if not found.commit(revision or 'main'):
+            return self.refuse(404, 'Revision not found', 'RevisionNotFound')
+        sha, files = found.commit(revision or 'main')
         self.answer(
             dict(
                 id=repo,
@@ -225,11 +231,12 @@ def resolve(self, prefix, repo, revision, name):
     found = self.find('dataset' if prefix else 'model', repo)
     if not found:
         return
-    files = found.at(revision)
+    if not found.commit(revision):
+        return self.refuse(404, 'Revision not found', 'RevisionNotFound')
+    sha, files = found.commit(revision)
     if name not in files:
         return self.refuse(404, 'Entry not found', 'EntryNotFound')
     entry = _entry(name, files[name])
-    sha = revision if any(revision == s for s, _ in found.commits) else found.head[0]
     etag = entry.get('lfs', entry)['oid']
     self.answer(body=files[name], ETag=f'"{etag}"', X_Repo_Commit=sha)
 

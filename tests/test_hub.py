@@ -2,14 +2,19 @@
 
 import json
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from hub_server import TOKENS, hub_server, problems
+from hub_server import TOKENS, Repo, hub_server, problems
 from huggingface_hub import ModelCard, constants
 
 from tracenb.core.records import TracenbError
-from tracenb.runs.finished import verify
+from tracenb.models.loading import load_tokenizer
+from tracenb.models.presets import base_record, model_source, resolve_commit
+from tracenb.runs.finished import TrainedRun, verify
 from tracenb.runs.folders import find_runs
+from tracenb.runs.stages import answer, build, finish, make_run, open_run, score, tune
 from tracenb.sharing.exports import export_data
 from tracenb.sharing.hub import package_runs, pull, push_data, push_runs
 from tracenb.sharing.manifest import changed_files, checksums
@@ -77,8 +82,6 @@ def test_a_run_goes_to_the_hub_and_comes_back(hub, tuned, call, tmp_path):
 @pytest.mark.exhaustive
 def test_an_adapter_that_came_back_answers_as_before(hub, tuned, tmp_path):
     from transformers import AutoTokenizer
-
-    from tracenb.runs.finished import TrainedRun
 
     push_runs(tuned, 'ann/toy')
     pull('ann/toy', tmp_path / 'back')
@@ -242,3 +245,89 @@ def test_a_repository_that_is_not_whole_is_not_pulled(hub, tuned, tmp_path):
     assert not (tmp_path / 'back').exists()
     assert pull('ann/toy', tmp_path / 'back', revision=sha)
     assert changed_files(tmp_path / 'back') == []
+
+
+# --- The commit of a base model
+
+
+@pytest.fixture
+def base(hub):
+    "The tiny model on the hub, a name for each test: transformers remembers commits; `move` commits other weights."
+    name = f'ann/base-{hub.server_port}'
+    files = {p.name: p.read_bytes() for p in Path(model_source('tiny-random')).iterdir() if p.is_file()}
+    repo = hub.repos['model', name] = Repo(False)
+    repo.commits.append(('a' * 40, files))
+
+    def move():
+        weights = bytearray(files['model.safetensors'])
+        weights[-64:] = bytes(64)
+        repo.commits.append(('b' * 40, files | {'model.safetensors': bytes(weights)}))
+
+    return SimpleNamespace(name=name, move=move)
+
+
+PINNED = dict(
+    data=dict(n_train=6, n_test=3),
+    train=dict(num_train_epochs=1, gradient_accumulation_steps=1),
+    generate=dict(max_new_tokens=4),
+)
+
+
+def test_a_branch_that_moves_between_training_and_answering_changes_no_run(hub, base, monkeypatch, tmp_path):
+    run = make_run(**PINNED, model=base.name)
+    opened = open_run(run, tmp_path / 'o')
+    tune(opened, build(opened))
+    opened.locked.release()
+    base.move()
+    assert resolve_commit(base.name) == 'b' * 40
+
+    opened = open_run(run, tmp_path / 'o')
+    finish(opened, score(opened, answer(opened)))
+    kept = opened.record()['base']
+    assert kept['commit'] == 'a' * 40 and kept['source'] == base.name
+    assert all(len(kept[k]) == 16 for k in ('config', 'weights', 'tokenizer'))
+    assert {line.split('/resolve/')[1].split('/')[0] for line in hub.asked if 'safetensors' in line} == {'a' * 40}
+    other = open_run(make_run(**PINNED | dict(model=base.name, condition='vanilla')), tmp_path / 'o')
+    assert other.commit == 'a' * 40  # runs of one grid are tuned on the same weights
+    assert open_run(run, tmp_path / 'another').commit == 'b' * 40
+
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)  # all of it is in the cache, and the hub is not asked
+    trained, n = TrainedRun(opened.path), len(hub.asked)
+    assert trained.ask(trained.examples[0]).text == answer(opened)[0].text and len(hub.asked) == n
+
+
+def test_without_a_network_the_commit_is_that_of_the_cache(hub, base, monkeypatch, tmp_path):
+    load_tokenizer(base.name)
+    base.move()
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    assert resolve_commit(base.name) == 'a' * 40
+    known = base_record(base.name, '', 'a' * 40)
+    assert known['tokenizer'] and known['weights'] == ''  # the weights were not fetched
+    assert open_run(make_run(**PINNED, model=base.name), tmp_path / 'o').commit == 'a' * 40
+
+
+@pytest.mark.parametrize('name', ['v2', 'c' * 40])
+def test_a_revision_that_is_not_there_is_named(hub, base, tmp_path, name):
+    assert make_run(**PINNED, model=base.name).name != make_run(**PINNED | dict(model=base.name, revision=name)).name
+    with pytest.raises(TracenbError, match=f'{base.name}.*{name}'):
+        open_run(make_run(**PINNED | dict(model=base.name, revision=name)), tmp_path / 'o')
+
+
+def test_weights_that_changed_under_a_run_are_named(tmp_path):
+    folder = shutil.copytree(model_source('tiny-random'), tmp_path / 'base')
+    run = make_run(**PINNED | dict(model=str(folder)))
+    opened = open_run(run, tmp_path / 'o')
+    tune(opened, build(opened))
+    opened.locked.release()
+    path = folder / 'model.safetensors'
+    weights = path.read_bytes()
+    path.write_bytes(weights[:-64] + bytes(64))
+    before, now = opened.record()['base']['weights'], base_record(str(folder))['weights']
+    with pytest.raises(TracenbError, match=f'begun with another base model .weights {before}, now {now}.\n.*delete'):
+        answer(open_run(run, tmp_path / 'o'))
+    path.write_bytes(weights)
+    opened = open_run(run, tmp_path / 'o')
+    finish(opened, score(opened, answer(opened)))
+    path.write_bytes(weights[:-64] + bytes(64))
+    with pytest.raises(TracenbError, match='begun with another base model'):
+        TrainedRun(opened.path).load()

@@ -28,7 +28,6 @@ from tracenb.interventions.registry import (
     summarize_rows,
 )
 from .subject import Subject
-from ..models.round_trip import check_template
 from ..models.train_log import progress
 from ..runs.finished import TrainedRun
 from ..runs.provenance import code_version
@@ -112,8 +111,6 @@ def question_items(
 ) -> list[QuestionItem]:
     "Its first test questions, ready to be tested; loads the model. Raises `TracenbError` for a run that cannot be."
     _check_adapter(trained)
-    record = json.loads((trained.folder / 'run.json').read_text(encoding='utf-8'))
-    check_template(record, trained.tokenizer, trained.folder)
     return _items(trained, config, Subject(trained.load(), trained.tokenizer))
 
 # %% ../../nbs/08_interventions/08_running.ipynb #rn-store

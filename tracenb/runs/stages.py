@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pandas as pd
 from fastcore.basics import patch
-from filelock import FileLock, Timeout
 from pydantic import Field
 
 from ..core.files import digest, read_jsonl, read_traces, write_jsonl, write_text
@@ -25,11 +24,11 @@ from ..models.adapters import load_adapter
 from ..models.batches import TrainConfig
 from ..models.generation import GenerateConfig, VllmModel, generate
 from ..models.loading import load_model, load_tokenizer
-from ..models.presets import get_preset, model_source
-from ..models.round_trip import Taught, check_round_trip, check_template
+from ..models.presets import base_record, get_preset, model_source
+from ..models.round_trip import Taught, check_round_trip
 from ..models.train_log import HeldOut, RunLabel
 from ..models.training import peak_memory, train
-from .provenance import check_same, current_names, provenance, run_name
+from .provenance import check_same, current_names, lock_run, pinned_commit, provenance, run_name
 from ..scoring.overlap import forced_facts, n_traces_missing_facts
 from ..scoring.tables import score_all, tabulate
 from ..stats.links import measure
@@ -37,7 +36,7 @@ from ..tasks.task import DataConfig, get_task, load_examples
 from ..traces.chat import SYSTEM, choose_shots, n_shots, question_chat, render, taught_pairs
 from ..traces.conditions import build_traces, count_words, get_condition
 from ..traces.free_text import describe_traces
-from ..traces.loss_mask import encode, n_special_tokens
+from ..traces.loss_mask import encode, n_special_tokens, prompts_digest, template_record
 from ..traces.overview import completion_counter
 from ..traces.parsing import parse
 
@@ -49,6 +48,7 @@ class Run(Record):
     dataset: str = 'toy'  # Name of the task
     model: str = 'tiny-random'  # Preset, hub id or local folder
     condition: str = 'correct'  # Trace condition
+    revision: str = ''  # Of the model on the hub: branch, tag or commit; '' for its main branch
     seed: int = 1  # Draws traces, adapter weights, batch order and samples; not the examples
     quantize: str = 'nf4'  # 'nf4' or 'none'
     system: str = SYSTEM  # System turn, '' for none
@@ -107,25 +107,24 @@ class RunInputs:
 
     def __init__(self, run: Run):
         self.run, self.task, self.condition = run.check(), get_task(run.dataset), get_condition(run.condition)
+        self.commit = run.revision  # at which the model is loaded
 
     @cached_property
     def examples(self) -> dict[str, list[Example]]:
         "Training and test examples by split."
-        found = {split: load_examples(self.task, self.run.data, split) for split in ('train', 'test')}
-        return {
-            split: [e for e in es if split == 'test' or e.id not in self.run.leave_out] for split, es in found.items()
-        }
+        train, test = (load_examples(self.task, self.run.data, split) for split in ('train', 'test'))
+        return dict(train=[e for e in train if e.id not in self.run.leave_out], test=test)
 
     @cached_property
     def teacher(self) -> dict[str, dict[str, Trace]]:
         "Teacher traces of the training examples: kind -> id -> trace."
         asked = {e.id for e in self.examples['train']} if self.run.data.traces else set()
-        by_kind = read_traces(self.run.data.traces)
-        return {kind: {i: t for i, t in by_id.items() if i in asked} for kind, by_id in by_kind.items()}
+        found = read_traces(self.run.data.traces).items()
+        return {kind: {i: t for i, t in by_id.items() if i in asked} for kind, by_id in found}
 
     @cached_property
     def tokenizer(self):
-        return load_tokenizer(self.run.model)
+        return load_tokenizer(self.run.model, self.commit)
 
     @cached_property
     def own_tokenizer(self):
@@ -138,7 +137,7 @@ class RunInputs:
 
     @cached_property
     def base_model(self):
-        return load_model(self.run.model, quantize=self.run.quantize)
+        return load_model(self.run.model, quantize=self.run.quantize, revision=self.commit)
 
     @cached_property
     def shots(self) -> list[Example]:
@@ -186,6 +185,7 @@ class OpenRun(RunInputs):
         super().__init__(run)
         self.path, self.started, self.generate_seconds = Path(out) / run.name, time.monotonic(), None
         self.adapter = self.file('adapter') if self.condition.trains else None
+        self.commit = pinned_commit(Path(out), run)
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -194,27 +194,18 @@ class OpenRun(RunInputs):
         "The content of `run.json`."
         return json.loads(self.file('run.json').read_text(encoding='utf-8'))
 
-    def record_with_template(self) -> dict:
-        "`run.json` with what decides how chats become text. Raises `TracenbError` if the run was begun with another."
+    def checked_record(self, split: str, chats: list[ChatExample]) -> dict:
+        "`run.json` with base model, template and prompts. Raises `TracenbError` if it was begun with others."
         record = self.record()
         if not self.own_tokenizer:
             return record | dict(chat_template=None, round_trip='skipped: the tokenizer of the model is not here')
-        return record | dict(chat_template=check_template(record, self.tokenizer, self.path))
+        base = base_record(self.run.model, self.run.revision, self.commit)
+        record = check_same(self.path, record, base=base, chat_template=template_record(self.tokenizer))
+        return check_same(self.path, record, prompts={split: prompts_digest(chats, self.tokenizer)})
 
     def tuned_model(self):
         "The base model, with the run's adapter if it has one."
         return load_adapter(self.base_model, self.adapter) if self.adapter else self.base_model
-
-    def lock(self):
-        "Keep other processes out until `finish`, or until this process ends. Raises `TracenbError` if one is working."
-        path = self.path.parents[3] / '.locks' / f'{digest(self.run.name, 16)}.lock'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.locked = FileLock(path, is_singleton=True)
-        try:
-            self.locked.acquire(timeout=0)
-        except Timeout:
-            why = f'{self.path}: another process works on this run'
-            raise TracenbError(why, 'wait for it, or stop it first') from None
 
 # %% ../../nbs/07_runs/02_stages.ipynb #open-run-display
 FILES = ('run.json', 'chat.jsonl', 'train.json', 'generations.jsonl', 'scores.jsonl', 'metrics.json')  # In order
@@ -241,15 +232,15 @@ def open_run(
     Raises `TracenbError` if it was begun with other examples, teacher traces or code, or is open in another process.
     """
     opened = OpenRun(run, out)
-    opened.lock()
+    opened.locked = lock_run(opened.path)
     parts = [e.to_dict() for split in ('train', 'test') for e in opened.examples[split]]
     parts += [t.to_dict() for by_id in opened.teacher.values() for t in by_id.values()]
-    data_hash = digest(parts, 16)
+    now = dict(data_hash=digest(parts, 16), **provenance())
     if opened.file('run.json').exists():
-        check_same(opened.path, opened.record(), data_hash)
+        check_same(opened.path, opened.record(), data_hash=now['data_hash'], code=now['code'])
     else:
-        record = dict(settings=run.to_dict(), data_hash=data_hash, **provenance())
-        write_text(opened.file('run.json'), json.dumps(record, indent=1))
+        base = base_record(run.model, run.revision, opened.commit) if opened.own_tokenizer else None
+        write_text(opened.file('run.json'), json.dumps(dict(settings=run.to_dict(), base=base, **now), indent=1))
     return opened
 
 # %% ../../nbs/07_runs/02_stages.ipynb #stage-build
@@ -269,7 +260,7 @@ def build(
     examples, traces = zip(*pairs)
     chats = [render(e, t, task, run.system) for e, t in pairs]
     rows = [Taught(*row) for row in zip(examples, traces, chats)]
-    record = opened.record_with_template()
+    record = opened.checked_record('train', chats)
     record['n_without_trace'] = len(opened.examples['train']) - len(pairs)
     if opened.own_tokenizer:
         record['n_chats_not_parsed_back'] = check_round_trip(rows, opened.tokenizer, task)
@@ -325,7 +316,7 @@ def answer(
         if all(key in made for key in keys):
             return [made[key] for key in keys]
     chats, began = [question_chat(e, task, run.system, opened.shots) for e in examples], time.monotonic()
-    record = opened.record_with_template()
+    record = opened.checked_record('test', chats)
     write_text(opened.file('run.json'), json.dumps(record, indent=1))
     if run.generate.backend == 'endpoint':
         from tracenb.teacher.served import answer_served
@@ -334,7 +325,11 @@ def answer(
         write_text(opened.file('run.json'), json.dumps(record, indent=1))
     else:
         on_gpu = run.generate.backend == 'vllm'
-        model = VllmModel(model_source(run.model), run.quantize, opened.adapter) if on_gpu else opened.tuned_model()
+        model = (
+            VllmModel(model_source(run.model), run.quantize, opened.adapter, opened.commit)
+            if on_gpu
+            else opened.tuned_model()
+        )
         prompts = [encode(c, opened.tokenizer, prompt_only=True) for c in chats]
         made = generate(model, opened.tokenizer, prompts, run.generate, seed=run.seed, path=path)
     opened.generate_seconds = round(time.monotonic() - began, 1)

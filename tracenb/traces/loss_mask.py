@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['TODAY', 'Encoded', 'takes_system', 'template_record', 'fixed_template', 'escape_special', 'n_special_tokens',
-           'prompt_messages', 'chat_texts', 'encode', 'token_counter', 'decode_text', 'MaskView', 'show_mask']
+           'prompt_messages', 'chat_texts', 'encode', 'prompts_digest', 'token_counter', 'decode_text', 'MaskView',
+           'show_mask']
 
 # %% ../../nbs/04_traces/04_loss_mask.ipynb #mask-imports
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
@@ -175,6 +177,14 @@ def encode(
     if prompt_only:
         completion = []
     return Encoded(chat.id, (*prompt, *completion), (False,) * len(prompt) + (True,) * len(completion))
+
+
+def prompts_digest(
+    chats: Iterable[ChatExample],  # Of a run
+    tokenizer,  # Of the model
+) -> str:
+    "A fingerprint of the text of all prompts, as the chat template writes them."
+    return digest([chat_texts(c, tokenizer)[0] for c in chats], 16)
 
 
 def token_counter(tokenizer):
