@@ -27,18 +27,20 @@ from transformers import AutoTokenizer
 
 from tracenb.core.files import read_jsonl, write_jsonl
 from tracenb.core.records import Generation, TracenbError
+from tracenb.models.loading import load_tokenizer
 from tracenb.models.presets import model_source
 from tracenb.report.page import make_report
 from tracenb.report.results import gather
 from tracenb.report.tables import headline
 from tracenb.report.viewer import chosen_rows, packed
 from tracenb.runs.engine import plan_grid, run_grid
-from tracenb.runs.finished import verify
+from tracenb.runs.finished import TrainedRun, verify
 from tracenb.runs.folders import list_runs, run_progress, show_run, state
 from tracenb.runs.grids import SHIPPED, Grid, expand, get_grid
 from tracenb.runs.notebook import execute, experiment, parameters, printed, template_parameters
 from tracenb.runs.stages import Run, answer, build, finish, make_run, open_run, run_name, score, tune
 from tracenb.traces.chat import TEMPLATES
+from tracenb.traces.loss_mask import ChatConfig, encode, template_variables
 
 SMALL = dict(
     dataset='toy',
@@ -697,8 +699,71 @@ def test_a_run_goes_on_with_the_template_it_was_begun_with_alone(own_template, t
 
 def test_the_system_turn_is_a_setting_and_the_usual_one_changes_no_name(tmp_path):
     run = make_run(**SMALL)
-    settings = {k: v for k, v in run.to_dict().items() if k != 'system'}
-    assert run_name(settings) == run.name
-    other = make_run(**SMALL | dict(system=''))
-    assert other.name != run.name
+    settings = {k: v for k, v in run.to_dict().items() if k not in ('chat', 'revision')}
+    assert run_name(settings) == run_name(settings | dict(system=run.chat.system)) == run.name
+    other = make_run(**SMALL | dict(system=''))  # as older grids name it
+    assert other == make_run(**SMALL | dict(chat=dict(system='')))
+    assert run_name(settings | dict(system='')) == other.name != run.name
     assert [m['role'] for m in build(open_run(other, tmp_path / 'o'))[0].prompt] == ['user']
+    with pytest.raises(TracenbError, match='system and chat.system are the same setting'):
+        make_run(system='', chat=dict(system='x'))
+    spec = dict(datasets=['toy'], models=['tiny-random'], conditions=['vanilla', 'correct'])
+    spec |= dict(
+        settings=dict(system='Old.'), overrides=dict(conditions=dict(correct=dict(chat=dict(template='qwen3'))))
+    )
+    assert [(r.chat.system, r.chat.template) for r in expand(spec, 'g').runs] == [('Old.', ''), ('Old.', 'qwen3')]
+
+
+THINKING = (
+    "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] }}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt or messages[-1]['role'] == 'assistant' %}{% endif %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def test_chat_settings_reach_training_answering_and_what_comes_later(own_template, tmp_path):
+    marked = THINKING.replace('}}{% for', '}}{% if style is defined and not style %}short{% endif %}{% for', 1)
+    model, chat = own_template(marked), dict(chat_template_kwargs=dict(style=False), date='2025-01-31')
+    plain, run = make_run(**SMALL | dict(model=model)), make_run(**SMALL | dict(model=model, chat=chat))
+    assert len({plain.name, run.name, make_run(**SMALL | dict(model=model, chat=dict(date='2025-01-31'))).name}) == 3
+    opened = go(run, tmp_path / 'o')
+    assert opened.tokenizer.decode(encode(build(opened)[0], opened.tokenizer).input_ids).startswith('31 Jan 2025short')
+    record, trained = opened.record(), TrainedRun(opened.path)
+    assert record['chat_template']['date'] == '2025-01-31' and set(record['prompts']) == {'train', 'test'}
+    assert trained.tokenizer.chat_template == opened.tokenizer.chat_template
+    assert trained.ask(trained.examples[0]).text == answer(opened)[0].text
+    other = go(plain, tmp_path / 'o').record()
+    assert other['prompts']['test'] != record['prompts']['test']
+    opened.file('run.json').write_text(json.dumps(record | dict(prompts=other['prompts'])))
+    for ask in (lambda: answer_again(opened), lambda: TrainedRun(opened.path).load()):
+        with pytest.raises(TracenbError, match='begun with other prompts .test .*, now .*\n.*delete this folder'):
+            ask()
+
+
+def answer_again(opened):
+    opened.file('generations.jsonl').unlink(missing_ok=True)
+    return answer(opened)
+
+
+@pytest.mark.parametrize(
+    'chat, says',
+    [
+        (dict(chat_template_kwargs=dict(enable_thinking=False)), "unknown variable of this chat template 'enable_thi"),
+        (dict(date='2025-01-31'), 'chat.date is 2025-01-31, and the template .* never asks for the date'),
+        (dict(date='yesterday'), "chat.date is 'yesterday'"),
+        (dict(template='chatmll'), "unknown chat template .* 'chatmll'\n.*did you mean 'chatml'"),
+        (dict(sistem=''), "unknown setting of chat 'sistem'"),
+    ],
+)
+def test_chat_settings_that_would_do_nothing_are_named(chat, says, tmp_path):
+    with pytest.raises(TracenbError, match=says):
+        build(open_run(make_run(**SMALL | dict(chat=chat)), tmp_path / 'o'))
+
+
+def test_a_template_of_a_file_or_by_name_replaces_the_models(tmp_path):
+    path = tmp_path / 'own.jinja'
+    path.write_text(TEMPLATES['qwen3'])
+    texts = [load_tokenizer('tiny-random', chat=ChatConfig(template=t)).chat_template for t in ('qwen3', str(path))]
+    assert texts == [TEMPLATES['qwen3']] * 2
+    read = '{% if enable_thinking is defined %}{% generation %}x{% endgeneration %}{% endif %}'
+    assert template_variables(read + '{% set y = y | default(1) %}{{ y }}') == ['enable_thinking', 'y']

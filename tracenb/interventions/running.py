@@ -102,7 +102,7 @@ def _items(trained, config, subject):
     labels, count = tuple(trained.run.data.labels or trained.task.labels), completion_counter(trained.tokenizer)
     ctx = ConditionContext(trained.task, tuple(trained.examples), labels, config.seed, count)
     examples = trained.examples[: config.limit]
-    return [QuestionItem(e, ctx, subject, config.settings(), trained.run.system) for e in examples]
+    return [QuestionItem(e, ctx, subject, config.settings(), trained.run.chat.system) for e in examples]
 
 
 def question_items(

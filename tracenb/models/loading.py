@@ -17,6 +17,7 @@ import torch
 
 from ..core.records import TracenbError, lookup
 from .presets import get_preset, model_source, quiet_loading
+from ..traces.loss_mask import ChatConfig, set_chat
 
 # %% ../../nbs/05_models/02_loading.ipynb #861c6229
 def pick_device(
@@ -118,6 +119,7 @@ def is_reachable(
 def load_tokenizer(
     name: str,  # As in `get_preset`
     revision: str = '',  # Branch, tag or commit on the hub, '' for that of the preset, or the main branch
+    chat: ChatConfig | None = None,  # Of a run: written into the chat template
 ):
     """
     The model's tokenizer, padding on the right. Without a pad token it pads with the end token: masks go by length,
@@ -129,7 +131,7 @@ def load_tokenizer(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = 'right'
-    return tokenizer
+    return set_chat(tokenizer, chat) if chat else tokenizer
 
 # %% ../../nbs/05_models/02_loading.ipynb #9c5ffa8e
 def linear4bit(

@@ -138,7 +138,7 @@ def _tokens(run, split):
     condition = run.condition if split == 'train' else 'zero_shot'
     teacher = read_traces(run.data.traces)
     traces = build_traces(examples, task, condition, run.seed, run.data.labels, teacher=teacher)
-    chats = [render(e, t, task, run.system) for e, t in zip(sample, traces)]
+    chats = [render(e, t, task, run.chat.system) for e, t in zip(sample, traces)]
     mean = lambda part: sum(count(m['content']) for c in chats for m in getattr(c, part)) / len(chats)
     return len(examples), mean('prompt'), mean('completion')
 

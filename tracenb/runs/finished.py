@@ -60,10 +60,10 @@ class TrainedRun:
     @cached_property
     def tokenizer(self):
         "Raises `TracenbError` if base model, template or prompts are not those of the run."
-        tokenizer = load_tokenizer(self.run.model, self.commit)
+        tokenizer = load_tokenizer(self.run.model, self.commit, self.run.chat)
         base = base_record(self.run.model, self.run.revision, self.commit)
         check_same(self.folder, self.record, base=base, chat_template=template_record(tokenizer))
-        chats = [question_chat(e, self.task, self.run.system, self.shots) for e in self.examples]
+        chats = [question_chat(e, self.task, self.run.chat.system, self.shots) for e in self.examples]
         check_same(self.folder, self.record, prompts=dict(test=prompts_digest(chats, tokenizer)))
         return tokenizer
 
@@ -84,7 +84,7 @@ def ask(
     watch=None,  # Called with the text so far
 ) -> Generation:
     "What the model writes."
-    chat = question_chat(example, self.task, self.run.system, self.shots)
+    chat = question_chat(example, self.task, self.run.chat.system, self.shots)
     prompt = encode(chat, self.tokenizer, prompt_only=True)
     tell = watch and (lambda rows: watch(decode_text(self.tokenizer, rows[0])))
     how = self.run.generate.built_in(num_return_sequences=1)

@@ -93,7 +93,7 @@ def _check(spec, where):
 # %% ../../nbs/07_runs/03_grids.ipynb #927588df
 def _merge(*parts):
     """
-    Settings merged: later ones win, `data`, `train` and `generate` field by field.
+    Settings merged: later ones win, `chat`, `data`, `train` and `generate` field by field.
 
     Names of version 0.1 become those of today.
     """
@@ -172,10 +172,15 @@ def _cannot_train(inputs, run, length):
     pairs = inputs.taught(run.condition, run.seed)
     lost = {e.id for e in inputs.examples['train']} - {e.id for e, _ in pairs}
     for e, t in pairs:
-        texts = chat_texts(render(e, t, inputs.task, run.system), inputs.tokenizer)
+        texts = chat_texts(render(e, t, inputs.task, run.chat.system), inputs.tokenizer)
         if sum(map(length, texts)) > run.train.max_length:
             lost.add(e.id)
     return lost
+
+
+def _asks(run):
+    "What runs have in common whose prompts are the same."
+    return run.dataset, run.model, run.revision, run.chat.to_json(), run.data.to_json()
 
 
 def _left_out(runs, bar):
@@ -198,10 +203,10 @@ def same_questions(
     groups = {}
     for r in grid.runs:
         if get_condition(r.condition).trains:
-            groups.setdefault((r.dataset, r.model, r.data.to_json()), []).append(r)
+            groups.setdefault(_asks(r), []).append(r)
     with tqdm(desc='questions', total=sum(map(len, groups.values())), disable=not sys.stderr.isatty()) as bar:
         lost = {key: _left_out(runs, bar) for key, runs in groups.items()}
-    more = lambda r: lost.get((r.dataset, r.model, r.data.to_json()), ())
+    more = lambda r: lost.get(_asks(r), ())
     return replace(grid, runs=tuple(replace(r, leave_out=tuple(sorted({*r.leave_out, *more(r)}))) for r in grid.runs))
 
 # %% ../../nbs/07_runs/03_grids.ipynb #0923b084

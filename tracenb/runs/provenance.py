@@ -24,7 +24,7 @@ import tracenb
 from ..core.files import digest
 from ..core.records import TracenbError
 from ..tasks.task import SHIPPED_TASKS
-from ..traces.chat import SYSTEM
+from ..traces.loss_mask import ChatConfig
 
 # %% ../../nbs/07_runs/01_provenance.ipynb #401c673a
 PACKAGE = Path(tracenb.__file__).parent  # where this package is installed
@@ -126,7 +126,7 @@ OLD_NAMES = {
     },
 }  # Part of the settings -> name in version 0.1 -> name now
 
-
+# %% ../../nbs/07_runs/01_provenance.ipynb #old-names-read
 def _rename(settings, names):
     "`settings` under the names of today. Raises `TracenbError` if a setting is given under both."
     for old in settings.keys() & names.keys():
@@ -140,6 +140,11 @@ def current_names(
 ) -> dict:
     "The same settings under the names of this version. Raises `TracenbError` if a setting is given under both names."
     settings = _rename(settings, OLD_NAMES['run'])
+    if 'system' in settings:  # a setting of its own until there was more to say about chats
+        system, chat = settings.pop('system'), settings.get('chat') or {}
+        if 'system' in chat:
+            raise TracenbError('system and chat.system are the same setting', 'keep chat.system')
+        settings['chat'] = chat | dict(system=system)
     if not isinstance(settings.get('train'), dict):
         return settings
     train = _rename(settings['train'], OLD_NAMES['train'])
@@ -165,7 +170,7 @@ _LATER = dict(
 _SENDING = ('key_name', 'requests_per_minute', 'compare')
 _UNSAID = ('leave_out', 'revision')  # Empty before they were settings
 
-
+# %% ../../nbs/07_runs/01_provenance.ipynb #prov-name-of
 def run_name(
     settings: dict,  # All settings of a run, under the names of the version that wrote them
 ) -> str:
@@ -176,7 +181,12 @@ def run_name(
     """
     from tracenb.models.batches import effective  # heavy, and not needed to list runs
 
-    settings = {k: v for k, v in settings.items() if (k, v) != ('system', SYSTEM) and (k not in _UNSAID or v)}
+    told, usual = dict(settings.get('chat') or {}), ChatConfig().to_dict()
+    told |= {k: v for k, v in settings.items() if k == 'system'}
+    told = {k: v for k, v in told.items() if v != usual[k]}
+    settings = {k: v for k, v in settings.items() if k not in ('system', 'chat') and (k not in _UNSAID or v)}
+    settings |= {'system': told.pop('system')} if 'system' in told else {}  # as before there was `chat`
+    settings |= {'chat': told} if told else {}
     if train := settings.get('train'):
         settings['train'] = effective(train)
     if (how := settings.get('generate')) and not how.get('do_sample'):

@@ -33,10 +33,10 @@ from ..scoring.overlap import forced_facts, n_traces_missing_facts
 from ..scoring.tables import score_all, tabulate
 from ..stats.links import measure
 from ..tasks.task import DataConfig, get_task, load_examples
-from ..traces.chat import SYSTEM, choose_shots, n_shots, question_chat, render, taught_pairs
+from ..traces.chat import choose_shots, n_shots, question_chat, render, taught_pairs
 from ..traces.conditions import build_traces, count_words, get_condition
 from ..traces.free_text import describe_traces
-from ..traces.loss_mask import encode, n_special_tokens, prompts_digest, template_record
+from ..traces.loss_mask import ChatConfig, encode, n_special_tokens, prompts_digest, template_record
 from ..traces.overview import completion_counter
 from ..traces.parsing import parse
 
@@ -51,7 +51,7 @@ class Run(Record):
     revision: str = ''  # Of the model on the hub: branch, tag or commit; '' for its main branch
     seed: int = 1  # Draws traces, adapter weights, batch order and samples; not the examples
     quantize: str = 'nf4'  # 'nf4' or 'none'
-    system: str = SYSTEM  # System turn, '' for none
+    chat: ChatConfig = Field(default_factory=ChatConfig)  # System turn, chat template and its variables
     leave_out: tuple[str, ...] = ()  # Ids of training examples that another condition of the grid cannot use
     data: DataConfig = Field(default_factory=DataConfig)  # Which examples
     train: TrainConfig = Field(default_factory=TrainConfig)  # How to tune
@@ -67,6 +67,7 @@ class Run(Record):
         get_task(self.dataset)
         if self.generate.backend != 'endpoint':  # a server may have models that nothing is known of here
             get_preset(self.model)
+        self.chat.check()
         self.generate.check()
         needs = get_condition(self.condition).needs
         if needs and not self.data.traces:
@@ -78,12 +79,13 @@ class Run(Record):
 
 # %% ../../nbs/07_runs/02_stages.ipynb #d542a411
 def make_run(
-    **settings,  # Fields of `Run`; `data`, `train` and `generate` as dictionaries
+    **settings,  # Fields of `Run`; `chat`, `data`, `train` and `generate` as dictionaries
 ) -> Run:
     "A `Run` from plain dictionaries, as papermill passes them. Raises `TracenbError` for an invalid setting."
+    settings = current_names(settings)
     for key in settings:
         lookup(Run.__dataclass_fields__, key, 'run setting')
-    for part, cls in dict(data=DataConfig, train=TrainConfig, generate=GenerateConfig).items():
+    for part, cls in dict(chat=ChatConfig, data=DataConfig, train=TrainConfig, generate=GenerateConfig).items():
         for key in settings.get(part) or {}:
             lookup(cls.__dataclass_fields__, key, f'setting of {part}')
     return Run.from_json(json.dumps(settings), 'run settings').check()
@@ -124,7 +126,7 @@ class RunInputs:
 
     @cached_property
     def tokenizer(self):
-        return load_tokenizer(self.run.model, self.commit)
+        return load_tokenizer(self.run.model, self.commit, self.run.chat)
 
     @cached_property
     def own_tokenizer(self):
@@ -167,7 +169,7 @@ def held_out(self: RunInputs) -> list[Example]:
 @patch
 def held_out_answers(self: RunInputs, model) -> dict:
     "`eval_exact`: how often `model` gives exactly the gold answer to the questions that are held out."
-    chats = [question_chat(e, self.task, self.run.system, self.shots) for e in self.held_out]
+    chats = [question_chat(e, self.task, self.run.chat.system, self.shots) for e in self.held_out]
     prompts, how = [encode(c, self.tokenizer, prompt_only=True) for c in chats], self.run.generate
     made = generate(model, self.tokenizer, prompts, how.built_in(num_return_sequences=1), seed=self.run.seed)
     scores = scores_of(self.run, self.held_out, made)
@@ -258,7 +260,7 @@ def build(
         return []
     pairs = opened.taught(run.condition, run.seed)
     examples, traces = zip(*pairs)
-    chats = [render(e, t, task, run.system) for e, t in pairs]
+    chats = [render(e, t, task, run.chat.system) for e, t in pairs]
     rows = [Taught(*row) for row in zip(examples, traces, chats)]
     record = opened.checked_record('train', chats)
     record['n_without_trace'] = len(opened.examples['train']) - len(pairs)
@@ -315,7 +317,7 @@ def answer(
         keys = [(e.id, k) for e in examples for k in range(run.generate.num_return_sequences)]
         if all(key in made for key in keys):
             return [made[key] for key in keys]
-    chats, began = [question_chat(e, task, run.system, opened.shots) for e in examples], time.monotonic()
+    chats, began = [question_chat(e, task, run.chat.system, opened.shots) for e in examples], time.monotonic()
     record = opened.checked_record('test', chats)
     write_text(opened.file('run.json'), json.dumps(record, indent=1))
     if run.generate.backend == 'endpoint':

@@ -77,7 +77,7 @@ def _metrics_table(metrics):
 
 def _about(run):
     "What a run is, as a list."
-    system, source = f'`{run.system}`' if run.system else 'none', run.data.source
+    system, source = f'`{run.chat.system}`' if run.chat.system else 'none', run.data.source
     return [
         f'- base model: {shown_model(run)}, quantize: {run.quantize}',
         f'- data: {run.dataset} ({shown_source(source)}); {data_license(get_task(run.dataset), source)}',

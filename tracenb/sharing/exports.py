@@ -134,7 +134,7 @@ def _to_trainer(tmp, source, to):
     runs = []
     for name, chats, run in _taught(source):
         runs.append(run)
-        tokenizer = load_tokenizer(run.model) if run and to == 'trl-text' else None
+        tokenizer = load_tokenizer(run.model, run.revision, run.chat) if run and to == 'trl-text' else None
         file = f'{name}/train.jsonl'
         write_jsonl(tmp / file, trainer_rows(chats, to, tokenizer))
         model = (get_preset(run.model).hub or run.model) if run else 'HUB ID OF THE MODEL'

@@ -85,7 +85,7 @@ def write_lm_eval(
     rows = question_rows(examples, run)
     metrics = [dict(metric=m, aggregation='mean', higher_is_better=m != 'format_error') for m in scorers_of(rows[0])]
     task = dict(task=name, dataset_kwargs=dict(file=f'{name}.jsonl'), test_split='test', output_type='generate_until')
-    task |= dict(description=run.system, fewshot_delimiter='', target_delimiter='', num_fewshot=0)
+    task |= dict(description=run.chat.system, fewshot_delimiter='', target_delimiter='', num_fewshot=0)
     task |= dict(generation_kwargs=_sampling(run.generate)) | _repeated(run.generate)
     task |= dict(metric_list=metrics, metadata=dict(version=1))
     names = dict(custom_dataset='load', doc_to_text='prompt', doc_to_target='target', process_results='process_results')

@@ -29,7 +29,7 @@ def question_rows(
     task, condition = get_task(run.dataset), get_condition(run.condition)
     rows = []
     for e, trace in zip(examples, build_traces(examples, task, 'zero_shot')):
-        messages = list(render(e, trace, task, run.system).prompt)
+        messages = list(render(e, trace, task, run.chat.system).prompt)
         reading = dict(trace=condition.has_trace, steps=condition.has_steps)
         rows.append(
             json.loads(e.to_json()) | dict(meta=json.dumps(e.meta, ensure_ascii=False), messages=messages, **reading)
@@ -84,7 +84,7 @@ def asked_of(
     for at, run in runs.items():
         examples, condition = read_jsonl(at / 'examples.jsonl', Example), get_condition(run.condition)
         form = 'trace' if condition.has_steps else 'free_trace' if condition.has_trace else 'answer'
-        key = (run.dataset, run.system, form, tuple(e.id for e in examples), run.generate.to_json())
+        key = (run.dataset, run.chat.system, form, tuple(e.id for e in examples), run.generate.to_json())
         if key in seen:
             continue
         base = f'tracenb_{run.dataset.rpartition(".")[2]}_{form}'
