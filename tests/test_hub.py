@@ -286,6 +286,9 @@ def test_a_branch_that_moves_between_training_and_answering_changes_no_run(hub, 
     kept = opened.record()['base']
     assert kept['commit'] == 'a' * 40 and kept['source'] == base.name
     assert all(len(kept[k]) == 16 for k in ('config', 'weights', 'tokenizer'))
+    config = json.loads(opened.file('adapter/adapter_config.json').read_text())
+    assert (config['base_model_name_or_path'], config['revision']) == (base.name, 'a' * 40)
+    assert f'| commit of the base model | {"a" * 40} |' in opened.file('adapter/README.md').read_text()
     assert {line.split('/resolve/')[1].split('/')[0] for line in hub.asked if 'safetensors' in line} == {'a' * 40}
     other = open_run(make_run(**PINNED | dict(model=base.name, condition='vanilla')), tmp_path / 'o')
     assert other.commit == 'a' * 40  # runs of one grid are tuned on the same weights

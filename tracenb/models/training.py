@@ -19,7 +19,7 @@ import torch
 
 from ..core.files import atomic_path, digest, file_digest, read_jsonl
 from ..core.records import TracenbError
-from .adapters import attach_adapter, model_card, save_adapter
+from .adapters import about_adapter, attach_adapter, model_card, save_adapter
 from tracenb.models.batches import (
     TrainConfig,
     completion_loss,
@@ -344,7 +344,8 @@ def train(
             with _activation_checkpointing(model, config.gradient_checkpointing):
                 run = adapted, kept, plan, pad, config, out, settings, resume, on_step, held_out, label
                 summary = _summary(model, kept, long, began, plan, config, begun, *_logged_steps(*run))
-                save_adapter(adapted, out / 'adapter', model_card(model.name_or_path, config, summary))
+                card = model_card(model.name_or_path, config, summary, about_adapter(adapted, tokenizer))
+                save_adapter(adapted, out / 'adapter', card, tokenizer)
         finally:
             adapted.unload().eval()
     shutil.rmtree(out / 'checkpoints', ignore_errors=True)

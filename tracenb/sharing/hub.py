@@ -42,17 +42,26 @@ def _adapter(at, run, to):
     for name in ADAPTER_FILES:
         if not (at / 'adapter' / name).is_file():
             raise TracenbError(f'{at}: there is no adapter/{name}', 'name a run that was trained')
-    tokenizer = load_tokenizer(run.model)
-    trained = json.loads((at / 'run.json').read_text(encoding='utf-8')).get('chat_template')
-    if trained and trained['digest'] != template_record(tokenizer)['digest']:
-        remedy = 'push from a machine with the tokenizer of the training'
-        raise TracenbError(f'{at}: {run.model} has another chat template here than in training', remedy)
-    _copy(ADAPTER_FILES, at / 'adapter', to)
-    tokenizer.save_pretrained(to)
+    if (at / 'adapter' / 'tokenizer_config.json').is_file():
+        beside = [p.name for p in (at / 'adapter').iterdir() if p.name != 'README.md']
+        _copy(beside, at / 'adapter', to)
+    else:  # of an older version
+        _copy(ADAPTER_FILES, at / 'adapter', to)
+        _add_tokenizer(at, run, to)
     config = json.loads((to / ADAPTER_FILES[0]).read_text(encoding='utf-8')) | dict(
         base_model_name_or_path=shown_model(run)
     )
     write_text(to / ADAPTER_FILES[0], json.dumps(config, indent=1) + '\n')
+
+
+def _add_tokenizer(at, run, to):
+    "The tokenizer of the base model. Raises `TracenbError` if its template is not that of the training."
+    tokenizer = load_tokenizer(run.model, run.revision, run.chat)
+    trained = json.loads((at / 'run.json').read_text(encoding='utf-8')).get('chat_template')
+    if trained and trained['digest'] != template_record(tokenizer)['digest']:
+        remedy = 'push from a machine with the tokenizer of the training'
+        raise TracenbError(f'{at}: {run.model} has another chat template here than in training', remedy)
+    tokenizer.save_pretrained(to)
 
 
 def _records(at, run, to, with_data):
