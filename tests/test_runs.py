@@ -27,6 +27,7 @@ from transformers import AutoTokenizer
 
 from tracenb.core.files import read_jsonl, write_jsonl
 from tracenb.core.records import Generation, TracenbError
+from tracenb.models.adapters import WEIGHTS
 from tracenb.models.loading import load_tokenizer
 from tracenb.models.presets import model_source
 from tracenb.report.page import make_report
@@ -34,7 +35,7 @@ from tracenb.report.results import gather
 from tracenb.report.tables import headline
 from tracenb.report.viewer import chosen_rows, packed
 from tracenb.runs.engine import plan_grid, run_grid
-from tracenb.runs.finished import TrainedRun, verify
+from tracenb.runs.finished import TrainedRun, compare_weights, verify
 from tracenb.runs.folders import list_runs, run_progress, show_run, state
 from tracenb.runs.grids import SHIPPED, Grid, expand, get_grid
 from tracenb.runs.notebook import execute, experiment, parameters, printed, template_parameters
@@ -738,6 +739,14 @@ def test_chat_settings_reach_training_answering_and_what_comes_later(own_templat
     for ask in (lambda: answer_again(opened), lambda: TrainedRun(opened.path).load()):
         with pytest.raises(TracenbError, match='begun with other prompts .test .*, now .*\n.*delete this folder'):
             ask()
+
+
+def test_an_adapter_is_compared_on_other_weights(whole):
+    table = compare_weights(whole.path, limit=4)
+    assert table.weights.tolist() == list(WEIGHTS) and (table.rows == 4).all() and (table.n == 4).all()
+    assert table.equal[0] == 4 and table.difference[0] == 0 and table.p[0] == 1
+    assert table.loss.nunique() > 1 and (table.loss > 0).all()  # NF4 and bf16 are other weights
+    assert pd.read_csv(whole.file('weights.csv')).weights.tolist() == list(WEIGHTS)
 
 
 def answer_again(opened):

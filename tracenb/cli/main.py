@@ -17,7 +17,7 @@ import typer
 
 from .. import __version__
 from .fieldwork import study
-from .runs import doctor, intervene, ls, report, run, serve, show, verify
+from .runs import doctor, intervene, ls, report, run, serve, show, verify, weights
 from .sharing import export, pull, push
 from .teacher import Source, teacher
 from ..core.records import TracenbError
@@ -40,7 +40,7 @@ def _options(version: Annotated[bool, Option('--version', help='Show the version
         raise typer.Exit()
 
 
-for verb in (run, ls, show, verify, intervene, report, export, push, pull, serve, doctor):
+for verb in (run, ls, show, verify, intervene, weights, report, export, push, pull, serve, doctor):
     app.command()(verb)
 
 # %% ../../nbs/15_cli/08_main.ipynb #f04586ab

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Option', 'GridName', 'Out', 'Only', 'Limit', 'Workers', 'Address', 'Plan', 'DryRun', 'run', 'ls', 'show', 'verify',
-           'intervene', 'report', 'serve', 'doctor']
+           'intervene', 'report', 'weights', 'serve', 'doctor']
 
 # %% ../../nbs/15_cli/05_runs.ipynb #rv-imports
 import json
@@ -161,6 +161,18 @@ def report(
     write_passport(folder, plan)
     print((folder / 'headline.md').read_text())
     print(f'report: {page}')
+
+# %% ../../nbs/15_cli/05_runs.ipynb #rv-weights
+def weights(
+    folder: Annotated[Path, typer.Argument(metavar='RUN|GRID', help='A run folder, or a folder of finished runs.')],
+    limit: Annotated[int | None, Option(help='Training chats and test questions; all if not given.')] = None,
+):
+    "Use adapters as trained, merged into bf16 and on bf16, and compare loss and answers: weights.csv of each run."
+    from tracenb.runs.finished import compare_weights
+
+    for at in _finished(folder):
+        if (at / 'adapter').is_dir():
+            print(f'{at}\n{compare_weights(at, limit).to_string(index=False)}')
 
 # %% ../../nbs/15_cli/05_runs.ipynb #rv-machine
 def serve(

@@ -282,6 +282,12 @@ def _begun_with(config):
     return dict(resume_from_sha256=file_digest(Path(config.resume_from) / 'adapter_model.safetensors'))
 
 
+def _digest_of(rows, config, begun, seed, name):
+    "A fingerprint of everything that a checkpoint depends on."
+    data = [[r.id, r.input_ids, r.loss_mask] for r in rows]
+    return digest([effective(asdict(config)), begun, seed, name, data], 16)
+
+
 def _summary(model, kept, long, began, plan, config, begun, lines, optim, done):
     "What a training run reports."
     weight = model.get_input_embeddings().weight
@@ -333,19 +339,18 @@ def train(
     out, began, pad = Path(out), time.monotonic(), tokenizer.pad_token_id
     kept, long = fit_rows(rows, config.check().max_length)
     plan = plan_batches(kept, config, seed)
-    data = [[r.id, r.input_ids, r.loss_mask] for r in kept]
     out.mkdir(parents=True, exist_ok=True)
     fast = fast_cpu(model, max(len(r.input_ids) for r in kept))
     with torch.random.fork_rng(), memory_errors('training', _LESS_MEMORY), fast:
         adapted = attach_adapter(model, config, seed)
         begun = _begun_with(config)
-        settings = digest([effective(asdict(config)), begun, seed, model.name_or_path, data], 16)
+        settings = _digest_of(kept, config, begun, seed, model.name_or_path)
         try:
             with _activation_checkpointing(model, config.gradient_checkpointing):
                 run = adapted, kept, plan, pad, config, out, settings, resume, on_step, held_out, label
                 summary = _summary(model, kept, long, began, plan, config, begun, *_logged_steps(*run))
-                card = model_card(model.name_or_path, config, summary, about_adapter(adapted, tokenizer))
-                save_adapter(adapted, out / 'adapter', card, tokenizer)
+                about = model.name_or_path, config, summary, about_adapter(adapted, tokenizer)
+                save_adapter(adapted, out / 'adapter', model_card(*about), tokenizer)
         finally:
             adapted.unload().eval()
     shutil.rmtree(out / 'checkpoints', ignore_errors=True)

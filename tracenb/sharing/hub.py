@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..core.files import atomic_folder, write_text
+from ..core.files import atomic_folder, digest, write_text
 from ..core.records import TracenbError
 from ..models.loading import load_tokenizer
 from ..runs.stages import load_run
@@ -22,7 +22,6 @@ from .cards import grid_card, run_card, shown_model
 from .manifest import MADE, SUMS, changed_files, checksums, write_checksums, write_export
 from .questions import shared_runs
 from ..traces.conditions import get_condition
-from ..traces.loss_mask import template_record
 
 # %% ../../nbs/14_sharing/09_hub.ipynb #hub-package
 RECORDS = ('run.json', 'metrics.json', 'train.json', 'train_log.jsonl', 'generations.jsonl')
@@ -42,26 +41,19 @@ def _adapter(at, run, to):
     for name in ADAPTER_FILES:
         if not (at / 'adapter' / name).is_file():
             raise TracenbError(f'{at}: there is no adapter/{name}', 'name a run that was trained')
-    if (at / 'adapter' / 'tokenizer_config.json').is_file():
-        beside = [p.name for p in (at / 'adapter').iterdir() if p.name != 'README.md']
-        _copy(beside, at / 'adapter', to)
-    else:  # of an older version
-        _copy(ADAPTER_FILES, at / 'adapter', to)
-        _add_tokenizer(at, run, to)
+    trained = json.loads((at / 'run.json').read_text(encoding='utf-8')).get('chat_template') or {}
+    _copy([p.name for p in (at / 'adapter').iterdir() if p.name != 'README.md'], at / 'adapter', to)
+    if not (to / 'tokenizer_config.json').is_file():  # of an older version
+        load_tokenizer(run.model, run.revision, run.chat).save_pretrained(to)
+    template = (to / 'chat_template.jinja').read_text(encoding='utf-8')
+    same = trained.get('digest') in (None, digest(template, 16)) or 'strftime_now' in template  # its date is fixed here
+    if not same:
+        remedy = 'push from a machine with the tokenizer of the training'
+        raise TracenbError(f'{at}: {run.model} has another chat template here than in training', remedy)
     config = json.loads((to / ADAPTER_FILES[0]).read_text(encoding='utf-8')) | dict(
         base_model_name_or_path=shown_model(run)
     )
     write_text(to / ADAPTER_FILES[0], json.dumps(config, indent=1) + '\n')
-
-
-def _add_tokenizer(at, run, to):
-    "The tokenizer of the base model. Raises `TracenbError` if its template is not that of the training."
-    tokenizer = load_tokenizer(run.model, run.revision, run.chat)
-    trained = json.loads((at / 'run.json').read_text(encoding='utf-8')).get('chat_template')
-    if trained and trained['digest'] != template_record(tokenizer)['digest']:
-        remedy = 'push from a machine with the tokenizer of the training'
-        raise TracenbError(f'{at}: {run.model} has another chat template here than in training', remedy)
-    tokenizer.save_pretrained(to)
 
 
 def _records(at, run, to, with_data):
