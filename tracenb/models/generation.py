@@ -213,7 +213,7 @@ class VllmModel:
         self.generation_config = GenerationConfig.from_pretrained(source, revision=revision or 'main')
         self.config = SimpleNamespace(max_position_embeddings=self.llm.llm_engine.model_config.max_model_len)
 
-# %% ../../nbs/05_models/07_generation.ipynb #vllm-answer
+# %% ../../nbs/05_models/08_generation.ipynb #vllm-answer
 @patch
 def answer(
     self: VllmModel,

