@@ -155,7 +155,15 @@ def current_names(
 # %% ../../nbs/07_runs/01_provenance.ipynb #prov-run-name
 # Settings that do not name a run: those that came later, at their usual value, and how requests are sent
 _LATER = dict(
-    generate=dict(num_return_sequences=1, backend='built-in', base_url='', model='', adapter='', extra_body=''),
+    generate=dict(
+        num_return_sequences=1,
+        backend='built-in',
+        base_url='',
+        model='',
+        adapter='',
+        extra_body='',
+        cache_implementation='auto',
+    ),
     train=dict(
         max_steps=None,
         eval_steps=0,
