@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROJECTIONS', 'TrainConfig', 'effective', 'fit_rows', 'n_loss_tokens', 'plan_batches', 'padding_share', 'collate',
-           'pack', 'make_batch', 'completion_loss']
+           'pack', 'make_batch', 'completion_loss', 'kept_bytes', 'needs_checkpointing']
 
 # %% ../../nbs/05_models/03_batches.ipynb #6dd9a01f
 from itertools import accumulate, count
@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..core.files import seeded
 from ..core.records import Record, TracenbError, lookup, record
+from .loading import free_memory
 from ..traces.loss_mask import Encoded
 
 # %% ../../nbs/05_models/03_batches.ipynb #31348c69
@@ -47,7 +48,7 @@ class TrainConfig(Record):
     group_by_length: bool = True  # Prompts of similar length share a batch, within windows of 50 batches
     max_length: int = 1024  # Tokens; longer rows are left out, never cut
     loss: str = 'completion'  # Where the loss is taken: 'completion' or 'all'
-    gradient_checkpointing: bool = True  # Compute activations twice instead of keeping them: less memory, slower
+    gradient_checkpointing: bool | None = True  # Compute activations twice: less memory, slower; None = if needed
     save_steps: int = 50  # A checkpoint every so many steps, 0 = none
     report_to: str = 'none'  # 'none', 'tensorboard', 'wandb', 'trackio' or 'mlflow'
     eval_steps: int = 0  # Validation loss and exact answers every so many steps and at the end, 0 = never
@@ -238,3 +239,34 @@ def completion_loss(
     if scaled:  # these models do more than project
         return F.cross_entropy(base(**inputs).logits[where].float(), target, reduction='sum')
     return _chunked_loss(base.get_output_embeddings(), base.get_decoder()(**inputs).last_hidden_state[where], target)
+
+# %% ../../nbs/05_models/03_batches.ipynb #batches-memory
+def kept_bytes(
+    model,  # In training mode or not, with or without an adapter
+    batch: tuple[torch.Tensor, ...],  # Of `make_batch`
+) -> int:
+    "Bytes that a forward pass keeps for the backward pass, without the weights."
+    weights = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+    kept = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = completion_loss(model, *batch)  # alive until all is counted, or memory would be used again
+        return sum(kept.values()) if loss.requires_grad else 0
+
+
+def needs_checkpointing(
+    model,  # With the adapter that is trained
+    rows: list[Encoded],  # To be trained on
+    config: TrainConfig,  # Rows a batch
+) -> bool:
+    "Whether the activations of the longest batch would take more than half of the free memory."
+    shortest, longest = (f(len(r.input_ids) for r in rows) for f in (min, max))
+    row = next(r for r in rows if len(r.input_ids) == shortest)
+    per_token = kept_bytes(model, make_batch([row], row.input_ids[0], config)) / shortest
+    return per_token * longest * config.batch_size > free_memory(model.get_input_embeddings().weight.device) / 2

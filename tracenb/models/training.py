@@ -27,6 +27,7 @@ from tracenb.models.batches import (
     fit_rows,
     make_batch,
     n_loss_tokens,
+    needs_checkpointing,
     pack,
     padding_share,
     plan_batches,
@@ -346,7 +347,9 @@ def train(
         begun = _begun_with(config)
         settings = _digest_of(kept, config, begun, seed, model.name_or_path)
         try:
-            with _activation_checkpointing(model, config.gradient_checkpointing):
+            twice = config.gradient_checkpointing
+            twice = needs_checkpointing(adapted, kept, config) if twice is None else twice
+            with _activation_checkpointing(model, twice):
                 run = adapted, kept, plan, pad, config, out, settings, resume, on_step, held_out, label
                 summary = _summary(model, kept, long, began, plan, config, begun, *_logged_steps(*run))
                 about = model.name_or_path, config, summary, about_adapter(adapted, tokenizer)
