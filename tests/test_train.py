@@ -6,6 +6,7 @@ import signal
 import textwrap
 import time
 from dataclasses import replace
+from dataclasses import replace
 
 import forked
 import pytest
@@ -66,6 +67,20 @@ def test_chunks_of_labels_give_the_same_loss_and_gradient(tok, rows, monkeypatch
         loss = completion_loss(model, *batch)
         found.append((loss.detach(), *torch.autograd.grad(loss, model.parameters())))
     assert all(torch.allclose(one, many, rtol=1e-4, atol=1e-4) for one, many in zip(*found))
+
+
+def test_activations_are_computed_twice_where_memory_asks_for_it(tok, rows, tmp_path, monkeypatch):
+    model, made = load_model('tiny-random', device='cpu', dtype='float32'), {}
+    enable = type(model).activation_checkpointing_enable
+    monkeypatch.setattr(
+        type(model), 'activation_checkpointing_enable', lambda *args: made.setdefault('twice', enable(*args) or True)
+    )
+    config = replace(QUICK, num_train_epochs=1, gradient_checkpointing=None)
+    train(model, tok, rows, config, 1, tmp_path / 'enough')
+    assert not made
+    monkeypatch.setattr('tracenb.models.batches.free_memory', lambda device: 10**5)
+    train(model, tok, rows, config, 1, tmp_path / 'little')
+    assert made == {'twice': True} and weights(tmp_path / 'enough') == weights(tmp_path / 'little')
 
 
 def test_loss_on_everything_covers_the_prompt(tok, rows):

@@ -264,8 +264,11 @@ def peak_memory(
 
 
 @contextmanager
-def _activation_checkpointing(model, active):
-    "Inside the block activations are computed twice instead of kept, if `active`."
+def _activation_checkpointing(model, adapted, rows, config):
+    "Inside the block activations are computed twice instead of kept, if `config` or the free memory says so."
+    active = config.gradient_checkpointing
+    if active is None:
+        active = needs_checkpointing(adapted, rows, config)
     if active:
         model.activation_checkpointing_enable({'use_reentrant': False})
     try:
@@ -347,9 +350,7 @@ def train(
         begun = _begun_with(config)
         settings = _digest_of(kept, config, begun, seed, model.name_or_path)
         try:
-            twice = config.gradient_checkpointing
-            twice = needs_checkpointing(adapted, kept, config) if twice is None else twice
-            with _activation_checkpointing(model, twice):
+            with _activation_checkpointing(model, adapted, kept, config):
                 run = adapted, kept, plan, pad, config, out, settings, resume, on_step, held_out, label
                 summary = _summary(model, kept, long, began, plan, config, begun, *_logged_steps(*run))
                 about = model.name_or_path, config, summary, about_adapter(adapted, tokenizer)
