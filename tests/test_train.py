@@ -6,7 +6,6 @@ import signal
 import textwrap
 import time
 from dataclasses import replace
-from dataclasses import replace
 
 import forked
 import pytest

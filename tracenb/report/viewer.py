@@ -24,7 +24,6 @@ from ..core.records import Generation, Response
 from .results import Case, Results
 from .seed_means import RUN_KEYS, by_condition, trained_name
 from ..tasks.task import Task, get_task
-from ..traces.chat import SYSTEM
 from ..traces.conditions import CONDITIONS
 from ..traces.display import MARK_TITLES, claim_marks, quoted_items
 from ..traces.parsing import parse
@@ -174,7 +173,8 @@ def packed(
     runs, cases = [[*key, folder] for key, folder in folders.items()], [_case(results, *key) for key in asked]
     strips = {place_of_run[key]: token_gains(results.folder / folder) for key, folder in folders.items()}
     columns['strip'] = [strips[run].get(i) for run, i in zip(columns['run'], rows.id)]
-    data = json.dumps(dict(system=SYSTEM, kinds=MARK_TITLES, runs=runs, cases=cases, rows=columns))
+    systems = [run.chat.system for run in results.runs.values()]
+    data = json.dumps(dict(systems=systems, kinds=MARK_TITLES, runs=runs, cases=cases, rows=columns))
     return base64.b64encode(gzip.compress(data.encode(), 6, mtime=0)).decode(), len(rows)
 
 # %% ../../nbs/09_report/07_viewer.ipynb #30184c50

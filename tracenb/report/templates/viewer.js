@@ -257,7 +257,7 @@
       ...(rows.strip[i] ? [strip(i)] : []),
       make('h4', 'Context'),
       list,
-      fold('Prompt', data.system + '\n\n' + c.p),
+      fold('Prompt', data.systems[rows.run[i]] + '\n\n' + c.p),
       fold('Raw output', rows.text[i]),
       make('h4', 'The same question in every run'),
       same,
