@@ -28,6 +28,7 @@ from transformers import AutoTokenizer
 from tracenb.core.files import read_jsonl, write_jsonl
 from tracenb.core.records import Generation, TracenbError
 from tracenb.models.adapters import WEIGHTS
+from tracenb.models.batches import TrainConfig
 from tracenb.models.loading import load_tokenizer
 from tracenb.models.presets import model_source
 from tracenb.report.page import make_report
@@ -494,6 +495,16 @@ def test_the_plan_counts_steps_and_tokens(tmp_path):
         and table.tokens_generated_at_most.eq(8 * 16).all()
     )
     assert table.tokens_trained['zero_shot'] == 0 < table.tokens_trained['vanilla'] < table.tokens_trained['correct']
+    assert pd.isna(table.lora_share['zero_shot']) and table.lora_share[1:].eq(1).all()
+
+
+def test_a_plan_warns_where_lora_reaches_little_and_refuses_layers_that_are_not_there(tmp_path):
+    few = replace(get_grid('smoke').runs[1], train=TrainConfig(target_modules=('q_proj', 'v_proj')))
+    with pytest.warns(UserWarning, match='LoRA reaches 1[0-9]% of the block weights of a model of type llama'):
+        assert plan_grid(Grid(name='few', runs=(few,)), tmp_path).lora_share[0] < 0.2
+    none = replace(few, train=TrainConfig(target_modules=('c_attn',)))
+    with pytest.raises(TracenbError, match='no adapter fits llama'):
+        plan_grid(Grid(name='none', runs=(none,)), tmp_path)
 
 
 # --- Nothing stale, nothing twice

@@ -9,11 +9,12 @@ import yaml
 
 from tracenb.core.files import read_jsonl
 from tracenb.core.records import ChatExample, TracenbError
+from tracenb.models.batches import TrainConfig
 from tracenb.models.loading import load_tokenizer
 from tracenb.sharing.croissant import RAI
 from tracenb.sharing.exports import export_data, export_to
 from tracenb.sharing.manifest import changed_files, write_export
-from tracenb.sharing.trainers import TRAINERS, trainer_rows
+from tracenb.sharing.trainers import TRAINERS, trainer_config, trainer_rows
 from tracenb.tasks.task import DataConfig, get_task, load_examples
 from tracenb.traces.loss_mask import encode
 
@@ -140,6 +141,13 @@ def test_each_trainer_gets_its_rows_and_settings(data, chats, call, tmp_path, to
         described = json.loads(info.read_text())[config['dataset']]
         assert (tmp_path / 'o' / 'incorrect' / described['file_name']).exists()
         assert described['columns']['messages'] in rows[0]
+
+
+def test_all_linear_layers_under_the_names_of_each_trainer():
+    every = TrainConfig(target_modules='all-linear')
+    found = {to: yaml.safe_load(trainer_config(to, every, 'm', 'f')) for to in TRAINERS}
+    assert found['trl']['lora_target_modules'] == ['all-linear'] and found['llamafactory']['lora_target'] == 'all'
+    assert found['axolotl']['lora_target_linear'] and 'lora_target_modules' not in found['axolotl']
 
 
 def test_rows_of_a_run_come_with_its_settings(smoke, tmp_path):

@@ -78,7 +78,8 @@ def time_trl(
     disable_progress_bars()
     data = [dict(input_ids=list(r.input_ids), completion_mask=[int(m) for m in r.loss_mask]) for r in rows]
     shared = {k: getattr(config, k) for k in ('r', 'lora_alpha', 'lora_dropout')}
-    lora = LoraConfig(**shared, target_modules=list(config.target_modules), task_type='CAUSAL_LM')
+    targets = config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
+    lora = LoraConfig(**shared, target_modules=targets, task_type='CAUSAL_LM')
     with tempfile.TemporaryDirectory() as out:
         clock, settings = _step_clock(), _trl_settings(config, seed, out, model, by_length)
         parts = dict(train_dataset=Dataset.from_list(data), processing_class=tokenizer, peft_config=lora)

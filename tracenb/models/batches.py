@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['PROJECTIONS', 'TrainConfig', 'effective', 'fit_rows', 'n_loss_tokens', 'plan_batches', 'padding_share', 'collate',
-           'pack', 'make_batch', 'completion_loss', 'kept_bytes', 'needs_checkpointing']
+           'pack', 'make_batch', 'scoring', 'completion_loss', 'kept_bytes', 'needs_checkpointing']
 
 # %% ../../nbs/05_models/03_batches.ipynb #6dd9a01f
+from functools import partial
 from itertools import accumulate, count
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +32,7 @@ class TrainConfig(Record):
     r: int = 16  # Rank of the LoRA matrices
     lora_alpha: int = 32  # Their scale is lora_alpha / r
     lora_dropout: float = 0.05  # On the input of the LoRA matrices
-    target_modules: tuple[str, ...] = PROJECTIONS  # The linear layers that get one
+    target_modules: tuple[str, ...] | str = PROJECTIONS  # The linear layers that get one, or 'all-linear'
     learning_rate: float = 2e-4  # Peak learning rate
     lr_scheduler_type: str = 'cosine'  # After warm-up: 'cosine', 'linear' or 'constant'
     warmup_ratio: float = 0.03  # Warm-up as a share of all steps, rounded up
@@ -71,6 +73,8 @@ def check(self: TrainConfig):
     )
     for field, values in known.items():
         lookup(dict.fromkeys(values), getattr(self, field), field)
+    if isinstance(self.target_modules, str):
+        lookup({'all-linear': None}, self.target_modules, 'target_modules')
     sizes = 'r lora_alpha learning_rate num_train_epochs max_steps budget batch_size gradient_accumulation_steps '
     for field in f'{sizes} max_length early_stopping_patience'.split():
         if getattr(self, field) is not None and getattr(self, field) <= 0:
@@ -210,24 +214,82 @@ def _head_loss(head, hidden, target):
     return F.cross_entropy(head(hidden).float(), target, reduction='sum')
 
 
-def _chunked_loss(head, hidden, target):
+def _chunked_loss(head, words, hidden, target):
     "As `_head_loss`, a chunk of labels at a time; with a gradient, scores are computed twice instead of kept."
-    size = max(1, _CHUNK // head.weight.shape[0])
+    size = max(1, _CHUNK // words)
     parts = list(zip(hidden.split(size), target.split(size)))
     if len(parts) < 2 or not torch.is_grad_enabled():
         return sum(_head_loss(head, *part) for part in parts)
-    draws = any(head.children())  # a plain layer draws no random numbers
+    draws = not isinstance(head, torch.nn.Module) or any(head.children())  # a plain layer draws no random numbers
     return sum(checkpoint(_head_loss, head, *p, use_reentrant=False, preserve_rng_state=draws) for p in parts)
 
+# %% ../../nbs/05_models/03_batches.ipynb #batches-scoring
+_SCORING = WeakKeyDictionary()  # Model -> how it makes scores of hidden states: 'layer', 'forward' or 'whole'
+
+
+def _own_scores(base, output, hidden):
+    "The model's scores of hidden states (n, width): its forward pass, with these for what its decoder gives."
+    decoder, ids = base.get_decoder(), torch.zeros((1, len(hidden)), dtype=torch.long, device=hidden.device)
+    before = decoder.__dict__.get('forward')
+    decoder.forward = lambda *args, **kwargs: output(last_hidden_state=hidden[None])
+    try:
+        return base(input_ids=ids, use_cache=False).logits[0]
+    finally:
+        del decoder.forward
+        if before:
+            decoder.forward = before
+
+
+def _change(one, other):
+    "Norm of the difference, as a share of the norm."
+    return ((one.float() - other.float()).norm() / other.float().norm()).item()
+
+
+def _find_scoring(base, ids):
+    "As in `_SCORING`. Raises `TracenbError` for a model that looks ahead."
+    scores = base(input_ids=ids, use_cache=False).logits[0]
+    other = base(input_ids=torch.cat([ids[:, :4], ids[:, 4:].flip(1)], 1), use_cache=False).logits[0]
+    if _change(other[:4], scores[:4]) > 0.1:
+        why = f'a model of type {base.config.model_type} looks ahead: its scores of a token change with what follows'
+        raise TracenbError(why, 'use a causal language model')
+    try:
+        found = base.get_decoder()(input_ids=ids, use_cache=False)
+        hidden, own = found.last_hidden_state[0], partial(_own_scores, base, type(found))
+        if not _change(own(hidden), scores) < 1e-3:
+            return 'whole'
+        large = 1000 * hidden  # where a cap shows
+        return 'layer' if _change(base.get_output_embeddings()(large), own(large)) < 1e-3 else 'forward'
+    except (AttributeError, TypeError, IndexError, KeyError):  # its decoder is not what others have there
+        return 'whole'
+
 # %% ../../nbs/05_models/03_batches.ipynb #batches-completion-loss
+@torch.no_grad()
+def scoring(
+    model,  # A causal language model, with or without an adapter
+) -> str:
+    """
+    How `completion_loss` gets the model's scores: by its output 'layer', by its 'forward' pass around hidden states, or
+    by its 'whole' forward pass. Raises `TracenbError` if it looks ahead.
+    """
+    base = model.get_base_model() if hasattr(model, 'get_base_model') else model
+    if base not in _SCORING:
+        training, device = base.training, base.get_input_embeddings().weight.device
+        base.eval()
+        try:
+            _SCORING[base] = _find_scoring(base, torch.arange(8, device=device)[None])
+        finally:
+            base.train(training)
+    return _SCORING[base]
+
+# %% ../../nbs/05_models/03_batches.ipynb #batches-loss
 def completion_loss(
     model,  # A causal language model, with or without an adapter
     ids: torch.Tensor,  # (rows, tokens), on any device
     labels: torch.Tensor,  # (rows, tokens), -100 where no loss is taken; on the CPU, or a GPU is waited for
     positions: torch.Tensor | None = None,  # (1, tokens) of packed rows
 ) -> torch.Tensor:
-    "Cross-entropy summed over the labels, projecting to the vocabulary only where there is one."
-    base = model.get_base_model() if hasattr(model, 'get_base_model') else model
+    "Cross-entropy summed over the labels, projecting to the vocabulary only where there is one, if the model can."
+    base, how = model.get_base_model() if hasattr(model, 'get_base_model') else model, scoring(model)
     device = base.get_input_embeddings().weight.device
     send = lambda tensor: tensor.to(device, non_blocking=True)
     where = (labels[:, 1:] != -100).nonzero(as_tuple=True)
@@ -235,10 +297,11 @@ def completion_loss(
     inputs = dict(input_ids=send(ids), use_cache=False)
     if positions is not None:
         inputs['position_ids'] = send(positions)
-    scaled = any(getattr(base.config, k, None) for k in ('final_logit_softcapping', 'logits_scaling', 'logit_scale'))
-    if scaled:  # these models do more than project
+    if how == 'whole':
         return F.cross_entropy(base(**inputs).logits[where].float(), target, reduction='sum')
-    return _chunked_loss(base.get_output_embeddings(), base.get_decoder()(**inputs).last_hidden_state[where], target)
+    found = base.get_decoder()(**inputs)
+    head = base.get_output_embeddings() if how == 'layer' else partial(_own_scores, base, type(found))
+    return _chunked_loss(head, base.config.get_text_config().vocab_size, found.last_hidden_state[where], target)
 
 # %% ../../nbs/05_models/03_batches.ipynb #batches-memory
 def kept_bytes(

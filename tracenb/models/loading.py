@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['pick_device', 'compute_dtype', 'memory_errors', 'is_reachable', 'load_tokenizer', 'linear4bit', 'keep_gradients',
-           'load_model', 'dequantized', 'free_memory', 'should_dequantize', 'keep_freed_memory', 'fast_cpu']
+           'load_model', 'load_skeleton', 'dequantized', 'free_memory', 'should_dequantize', 'keep_freed_memory',
+           'fast_cpu']
 
 # %% ../../nbs/05_models/02_loading.ipynb #1e262045
 import ctypes
@@ -181,6 +182,17 @@ def load_model(
     model.conversion, model.commit = conversion(name), revision  # for an adapter's card, as is the name
     model.name_or_path = preset.hub or preset.folder or preset.name  # for an adapter's card, in place of a cache folder
     return keep_gradients(model.eval())
+
+# %% ../../nbs/05_models/02_loading.ipynb #loading-skeleton
+def load_skeleton(
+    name: str,  # As in `get_preset`
+):
+    "The model without weights, to look at its layers: only its configuration is read. Raises as `load_model`."
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = _from_pretrained(AutoConfig, name)
+    with quiet_loading(), torch.device('meta'):
+        return AutoModelForCausalLM.from_config(config)
 
 # %% ../../nbs/05_models/02_loading.ipynb #6e2134c9
 @contextmanager

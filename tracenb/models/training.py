@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['MasterWeights', 'make_optimizer', 'TrainState', 'save_checkpoint', 'load_checkpoint', 'add_gradients',
-           'check_packing', 'peak_memory', 'train']
+           'check_packing', 'peak_memory', 'activation_checkpointing', 'train']
 
 # %% ../../nbs/05_models/06_training.ipynb #680ed91f
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 
 from ..core.files import atomic_path, digest, file_digest, read_jsonl
 from ..core.records import TracenbError
-from .adapters import about_adapter, attach_adapter, model_card, save_adapter
+from .adapters import about_adapter, attach_adapter, model_card, save_adapter, warn_of_share
 from tracenb.models.batches import (
     TrainConfig,
     completion_loss,
@@ -50,7 +50,7 @@ class MasterWeights:
     def take_gradients(self):
         "Move the gradients from the parameters to the copies."
         for p, c in zip(self.params, self.copies):
-            if c is not p:
+            if c is not p and p.grad is not None:  # a layer that only chooses, e.g. among keys, has none
                 c.grad, p.grad = p.grad.float(), None
 
     @torch.no_grad()
@@ -264,11 +264,14 @@ def peak_memory(
 
 
 @contextmanager
-def _activation_checkpointing(model, adapted, rows, config):
-    "Inside the block activations are computed twice instead of kept, if `config` or the free memory says so."
-    active = config.gradient_checkpointing
-    if active is None:
-        active = needs_checkpointing(adapted, rows, config)
+def activation_checkpointing(
+    model,  # The base model, in training mode
+    active: bool,  # False: do nothing
+) -> Iterator[None]:
+    "Inside the block activations are computed twice instead of kept. Raises `TracenbError` where the model cannot."
+    if active and not model.supports_gradient_checkpointing:
+        why = f'a model of type {model.config.model_type} does not support gradient checkpointing'
+        raise TracenbError(why, 'set gradient_checkpointing: false')
     if active:
         model.activation_checkpointing_enable({'use_reentrant': False})
     try:
@@ -292,7 +295,7 @@ def _digest_of(rows, config, begun, seed, name):
     return digest([effective(asdict(config)), begun, seed, name, data], 16)
 
 
-def _summary(model, kept, long, began, plan, config, begun, lines, optim, done):
+def _summary(model, kept, long, began, plan, config, begun, share, lines, optim, done):
     "What a training run reports."
     weight = model.get_input_embeddings().weight
     last = [x['loss'] for x in lines[-max(1, len(lines) // 10) :]]
@@ -311,6 +314,7 @@ def _summary(model, kept, long, began, plan, config, begun, lines, optim, done):
         device=weight.device.type,
         peak_memory_mb=peak_memory(weight.device.type),
         padding_share=0.0 if config.packing else round(padding_share(kept, plan), 4),
+        **share,
         **begun,
         **{k: v for k, v in lines[-1].items() if k.startswith('eval_')},
         **(dict(stopped_early=True) if len(lines) < len(plan) else {}),
@@ -337,8 +341,8 @@ def train(
     """
     Fine-tune an adapter and save it as `out/adapter`.
 
-    Returns steps, seconds, tokens, loss (mean of the last tenth of the steps), rows too long, share of padding, peak
-    memory (MB), and the last evaluation. Raises `TracenbError` for settings that cannot be used with this model.
+    Returns steps, seconds, tokens, loss (mean of the last tenth of the steps), rows too long, peak memory (MB), the
+    shares of padding and of weights with LoRA, and the last evaluation. Raises `TracenbError` for unusable settings.
     """
     out, began, pad = Path(out), time.monotonic(), tokenizer.pad_token_id
     kept, long = fit_rows(rows, config.check().max_length)
@@ -347,12 +351,14 @@ def train(
     fast = fast_cpu(model, max(len(r.input_ids) for r in kept))
     with torch.random.fork_rng(), memory_errors('training', _LESS_MEMORY), fast:
         adapted = attach_adapter(model, config, seed)
-        begun = _begun_with(config)
+        begun, share = _begun_with(config), warn_of_share(adapted, config)
         settings = _digest_of(kept, config, begun, seed, model.name_or_path)
         try:
-            with _activation_checkpointing(model, adapted, kept, config):
+            twice = config.gradient_checkpointing
+            twice = needs_checkpointing(adapted, kept, config) if twice is None else twice
+            with activation_checkpointing(model, twice):
                 run = adapted, kept, plan, pad, config, out, settings, resume, on_step, held_out, label
-                summary = _summary(model, kept, long, began, plan, config, begun, *_logged_steps(*run))
+                summary = _summary(model, kept, long, began, plan, config, begun, share, *_logged_steps(*run))
                 about = model.name_or_path, config, summary, about_adapter(adapted, tokenizer)
                 save_adapter(adapted, out / 'adapter', model_card(*about), tokenizer)
         finally:

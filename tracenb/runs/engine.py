@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, wait
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,8 @@ from tqdm.auto import tqdm
 
 from ..core.files import digest, read_traces
 from ..core.records import TracenbError
-from ..models.loading import load_tokenizer
+from ..models.adapters import attach_adapter, warn_of_share
+from ..models.loading import load_skeleton, load_tokenizer
 from .folders import find_runs, run_progress, state
 from .grids import Grid
 from .notebook import parameters
@@ -149,6 +151,16 @@ def _epochs(train, tokens, batches):
         return train.max_steps * train.gradient_accumulation_steps / batches
     return train.budget / tokens if train.budget else train.num_train_epochs
 
+
+def _lora_share(run):
+    "The share of the weights of the model's blocks that LoRA will reach; None where its configuration is not here."
+    try:
+        model = load_skeleton(run.model)
+    except TracenbError:
+        return None
+    how = replace(run.train, resume_from='')
+    return warn_of_share(attach_adapter(model, how, run.seed), how)['lora_share']
+
 # %% ../../nbs/07_runs/08_engine.ipynb #plan-grid
 def plan_grid(
     grid: Grid,  # What would be run
@@ -156,11 +168,11 @@ def plan_grid(
 ) -> pd.DataFrame:
     """
     One row per run: state, training examples left out, training steps, estimated tokens trained on, maximum of tokens
-    generated, folder.
+    generated, share of the weights that LoRA reaches, folder.
 
-    Raises `TracenbError` for data that cannot be loaded.
+    Raises `TracenbError` for data that cannot be loaded and for a model that the adapter does not fit.
     """
-    rows, known = [], {}
+    rows, known, shares = [], {}, {}
     for r in grid.runs:
         key = digest([r.dataset, r.model, r.condition, r.data.to_dict()])
         if key not in known:
@@ -170,7 +182,10 @@ def plan_grid(
         n -= math.ceil(r.train.eval_share * n) if r.train.eval_steps else 0
         n_loss_tokens = n * (completion if r.train.loss == 'completion' else prompt + completion)
         batches = math.ceil(n / r.train.batch_size)
-        epochs = _epochs(r.train, n_loss_tokens, batches) if get_condition(r.condition).trains else 0
+        trains, lora = get_condition(r.condition).trains, (r.model, r.train.target_modules, r.train.lora_dropout)
+        epochs = _epochs(r.train, n_loss_tokens, batches) if trains else 0
+        if trains and lora not in shares:
+            shares[lora] = _lora_share(r)
         rows.append(
             dict(
                 state=state(Path(out) / r.name),
@@ -178,6 +193,7 @@ def plan_grid(
                 steps=math.ceil(epochs * batches / r.train.gradient_accumulation_steps),
                 tokens_trained=round(epochs * n * (prompt + completion)),
                 tokens_generated_at_most=n_test * r.generate.max_new_tokens * r.generate.num_return_sequences,
+                lora_share=shares[lora] if trains else None,
                 run=f'{out}/{r.name}',
             )
         )

@@ -53,13 +53,18 @@ def _switches(config, prefix=''):
     return {f'{prefix}{name}': True for name in ('use_dora', 'use_rslora') if getattr(config, name)}
 
 
+def _targets(config):
+    "The names of layers as a list, as TRL takes them."
+    return [config.target_modules] if isinstance(config.target_modules, str) else list(config.target_modules)
+
+
 def _peft(config):
     "The adapter under the names of TRL's `ModelConfig`."
     own = dict(use_peft=True, lora_r=config.r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout)
     return (
         own
         | _switches(config)
-        | dict(lora_target_modules=list(config.target_modules), load_in_4bit=True, bnb_4bit_quant_type='nf4')
+        | dict(lora_target_modules=_targets(config), load_in_4bit=True, bnb_4bit_quant_type='nf4')
     )
 
 
@@ -79,7 +84,8 @@ def _llamafactory(config, model, file):
     data = dict(model_name_or_path=model, stage='sft', do_train=True, dataset='tracenb', dataset_dir='.')
     data |= dict(template='NAME OF THE TEMPLATE OF THIS MODEL', cutoff_len=config.max_length, train_on_prompt=False)
     lora = dict(finetuning_type='lora', lora_rank=config.r, lora_alpha=config.lora_alpha)
-    lora |= dict(lora_dropout=config.lora_dropout, lora_target=','.join(config.target_modules))
+    targets = 'all' if config.target_modules == 'all-linear' else ','.join(config.target_modules)
+    lora |= dict(lora_dropout=config.lora_dropout, lora_target=targets)
     lora |= _switches(config)
     return data | lora | dict(quantization_bit=4) | _shared(config, file)
 
@@ -90,7 +96,9 @@ def _axolotl(config, model, file):
     rows |= dict(roles_to_train=['assistant'], train_on_eos='turn')
     data = dict(base_model=model, chat_template='tokenizer_default', datasets=[rows], sequence_len=config.max_length)
     lora = dict(adapter='qlora', load_in_4bit=True, lora_r=config.r, lora_alpha=config.lora_alpha)
-    lora |= dict(lora_dropout=config.lora_dropout, lora_target_modules=list(config.target_modules))
+    every = config.target_modules == 'all-linear'
+    targets = dict(lora_target_linear=True) if every else dict(lora_target_modules=_targets(config))
+    lora |= dict(lora_dropout=config.lora_dropout, **targets)
     lora |= _switches(config, 'peft_')
     shared = _shared(config, file)
     shared['num_epochs'] = shared.pop('num_train_epochs')
