@@ -11,7 +11,8 @@ from tracenb.core.records import TracenbError
 from tracenb.models import batches
 from tracenb.models.adapters import attach_adapter, load_adapter, lora_share
 from tracenb.models.batches import TrainConfig, collate, completion_loss, scoring
-from tracenb.models.training import activation_checkpointing, train
+from tracenb.models.loading import activation_checkpointing
+from tracenb.models.training import train
 from tracenb.traces.loss_mask import Encoded
 
 SIZES = dict(

@@ -129,7 +129,7 @@ def test_unknown_models(name, message):
     'settings,message',
     [
         (dict(quantize='int8'), 'known: nf4, none'),
-        (dict(dtype='float16'), 'unknown dtype'),
+        (dict(dtype='float8'), 'unknown dtype'),
         (dict(device='gpu'), 'unknown device'),
     ],
 )

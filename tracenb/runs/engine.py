@@ -155,7 +155,7 @@ def _epochs(train, tokens, batches):
 def _lora_share(run):
     "The share of the weights of the model's blocks that LoRA will reach; None where its configuration is not here."
     try:
-        model = load_skeleton(run.model)
+        model = load_skeleton(run.model, run.revision)
     except TracenbError:
         return None
     how = replace(run.train, resume_from='')
@@ -182,7 +182,10 @@ def plan_grid(
         n -= math.ceil(r.train.eval_share * n) if r.train.eval_steps else 0
         n_loss_tokens = n * (completion if r.train.loss == 'completion' else prompt + completion)
         batches = math.ceil(n / r.train.batch_size)
-        trains, lora = get_condition(r.condition).trains, (r.model, r.train.target_modules, r.train.lora_dropout)
+        trains, lora = (
+            get_condition(r.condition).trains,
+            (r.model, r.revision, r.train.target_modules, r.train.lora_dropout),
+        )
         epochs = _epochs(r.train, n_loss_tokens, batches) if trains else 0
         if trains and lora not in shares:
             shares[lora] = _lora_share(r)

@@ -75,7 +75,8 @@ class TrainedRun:
 def load(self: TrainedRun):
     "The model with its adapter in this process, loaded at first use, also if a server answered."
     if self.model is None and self.tokenizer:  # which is checked against the run
-        base = load_model(self.run.model, quantize=self.run.quantize, revision=self.commit)
+        how = dict(revision=self.commit, attn_implementation=self.run.attn_implementation)
+        base = load_model(self.run.model, self.run.quantize, **how)
         self.model = load_adapter(base, self.folder / 'adapter') if self.condition.trains else base
     return self.model
 

@@ -175,6 +175,7 @@ _LATER = dict(
         resume_from='',
     ),
 )
+_CHOSEN = ('attn_implementation', 'auto')  # The usual one
 _SENDING = ('key_name', 'requests_per_minute', 'compare')
 _UNSAID = ('leave_out', 'revision')  # Empty before they were settings
 
@@ -185,14 +186,15 @@ def run_name(
     """
     `dataset/model/condition/seed<k>-<hash8>`, the hash being that of the settings, without the usual system turn, the
     usual one sample, a server that is not asked, later settings of training at their usual value, an empty
-    `leave_out` or `revision`, which version 0.1 did not name, and settings that change no figure.
+    `leave_out` or `revision`, which version 0.1 did not name, and settings that change no figure, e.g. the device.
     """
     from tracenb.models.batches import effective  # heavy, and not needed to list runs
 
     told, usual = dict(settings.get('chat') or {}), ChatConfig().to_dict()
     told |= {k: v for k, v in settings.items() if k == 'system'}
     told = {k: v for k, v in told.items() if v != usual[k]}
-    settings = {k: v for k, v in settings.items() if k not in ('system', 'chat') and (k not in _UNSAID or v)}
+    left = ('system', 'chat', 'device')
+    settings = {k: v for k, v in settings.items() if k not in left and (k not in _UNSAID or v) and (k, v) != _CHOSEN}
     settings |= {'system': told.pop('system')} if 'system' in told else {}  # as before there was `chat`
     settings |= {'chat': told} if told else {}
     if train := settings.get('train'):

@@ -10,6 +10,7 @@ __all__ = ['FILES', 'Run', 'make_run', 'load_run', 'RunInputs', 'OpenRun', 'open
 import json
 import math
 import time
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from ..core.records import ChatExample, Example, Generation, Record, Score, Trac
 from ..models.adapters import load_adapter
 from ..models.batches import TrainConfig
 from ..models.generation import GenerateConfig, VllmModel, generate
-from ..models.loading import load_model, load_tokenizer
+from ..models.loading import ATTENTION, load_model, load_tokenizer
 from ..models.presets import base_record, get_preset, model_source
 from ..models.round_trip import Taught, check_round_trip
 from ..models.train_log import HeldOut, RunLabel
@@ -52,6 +53,8 @@ class Run(Record):
     seed: int = 1  # Draws traces, adapter weights, batch order and samples; not the examples
     quantize: str = 'nf4'  # 'nf4' or 'none'
     chat: ChatConfig = Field(default_factory=ChatConfig)  # System turn, chat template and its variables
+    device: str = field(default='auto', compare=False)  # As in `pick_device`; not part of the run's name
+    attn_implementation: str = 'auto'  # As in `load_model`
     leave_out: tuple[str, ...] = ()  # Ids of training examples that another condition of the grid cannot use
     data: DataConfig = Field(default_factory=DataConfig)  # Which examples
     train: TrainConfig = Field(default_factory=TrainConfig)  # How to tune
@@ -69,6 +72,7 @@ class Run(Record):
             get_preset(self.model)
         self.chat.check()
         self.generate.check()
+        lookup(dict.fromkeys(ATTENTION), self.attn_implementation, 'attn_implementation')
         needs = get_condition(self.condition).needs
         if needs and not self.data.traces:
             raise TracenbError(
@@ -139,7 +143,8 @@ class RunInputs:
 
     @cached_property
     def base_model(self):
-        return load_model(self.run.model, quantize=self.run.quantize, revision=self.commit)
+        how = dict(revision=self.commit, attn_implementation=self.run.attn_implementation)
+        return load_model(self.run.model, self.run.quantize, self.run.device, **how)
 
     @cached_property
     def shots(self) -> list[Example]:
