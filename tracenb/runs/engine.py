@@ -11,6 +11,7 @@ import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -152,14 +153,14 @@ def _epochs(train, tokens, batches):
     return train.budget / tokens if train.budget else train.num_train_epochs
 
 
-def _lora_share(run):
+@cache
+def _lora_share(model, revision, train):
     "The share of the weights of the model's blocks that LoRA will reach; None where its configuration is not here."
     try:
-        model = load_skeleton(run.model, run.revision)
+        skeleton = load_skeleton(model, revision)
     except TracenbError:
         return None
-    how = replace(run.train, resume_from='')
-    return warn_of_share(attach_adapter(model, how, run.seed), how)['lora_share']
+    return warn_of_share(attach_adapter(skeleton, train, 0), train)['lora_share']
 
 # %% ../../nbs/07_runs/08_engine.ipynb #plan-grid
 def plan_grid(
@@ -172,7 +173,7 @@ def plan_grid(
 
     Raises `TracenbError` for data that cannot be loaded and for a model that the adapter does not fit.
     """
-    rows, known, shares = [], {}, {}
+    rows, known = [], {}
     for r in grid.runs:
         key = digest([r.dataset, r.model, r.condition, r.data.to_dict()])
         if key not in known:
@@ -182,13 +183,8 @@ def plan_grid(
         n -= math.ceil(r.train.eval_share * n) if r.train.eval_steps else 0
         n_loss_tokens = n * (completion if r.train.loss == 'completion' else prompt + completion)
         batches = math.ceil(n / r.train.batch_size)
-        trains, lora = (
-            get_condition(r.condition).trains,
-            (r.model, r.revision, r.train.target_modules, r.train.lora_dropout),
-        )
+        trains, new = get_condition(r.condition).trains, replace(r.train, resume_from='')
         epochs = _epochs(r.train, n_loss_tokens, batches) if trains else 0
-        if trains and lora not in shares:
-            shares[lora] = _lora_share(r)
         rows.append(
             dict(
                 state=state(Path(out) / r.name),
@@ -196,7 +192,7 @@ def plan_grid(
                 steps=math.ceil(epochs * batches / r.train.gradient_accumulation_steps),
                 tokens_trained=round(epochs * n * (prompt + completion)),
                 tokens_generated_at_most=n_test * r.generate.max_new_tokens * r.generate.num_return_sequences,
-                lora_share=shares[lora] if trains else None,
+                lora_share=_lora_share(r.model, r.revision, new) if trains else None,
                 run=f'{out}/{r.name}',
             )
         )
