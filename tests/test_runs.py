@@ -3,6 +3,7 @@
 import ast
 import base64
 import gzip
+import html
 import json
 import os
 import shutil
@@ -31,7 +32,7 @@ from tracenb.models.adapters import WEIGHTS
 from tracenb.models.batches import TrainConfig
 from tracenb.models.loading import load_tokenizer
 from tracenb.models.presets import model_source
-from tracenb.report.page import make_report
+from tracenb.report.page import make_report, weights_notice
 from tracenb.report.results import gather
 from tracenb.report.tables import headline
 from tracenb.report.viewer import chosen_rows, packed
@@ -757,6 +758,8 @@ def test_an_adapter_is_compared_on_other_weights(whole):
     assert table.weights.tolist() == list(WEIGHTS) and (table.rows == 4).all() and (table.n == 4).all()
     assert table.equal[0] == 4 and table.difference[0] == 0 and table.p[0] == 1
     assert table.loss.nunique() > 1 and (table.loss > 0).all()  # NF4 and bf16 are other weights
+    shown = html.unescape(weights_notice(gather(whole.path.parents[3])).data)
+    assert all(how in shown for how in WEIGHTS) and "McNemar's p" in shown
     assert pd.read_csv(whole.file('weights.csv')).weights.tolist() == list(WEIGHTS)
 
 

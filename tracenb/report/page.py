@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['runs_table', 'files', 'show_table', 'write_runs', 'section', 'show_findings', 'overlong_notice', 'forced_notice',
-           'forms_table', 'served_notice', 'samples', 'to_page', 'make_report']
+           'forms_table', 'served_notice', 'weights_notice', 'samples', 'to_page', 'make_report']
 
 # %% ../../nbs/09_report/08_page.ipynb #ae7157ae
 import base64
@@ -209,6 +209,32 @@ def served_notice(
         return HTML('')
     lines = ''.join(f'<li>{escaped(line)}</li>' for line in found)
     return HTML(f'<p><b>Answers from a server</b>, not from this package:</p><ul>{lines}</ul>')
+
+# %% ../../nbs/09_report/08_page.ipynb #weights-notice
+def weights_notice(
+    results: Results,  # Of `gather`
+) -> HTML:
+    "What `tracenb weights` found: adapters as trained, merged into bf16, and on bf16; empty where it was not run."
+    tables = []
+    for path, run in results.runs.items():
+        if (path / 'weights.csv').exists():
+            place = dict(dataset=run.dataset, model=run.model, condition=run.condition, seed=run.seed)
+            tables.append(pd.read_csv(path / 'weights.csv').assign(**place))
+    if not tables:
+        return HTML('')
+    found = pd.concat(tables)
+    shown = found[['dataset', 'model', 'condition', 'seed', 'weights']].copy()
+    shown['loss, nats a token'] = found.loss.map('{:.3f}'.format)
+    shown['questions'] = found.n
+    shown['exact answers, %'] = (100 * found.answer_exact).map('{:.0f}'.format)
+    shown['equal letter for letter'] = found.equal
+    shown['difference, points'] = (100 * found.difference).map('{:+.0f}'.format)
+    shown["McNemar's p"] = [f'{p:.2g}' if how != 'as trained' else '-' for how, p in zip(found.weights, found.p)]
+    title = (
+        '<h3>The same adapters on other weights</h3><p>Each adapter answered as it was trained, merged into bf16 '
+        'weights, and on bf16 weights without merging. Differences are to the first row of a run.</p>'
+    )
+    return HTML(title + show_table(shown.set_index(['dataset', 'model', 'condition', 'seed'])).data)
 
 # %% ../../nbs/09_report/08_page.ipynb #57c8b1b7
 def samples(
