@@ -46,6 +46,14 @@ def test_dry_run_lists_and_writes_nothing(tmp_path, call):
     assert out.count('new ') == 4 and not list(tmp_path.iterdir())
 
 
+def test_a_measured_plan_estimates_time_and_memory_and_writes_nothing(tmp_path, call):
+    out, _ = call('run', 'smoke', '--dry-run', '--measure', cwd=tmp_path)
+    head, *rows = [line.split() for line in out.strip().splitlines()]
+    assert head[-3:] == ['training_s', 'answering_s', 'peak_memory_mb'] and len(rows) == 4
+    assert [row[-3] == 'NaN' for row in rows] == [row[-4].split('/')[-2] == 'zero_shot' for row in rows]
+    assert all(float(row[-2]) >= 0 and int(row[-1]) > 100 for row in rows) and not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_the_smoke_grid_from_run_to_report(smoke):
     assert '4 of 4 runs finished' in (smoke.parent / 'run.txt').read_text()
