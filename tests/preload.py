@@ -7,6 +7,7 @@ it leaves alone what is there.
 
 import gc
 import os
+import sys
 from importlib import import_module
 
 MODULES = [
@@ -22,6 +23,8 @@ MODULES = [
     'peft',
     'tracenb.audit.page',
     'tracenb.cli.main',
+    'tracenb.interventions.grid',
+    'tracenb.interventions.running',
     'tracenb.models.serve',
     'tracenb.ratings.analysis',
     'tracenb.report.page',
@@ -39,5 +42,6 @@ if others:
 gc.disable()
 for name in MODULES:
     import_module(name)
+sys.modules['tracenb.interventions.running']._code()  # parses the library: kept for all children
 gc.enable()
 gc.freeze()

@@ -2,9 +2,10 @@
 
 import os
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from lxml import html
 
 from tracenb.core.records import TracenbError
 
@@ -81,24 +82,17 @@ class Linker:
         return label[1:-1]
 
 
-class _Page(HTMLParser):
+class _Page:
     "What a page offers (ids) and needs (targets of links, files that it loads)."
 
-    def __init__(self, text: str):
-        super().__init__()
-        self.ids, self.links, self.loads = set(), [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        have = dict(attrs)
-        self.ids |= {have[k] for k in ('id', 'name') if have.get(k)}
-        if tag == 'a' and have.get('href'):
-            self.links.append(have['href'])
-        if tag in ('script', 'img', 'iframe', 'source', 'video') and have.get('src'):
-            self.loads.append(have['src'])
-        if tag == 'link' and have.get('href'):
-            if have.get('rel') not in ('canonical', 'prev', 'next', 'search', 'index'):
-                self.loads.append(have['href'])
+    def __init__(self, path: Path):
+        tree = html.parse(str(path), html.HTMLParser(encoding='utf-8', huge_tree=True))  # pages hold whole figures
+        self.ids = {*tree.xpath('//@id'), *tree.xpath('//@name')}
+        self.links = tree.xpath('//a/@href[. != ""]')
+        self.loads = tree.xpath('(//script | //img | //iframe | //source | //video)/@src[. != ""]')
+        for link in tree.xpath('//link[@href != ""]'):
+            if link.get('rel') not in ('canonical', 'prev', 'next', 'search', 'index'):
+                self.loads.append(link.get('href'))
 
 
 def broken(site: Path) -> list[str]:
@@ -106,25 +100,26 @@ def broken(site: Path) -> list[str]:
 
     A file or an anchor is missing, or a page would load something from another host.
     """
-    files = [p for p in sorted(site.rglob('*.html')) if '_static' not in p.parts]
-    pages = {p.relative_to(site).as_posix(): _Page(p.read_text()) for p in files}
+    files = {p.relative_to(site).as_posix() for p in site.rglob('*') if p.is_file()}
+    names = sorted(f for f in files if f.endswith('.html') and '_static' not in f.split('/'))
+    pages = {name: _Page(site / name) for name in names}
     return [
         f'{name}: {target} ({reason})'
         for name, page in pages.items()
         for target in dict.fromkeys([*page.links, *page.loads])
-        if (reason := _fault(site, pages, name, target))
+        if (reason := _fault(files, pages, name, target))
     ]
 
 
-def _fault(site: Path, pages: dict[str, _Page], name: str, target: str) -> str:
-    "Why `target`, a link on the page `name`, is wrong; '' if it is right."
+def _fault(files: set[str], pages: dict[str, _Page], name: str, target: str) -> str:
+    "Why `target`, a link on the page `name`, is wrong; '' if it is right. Files and pages are relative to the site."
     url = urlsplit(target)
     if url.scheme or url.netloc:
         return 'loaded from another host' if target in pages[name].loads and url.scheme != 'data' else ''
     path = os.path.normpath(os.path.join(os.path.dirname(name), unquote(url.path))) if url.path else name
-    if (site / path).is_dir():
-        path = os.path.normpath(os.path.join(path, 'index.html'))
-    if path.startswith('..') or not (site / path).is_file():
+    if path not in files:
+        path = os.path.normpath(os.path.join(path, 'index.html'))  # a folder
+    if path not in files:
         return 'no such file'
     if url.fragment and path in pages and unquote(url.fragment) not in pages[path].ids:
         return 'no such place'

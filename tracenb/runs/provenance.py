@@ -74,26 +74,38 @@ def _file(module):
     return path if path.is_file() else None
 
 
-def _imports(module, tree):
-    "The package's modules that `tree`, the source of `module`, names in its imports."
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+@cache
+def _syntax(source):
+    "What a module imports, as (level, module, names), and its syntax without comments and docstrings, as text."
+    tree, imports = ast.parse(source), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            imports.append((node.level, node.module, [a.name for a in node.names]))
+        elif isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return imports, ast.dump(tree)
+
+# %% ../../nbs/07_runs/01_provenance.ipynb #prov-imports
+def _imports(module, imports):
+    "The package's modules that `module` names in its `imports`."
     here = module.split('.')
-    for node in (n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)):
-        named = node.module.split('.') if node.module else []
-        base = here[: len(here) - node.level] + named if node.level else named[1:] * (named[:1] == ['tracenb'])
-        names = ['.'.join(base), *('.'.join([*base, a.name]) for a in node.names)]
+    for level, origin, names in imports:
+        named = origin.split('.') if origin else []
+        base = here[: len(here) - level] + named if level else named[1:] * (named[:1] == ['tracenb'])
+        names = ['.'.join(base), *('.'.join([*base, name]) for name in names)]
         yield from (n for n in names if n and _file(n))
 
 
 def _needed(module, found):
-    "`found` with the syntax trees of `module` and of the package's modules that it imports, directly or not."
+    "`found` with the syntax of `module` and of the package's modules that it imports, directly or not."
     if module not in found:
-        found[module] = ast.parse(_file(module).read_text(encoding='utf-8'))
-        for name in _imports(module, found[module]):
+        imports, found[module] = _syntax(_file(module).read_text(encoding='utf-8'))
+        for name in _imports(module, imports):
             _needed(name, found)
     return found
-
-
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @cache
@@ -101,13 +113,10 @@ def code_version(
     module: str = 'runs.stages',  # That uses the code
 ) -> str:
     "Fingerprint of the code that a run, or another module, uses: changes when what it does might change."
-    trees = _needed(module, {})
+    syntax = _needed(module, {})
     for name in SHIPPED_TASKS.values():  # imported by name, when a run asks for them
-        _needed(f'tasks.{name}', trees)
-    for node in (n for tree in trees.values() for n in ast.walk(tree)):
-        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
-    return digest({name: ast.dump(tree) for name, tree in sorted(trees.items())}, 16)
+        _needed(f'tasks.{name}', syntax)
+    return digest(dict(sorted(syntax.items())), 16)
 
 # %% ../../nbs/07_runs/01_provenance.ipynb #old-names
 OLD_NAMES = {
