@@ -39,7 +39,7 @@ from tracenb.report.viewer import chosen_rows, packed
 from tracenb.runs.engine import plan_grid, run_grid
 from tracenb.runs.finished import TrainedRun, compare_weights, verify
 from tracenb.runs.folders import list_runs, run_progress, show_run, state
-from tracenb.runs.grids import SHIPPED, Grid, expand, get_grid
+from tracenb.runs.grids import SHIPPED, Grid, expand, get_grid, read_grid
 from tracenb.runs.notebook import execute, experiment, parameters, printed, template_parameters
 from tracenb.runs.stages import Run, answer, build, finish, make_run, open_run, run_name, score, tune
 from tracenb.traces.chat import TEMPLATES
@@ -422,6 +422,34 @@ def test_a_grid_is_a_product_with_overrides_and_exclusions():
         ('babi', 'correct', 1, 9, 2e-4),
         ('toy', 'correct', 2, 4, 0.5),
     ]
+
+
+@pytest.mark.parametrize('written, meant', [('2e-4', 2e-4), ('1E-5', 1e-5), ("'0.5'", 0.5), ('1e-4', 1e-4)])
+def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path, written, meant):
+    path = tmp_path / 'g.yaml'
+    axes = 'datasets: [toy]\nmodels: [tiny-random]\nconditions: [correct]\n'
+    path.write_text(
+        f"{axes}settings: {{train: {{learning_rate: {written}, batch_size: '8'}}, data: {{n_train: 1e2}}}}\n"
+    )
+    [run] = read_grid(path).runs
+    found = run.train.learning_rate, run.train.batch_size, run.data.n_train
+    assert found == (meant, 8, 100) and type(found[1]) is type(found[2]) is int
+    assert run.name == make_run(**json.loads(run.to_json())).name
+
+
+@pytest.mark.parametrize(
+    'settings, says',
+    [
+        (dict(train=dict(learning_rate='2e-4x')), r"train.learning_rate: .*'2e-4x'"),
+        (dict(train=dict(learning_rate='nan')), r"train.learning_rate: .*'nan'"),
+        (dict(train=dict(batch_size='2.5')), r"train.batch_size: .*'2.5'"),
+        (dict(seed='one'), "seed: .*'one'"),
+        (dict(seed=True), "seed: .*'True'"),
+    ],
+)
+def test_a_bad_number_is_named_with_its_field(settings, says):
+    with pytest.raises(TracenbError, match=f'run settings: {says}'):
+        make_run(**settings)
 
 
 @pytest.mark.parametrize(

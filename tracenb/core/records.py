@@ -327,18 +327,25 @@ def normalize(
     words = unicodedata.normalize('NFKC', text).lower().translate(_FOLDED).split()
     return ' '.join(filter(None, map(_normal_word, words)))
 
-# %% ../../nbs/00_core/02_records.ipynb #export-as-record
+# %% ../../nbs/00_core/02_records.ipynb #export-converted
 _BOOLEANS = dict(yes=True, on=True, no=False, off=False)
+_DECIMAL = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?')
 
 
 def _converted(error):
-    "What a value of YAML means where a record wants text (a number is text) or a boolean (`yes`). Raises `KeyError`."
+    """
+    What a value of YAML means where a record wants text (a number is text), a number (`2e-4` is text in YAML 1.1) or a
+    boolean (`yes`). Raises `KeyError`.
+    """
     value = error['input']
+    if error['type'] in ('int_type', 'float_type') and isinstance(value, str) and _DECIMAL.fullmatch(value):
+        number = float(value)
+        return int(number) if number.is_integer() else dict(float_type=number)[error['type']]
     if error['type'] == 'string_type' and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     return dict(bool_type=_BOOLEANS)[error['type']][str(value).lower()]
 
-
+# %% ../../nbs/00_core/02_records.ipynb #export-as-record
 def as_record(
     cls: type[Record],  # What it should be
     row: dict,  # From YAML: lists where the record has tuples
