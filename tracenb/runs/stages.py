@@ -18,20 +18,10 @@ import pandas as pd
 from fastcore.basics import patch
 from pydantic import Field
 
+from ..core import records
 from ..core.files import digest, read_jsonl, read_traces, write_jsonl, write_text
 from ..core.html import block, escaped, folded, table, tag
-from tracenb.core.records import (
-    ChatExample,
-    Example,
-    Generation,
-    Record,
-    Score,
-    Trace,
-    TracenbError,
-    as_record,
-    lookup,
-    record,
-)
+from ..core.records import ChatExample, Example, Generation, Record, Score, Trace, TracenbError, lookup, record
 from ..models.adapters import load_adapter
 from ..models.batches import TrainConfig
 from ..models.generation import GenerateConfig, VllmModel, generate
@@ -103,7 +93,7 @@ def make_run(
     for part, cls in dict(chat=ChatConfig, data=DataConfig, train=TrainConfig, generate=GenerateConfig).items():
         for key in settings.get(part) or {}:
             lookup(cls.__dataclass_fields__, key, f'setting of {part}')
-    return as_record(Run, settings, 'run settings').check()
+    return records.as_record(Run, settings, 'run settings').check()
 
 
 def load_run(
