@@ -1,5 +1,6 @@
 """Presets, the cache, quantized loading, and the gradient that an evaluation must not cut."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -157,6 +158,26 @@ def test_a_broken_folder_is_said(tmp_path):
     (tmp_path / 'config.json').write_text('{"model_type": "llama"}')
     with pytest.raises(TracenbError, match='cannot be loaded'):
         load_model(str(tmp_path))
+
+
+def _cut_weights(folder):
+    path = folder / 'model.safetensors'
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def _own_code(folder):
+    path = folder / 'config.json'
+    code = dict(AutoConfig='own.Config', AutoModelForCausalLM='own.Model')
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(model_type='own', auto_map=code)))
+    (folder / 'own.py').write_text("raise SystemExit('this code must not run')")
+
+
+@pytest.mark.parametrize('damage, says', [(_cut_weights, 'damaged or incomplete'), (_own_code, 'runs no code')])
+def test_damage_and_own_code_are_refused_with_a_remedy(tmp_path, damage, says):
+    folder = shutil.copytree(presets.model_source('tiny-random'), tmp_path / 'model')
+    damage(folder)
+    with pytest.raises(TracenbError, match=f'cannot be loaded: [^$]*-> .*{says}'):
+        load_model(str(folder), 'none')
 
 
 def test_too_little_disk(monkeypatch, tmp_path):

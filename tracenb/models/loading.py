@@ -120,18 +120,22 @@ def _from_pretrained(cls, name, revision, **kwargs):
     remedy = "use quantize='nf4', a smaller model or a machine with more memory"
     try:
         with quiet_loading(), memory_errors(f'loading {name}', remedy):
-            return cls.from_pretrained(source, **kwargs)
+            return cls.from_pretrained(source, trust_remote_code=False, **kwargs)
     except TracenbError:
         raise
-    except (OSError, ImportError, ValueError) as e:
-        why = str(e).strip().split('\n')[0]
+    except Exception as e:  # damaged files raise what the library that reads them chose
+        why = str(e).strip().split('\n')[0] or type(e).__name__
         raise TracenbError(f'{name}: {source} cannot be loaded: {why}', _remedy(e)) from e
 
-
+# %% ../../nbs/05_models/02_loading.ipynb #loading-remedy
 def _remedy(error):
     "What helps against an error of `from_pretrained`."
     if any(word in str(error).lower() for word in ('gated', '401', '403')):
         return 'accept the license on its hub page and log in (hf auth login)'
+    if 'trust_remote_code' in str(error):
+        return 'tracenb runs no code of a model: use a model that transformers knows'
+    if 'safetensor' in type(error).__name__.lower():
+        return 'the weights are damaged or incomplete: fetch or copy them again'
     if 'ttention' in str(error):
         return 'leave attn_implementation at auto, or install what it needs'
     return (
