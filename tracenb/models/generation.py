@@ -270,7 +270,7 @@ def _batches(model, tokenizer, batches, config, seed, watch, start) -> Iterator[
         contiguous_head(model),
         memory_errors('generating', 'lower batch_size or max_new_tokens'),
     ):
-        begun = cache_start(model.eval(), start)
+        begun = cache_start(model.eval(), start if config.batch_size > 1 else ())  # one by one: the plain way
         if batches and not watch and use_slots(model, config):
             yield from _slot_batches(model, tokenizer, batches, config, begun)
             return
