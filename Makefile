@@ -52,7 +52,7 @@ QUICK := $(addprefix tests/test_,$(addsuffix .py,audit babi chat cotempqa data d
 quick: setup  ## run the tests of rules, conditions, scorers and statistics (under a minute)
 	$(PYTEST) -m 'not slow and not exhaustive' $(wildcard $(QUICK))
 
-test: setup  ## run the tests, in PROCESSES=2 or 3 processes (about ten minutes)
+test: setup  ## run the tests, in PROCESSES=2 or 3 processes (about nine minutes)
 	$(PYTEST) -m 'not exhaustive'
 
 test-all: setup  ## run all tests: every kill, long simulations, every page; due before a release (see CONTRIBUTING.md)
