@@ -82,6 +82,39 @@ def test_activations_are_computed_twice_where_memory_asks_for_it(tok, rows, tmp_
     assert made == {'twice': True} and weights(tmp_path / 'enough') == weights(tmp_path / 'little')
 
 
+def test_a_checkpoint_of_another_optimizer_is_refused_by_name(tok, rows, tmp_path, monkeypatch):
+    model = load_model('tiny-random', device='cpu', dtype='float32')
+
+    def stop(line):
+        if line['step'] == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(model, tok, rows, QUICK, 1, tmp_path, on_step=stop)
+    [kept] = (tmp_path / 'checkpoints').glob('*.pt')
+    torch.save(torch.load(kept) | dict(optim='paged_adamw_8bit'), kept)  # as a GPU writes it
+    with pytest.raises(TracenbError, match='made with the optimizer paged_adamw_8bit, this machine would use adamw_t'):
+        train(model, tok, rows, QUICK, 1, tmp_path)
+    assert kept.exists()
+
+
+def test_a_checkpoint_with_random_states_of_more_gpus_goes_on(tok, rows, tmp_path):
+    model, stops = load_model('tiny-random', device='cpu', dtype='float32'), [4]
+
+    def stop(line):
+        if line['step'] in stops:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(model, tok, rows, QUICK, 1, tmp_path / 'a', on_step=stop)
+    [kept] = (tmp_path / 'a' / 'checkpoints').glob('*.pt')
+    torch.save(torch.load(kept) | dict(cuda=[torch.get_rng_state()] * 4), kept)
+    stops.clear()
+    train(model, tok, rows, QUICK, 1, tmp_path / 'a')
+    train(model, tok, rows, QUICK, 1, tmp_path / 'b')
+    assert weights(tmp_path / 'a') == weights(tmp_path / 'b')
+
+
 def test_loss_on_everything_covers_the_prompt(tok, rows):
     n = sum(len(r.input_ids) for r in rows)
     assert (

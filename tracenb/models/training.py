@@ -130,6 +130,7 @@ def save_checkpoint(
     saved = dict(
         step=step,
         settings=settings,
+        optim=state.optim,
         values=[c.detach() for c in state.masters.copies],
         optimizer=state.optimizer.state_dict(),
         schedule=state.schedule.state_dict(),
@@ -163,6 +164,9 @@ def load_checkpoint(
             f'{files[-1]} belongs to other rows, settings or another seed',
             'delete the folder to start anew, or pass resume=False',
         )
+    if saved.get('optim', state.optim) != state.optim:  # e.g. begun on a CPU, continued on a GPU
+        what = f'{files[-1]} was made with the optimizer {saved["optim"]}, this machine would use {state.optim}'
+        raise TracenbError(what, 'go on where it was begun, or delete the folder to start anew')
     with torch.no_grad():
         for c, value in zip(state.masters.copies, saved['values']):
             c.copy_(value)
