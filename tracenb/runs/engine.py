@@ -210,15 +210,15 @@ def _spread(rows, n):
 
 
 def _training_speed(inputs, rows):
-    "Tokens of training per second after the first step, and peak memory in MB."
+    "Tokens of training per second after the first step."
     run, ends = inputs.run, []
     config = replace(run.train, max_steps=3, budget=None, num_train_epochs=1, save_steps=0, report_to='none')
     config = replace(config, eval_steps=0, early_stopping_patience=None, resume_from='')
     few = _spread(rows, 3 * config.batch_size * config.gradient_accumulation_steps)
     note = lambda line: ends.append((time.perf_counter(), line['tokens']))
     with tempfile.TemporaryDirectory() as out:
-        summary = train(inputs.base_model, inputs.tokenizer, few, config, run.seed, out, on_step=note)
-    return sum(n for _, n in ends[1:]) / (ends[-1][0] - ends[0][0]), summary['peak_memory_mb']
+        train(inputs.base_model, inputs.tokenizer, few, config, run.seed, out, on_step=note)
+    return sum(n for _, n in ends[1:]) / (ends[-1][0] - ends[0][0])
 
 
 def measure_run(
@@ -230,7 +230,7 @@ def measure_run(
         chats = [render(e, t, task, run.chat.system) for e, t in inputs.taught(run.condition, run.seed)]
         rows = [encode(c, inputs.tokenizer) for c in chats]
         fit = [r for r in rows if len(r.input_ids) <= run.train.max_length]
-        found['tokens_per_s'], found['peak_memory_mb'] = _training_speed(inputs, fit)
+        found['tokens_per_s'] = _training_speed(inputs, fit)
     asked = [question_chat(e, task, run.chat.system, inputs.shots) for e in inputs.examples['test']]
     prompts = [encode(c, inputs.tokenizer, prompt_only=True) for c in asked]
     how = run.generate.built_in(max_new_tokens=min(16, run.generate.max_new_tokens))

@@ -71,12 +71,18 @@ class TrainedRun:
         return tokenizer
 
 # %% ../../nbs/07_runs/09_finished.ipynb #explore-ask
+@patch(as_prop=True)
+def base_settings(self: TrainedRun) -> dict:
+    "Arguments of `load_model` for the run's base; the device is chosen anew, since this may be another machine."
+    settings = dict(name=self.run.model, quantize=self.run.quantize, revision=self.commit)
+    return settings | dict(attn_implementation=self.run.attn_implementation)
+
+
 @patch
 def load(self: TrainedRun):
     "The model with its adapter in this process, loaded at first use, also if a server answered."
     if self.model is None and self.tokenizer:  # which is checked against the run
-        how = dict(revision=self.commit, attn_implementation=self.run.attn_implementation)
-        base = load_model(self.run.model, self.run.quantize, **how)
+        base = load_model(**self.base_settings)
         self.model = load_adapter(base, self.folder / 'adapter') if self.condition.trains else base
     return self.model
 
@@ -98,8 +104,7 @@ def ask(
 def _on_weights(trained, how, rows, prompts):
     "Loss and answers of a run's adapter on weights of one kind."
     run = trained.run
-    settings = dict(name=run.model, quantize=run.quantize, revision=trained.commit)
-    model = WEIGHTS[how](trained.folder / 'adapter', settings)
+    model = WEIGHTS[how](trained.folder / 'adapter', trained.base_settings)
     loss = mean_loss(model, rows, run.train, trained.tokenizer.pad_token_id)
     generation = run.generate.built_in(num_return_sequences=1)
     made = generate(model, trained.tokenizer, prompts, generation, seed=run.seed)
