@@ -145,8 +145,13 @@ class Kernel:
                 printed += m['content']['text']
             if m['msg_type'] == 'status' and m['content']['execution_state'] == 'idle':
                 break
-        reply = self.client.get_shell_msg(timeout=30)
-        return reply['content'].get('ename'), printed.strip()
+        return self.reply(request)['content'].get('ename'), printed.strip()
+
+    def reply(self, request):
+        "The reply to `request`: a slow start leaves replies to repeated questions about the kernel before it."
+        while (reply := self.client.get_shell_msg(timeout=30))['parent_header'].get('msg_id') != request:
+            pass
+        return reply
 
     def close(self):
         self.client.stop_channels()
