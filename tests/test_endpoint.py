@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import signal
 import sqlite3
 import stat
+import threading
 import time
 from collections import Counter
 
@@ -402,3 +404,28 @@ def test_the_key_of_a_request_covers_all_that_matters():
     assert len({request_key(base, e), *others}) == 5 and request_key(
         base, Endpoint(base_url='http://localhost/v1', model='m', concurrency=1, timeout=1.0)
     ) == request_key(base, e)
+
+
+@pytest.mark.parametrize('interrupts', (1, 2))
+def test_an_interrupt_in_a_notebook_returns_when_the_requests_have_ended(interrupts):
+    "The cache is closed next: a request that still wrote to it crashed the kernel."
+    steps = []
+
+    async def work():
+        steps.append('begun')
+        threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            if interrupts == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+            steps.append('ended')
+
+    async def cell():
+        client._run(work())
+
+    loop = asyncio.new_event_loop()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(cell())
+    assert steps == ['begun', 'ended']

@@ -275,12 +275,16 @@ async def _ask_all(todo, client, cache, bar, on_reply):
 
 # %% ../../nbs/06_teacher/03_client.ipynb #client-run
 def _run(work: Coroutine):
-    "Run a coroutine, also where a loop is running already, as in a notebook. An interrupt cancels it."
+    """
+    Run a coroutine, also where a loop is running already, as in a notebook.
+
+    An interrupt, or several, cancels it, and is raised once it has ended: the caller closes what the coroutine uses.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
-    loop, found = asyncio.new_event_loop(), {}
+    loop, found, ended = asyncio.new_event_loop(), {}, threading.Event()
     task = loop.create_task(work)
 
     def run_loop():
@@ -289,18 +293,19 @@ def _run(work: Coroutine):
         except BaseException as e:
             found['error'] = e
         finally:
-            loop.close()
+            ended.set()
 
-    thread = threading.Thread(target=run_loop)
-    thread.start()
-    try:
-        thread.join()
-    except KeyboardInterrupt:
-        loop.call_soon_threadsafe(task.cancel)
-        thread.join()
-        raise
-    if 'error' in found:
-        raise found['error']
+    threading.Thread(target=run_loop).start()
+    interrupted = None
+    while not ended.is_set():
+        try:
+            ended.wait()  # not join: before Python 3.13, an interrupted join takes the thread for ended
+        except KeyboardInterrupt as e:
+            interrupted = e
+            loop.call_soon_threadsafe(task.cancel)
+    loop.close()
+    if interrupted or 'error' in found:
+        raise interrupted or found['error']
     return found['value']
 
 # %% ../../nbs/06_teacher/03_client.ipynb #client-checks
