@@ -25,7 +25,7 @@ MODULES = [
     'tracenb.cli.main',
     'tracenb.interventions.grid',
     'tracenb.interventions.running',
-    'tracenb.models.serve',
+    'tracenb.teacher.serve',
     'tracenb.ratings.analysis',
     'tracenb.report.page',
     'tracenb.runs.engine',

@@ -10,7 +10,6 @@ from faulty_server import FaultyServer
 from tracenb.core.files import read_jsonl
 from tracenb.core.records import Example, Generation, TracenbError
 from tracenb.models.generation import GenerateConfig, VllmModel, generate
-from tracenb.models.serve import serve_embedded
 from tracenb.report.page import served_notice
 from tracenb.report.results import gather
 from tracenb.runs.engine import plan_grid
@@ -21,6 +20,7 @@ from tracenb.tasks.babi import babi
 from tracenb.tasks.task import DataConfig, load_examples
 from tracenb.teacher import client
 from tracenb.teacher.endpoint import Endpoint, Reply
+from tracenb.teacher.serve import serve_embedded
 from tracenb.teacher.served import (
     as_generation,
     check_model,

@@ -706,7 +706,7 @@ DISPLAY = {  # Modules where a text is split for display, or a message of a prog
     'traces.display': 1,
     'traces.overview': 1,
     'models.adapters': 1,
-    'models.serve': 1,
+    'teacher.serve': 1,
 }
 
 

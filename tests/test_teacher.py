@@ -505,7 +505,7 @@ def test_no_server_outlives_a_killed_demo(when):
     import psutil
 
     code = (
-        'from tracenb.models.serve import serve_embedded\n'
+        'from tracenb.teacher.serve import serve_embedded\n'
         "with serve_embedded(port=8655): print('up', flush=True); input()"
     )
     process = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -12,10 +12,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tracenb.core.files import read_jsonl, write_text
 from tracenb.core.records import TracenbError
 from tracenb.models.adapters import attach_adapter, load_adapter
-from tracenb.models.batches import TrainConfig, collate, completion_loss, make_batch, pack, plan_batches
+from tracenb.models.batches import TrainConfig, check_packing, collate, completion_loss, make_batch, pack, plan_batches
 from tracenb.models.loading import load_model
 from tracenb.models.train_log import HeldOut, RunLabel
-from tracenb.models.training import check_packing, train
+from tracenb.models.training import train
 from tracenb.report.design_figures import learning_figure
 from tracenb.report.results import load_logs
 from tracenb.report.statements import summarize_learning

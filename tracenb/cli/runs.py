@@ -195,7 +195,7 @@ def serve(
     "Serve a model to grids such as `endpoint`, which add their adapters, until Ctrl-C. A server to try things with."
     import threading
 
-    from tracenb.models.serve import serve_embedded
+    from tracenb.teacher.serve import serve_embedded
 
     with serve_embedded(model, port) as url:
         print(f'{model} at {url}; Ctrl-C ends it', flush=True)

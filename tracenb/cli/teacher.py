@@ -193,8 +193,8 @@ def run_demo(
     n: int = 24,  # Examples
 ) -> list:
     "Start the embedded teacher, collect the three kinds, stop it. Returns all outcomes."
-    from tracenb.models.serve import serve_embedded
     from tracenb.teacher.collection import run_collection
+    from tracenb.teacher.serve import serve_embedded
 
     with serve_embedded() as url:
         return [

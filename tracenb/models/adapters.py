@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'attach_adapter', 'in_model_format', 'lora_share', 'warn_of_share', 'about_adapter', 'model_card',
-           'save_adapter', 'load_adapter']
+           'save_adapter', 'load_adapter', 'MasterWeights', 'make_optimizer']
 
 # %% ../../nbs/05_models/04_adapters.ipynb #adapters-imports
 import warnings
@@ -259,3 +259,51 @@ WEIGHTS = {
     'merged into bf16': lambda folder, settings: _bf16(folder, settings).merge_and_unload().eval(),
     'on bf16, not merged': _bf16,
 }
+
+# %% ../../nbs/05_models/04_adapters.ipynb #59cce53d
+class MasterWeights:
+    "fp32 copies of trainable parameters; where those are fp32 already, the parameters themselves."
+
+    def __init__(
+        self,
+        params: list,  # What the model computes with
+    ):
+        self.params = params
+        self.copies = [p if p.dtype == torch.float32 else p.detach().float() for p in params]
+
+    def take_gradients(self):
+        "Move the gradients from the parameters to the copies."
+        for p, c in zip(self.params, self.copies):
+            if c is not p and p.grad is not None:  # a layer that only chooses, e.g. among keys, has none
+                c.grad, p.grad = p.grad.float(), None
+
+    @torch.no_grad()
+    def copy_to_model(self):
+        "Round the copies' values back into the parameters."
+        for p, c in zip(self.params, self.copies):
+            if c is not p:
+                p.copy_(c)
+
+# %% ../../nbs/05_models/04_adapters.ipynb #56b20de0
+def make_optimizer(
+    params: list,  # fp32 parameters
+    config: TrainConfig,  # Optimizer, schedule, warm-up
+    steps: int,  # Of the whole run
+    device: str,  # 'cuda' or 'cpu'
+) -> tuple:
+    "Optimizer, learning-rate schedule, and the optimizer's name. Raises `TracenbError` where the paged one has no GPU."
+    from transformers import get_scheduler
+
+    name = config.optim
+    if name == 'auto':
+        name = 'paged_adamw_8bit' if device == 'cuda' else 'adamw_torch'
+    if name == 'paged_adamw_8bit':
+        if device != 'cuda':
+            raise TracenbError('paged_adamw_8bit needs a CUDA device', "use optim='auto' or 'adamw_torch'")
+        from bitsandbytes.optim import PagedAdamW8bit as AdamW
+    else:
+        from torch.optim import AdamW
+    optimizer = AdamW(params, lr=config.learning_rate, weight_decay=config.weight_decay)
+    num_warmup = config.warmup_steps if config.warmup_steps is not None else -int(-config.warmup_ratio * steps // 1)
+    kind = 'constant_with_warmup' if config.lr_scheduler_type == 'constant' else config.lr_scheduler_type
+    return optimizer, get_scheduler(kind, optimizer, num_warmup_steps=num_warmup, num_training_steps=steps), name

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROJECTIONS', 'TrainConfig', 'effective', 'fit_rows', 'n_loss_tokens', 'plan_batches', 'padding_share', 'collate',
-           'pack', 'make_batch', 'scoring', 'completion_loss', 'kept_bytes', 'needs_checkpointing']
+           'pack', 'make_batch', 'check_packing', 'scoring', 'label_loss', 'completion_loss', 'kept_bytes',
+           'needs_checkpointing']
 
 # %% ../../nbs/05_models/03_batches.ipynb #6dd9a01f
 from functools import partial
@@ -205,6 +206,27 @@ def make_batch(
     "What `completion_loss` takes: ids and labels, and positions if rows are packed."
     return pack(rows, config.loss) if config.packing else collate(rows, pad, config.loss)
 
+# %% ../../nbs/05_models/03_batches.ipynb #train-check-packing
+@torch.no_grad()
+def check_packing(
+    model,  # Any causal language model
+    rows: list[Encoded],  # Two rows
+):
+    "Raises `TracenbError` if a row that is packed behind another gives other hidden states than alone."
+    decoder = (model.get_base_model() if hasattr(model, 'get_base_model') else model).get_decoder()
+    device, training, (_, second) = model.get_input_embeddings().weight.device, model.training, rows
+    model.eval()
+    ids, _, positions = (t.to(device) for t in pack(rows, 'all'))
+    alone = decoder(input_ids=torch.tensor([second.input_ids], device=device), use_cache=False).last_hidden_state
+    both = decoder(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state[:, -alone.shape[1] :]
+    model.train(training)
+    difference = ((both - alone).float().norm() / alone.float().norm()).item()
+    if not difference < 0.05:  # rounding of bf16 stays below
+        raise TracenbError(
+            f'packing: a row changes by {difference:.0%} behind another in a model of type {model.config.model_type}',
+            'set packing: false',
+        )
+
 # %% ../../nbs/05_models/03_batches.ipynb #7f4d2894
 _CHUNK = 2**25  # Scores computed at a time: labels times words of the vocabulary
 
@@ -282,26 +304,42 @@ def scoring(
     return _SCORING[base]
 
 # %% ../../nbs/05_models/03_batches.ipynb #batches-loss
+def _targets(labels, device):
+    "The labels, and (rows, positions) of the states that predict them, on the device; a GPU is not waited for."
+    where = (labels[:, 1:] != -100).nonzero(as_tuple=True)
+    send = lambda tensor: tensor.to(device, non_blocking=True)
+    return send(labels[:, 1:][where]), tuple(map(send, where))
+
+
+def label_loss(
+    base,  # A causal language model without the wrapper of an adapter, not scored as a 'whole'
+    found,  # What its decoder gave
+    hidden: torch.Tensor,  # (rows, tokens, width): last hidden states, of all rows or of some
+    labels: torch.Tensor,  # (rows, tokens), -100 where no loss is taken
+) -> torch.Tensor:
+    "Cross-entropy summed over the labels, projecting to the vocabulary only where there is one."
+    target, where = _targets(labels, hidden.device)
+    head = base.get_output_embeddings() if scoring(base) == 'layer' else partial(_own_scores, base, type(found))
+    return _chunked_loss(head, base.config.get_text_config().vocab_size, hidden[where], target)
+
+
 def completion_loss(
     model,  # A causal language model, with or without an adapter
     ids: torch.Tensor,  # (rows, tokens), on any device
     labels: torch.Tensor,  # (rows, tokens), -100 where no loss is taken; on the CPU, or a GPU is waited for
     positions: torch.Tensor | None = None,  # (1, tokens) of packed rows
 ) -> torch.Tensor:
-    "Cross-entropy summed over the labels, projecting to the vocabulary only where there is one, if the model can."
+    "Cross-entropy summed over the labels, by `label_loss` if the model can."
     base, how = model.get_base_model() if hasattr(model, 'get_base_model') else model, scoring(model)
     device = base.get_input_embeddings().weight.device
-    send = lambda tensor: tensor.to(device, non_blocking=True)
-    where = (labels[:, 1:] != -100).nonzero(as_tuple=True)
-    target, where = send(labels[:, 1:][where]), tuple(map(send, where))
-    inputs = dict(input_ids=send(ids), use_cache=False)
+    inputs = dict(input_ids=ids.to(device, non_blocking=True), use_cache=False)
     if positions is not None:
-        inputs['position_ids'] = send(positions)
+        inputs['position_ids'] = positions.to(device, non_blocking=True)
     if how == 'whole':
+        target, where = _targets(labels, device)
         return F.cross_entropy(base(**inputs).logits[where].float(), target, reduction='sum')
     found = base.get_decoder()(**inputs)
-    head = base.get_output_embeddings() if how == 'layer' else partial(_own_scores, base, type(found))
-    return _chunked_loss(head, base.config.get_text_config().vocab_size, found.last_hidden_state[where], target)
+    return label_loss(base, found, found.last_hidden_state, labels)
 
 # %% ../../nbs/05_models/03_batches.ipynb #batches-memory
 def kept_bytes(

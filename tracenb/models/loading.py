@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -265,13 +265,16 @@ def load_skeleton(
 def activation_checkpointing(
     model,  # The base model, in training mode
     active: bool,  # False: do nothing
+    contexts: Callable | None = None,  # `context_fn` of `torch.utils.checkpoint`
 ) -> Iterator[None]:
     "Inside the block activations are computed twice instead of kept. Raises `TracenbError` where the model cannot."
     if active and not model.supports_gradient_checkpointing:
         why = f'a model of type {model.config.model_type} does not support gradient checkpointing'
         raise TracenbError(why, 'set gradient_checkpointing: false')
     if active:
-        model.activation_checkpointing_enable({'use_reentrant': False})
+        model.activation_checkpointing_enable(
+            dict(use_reentrant=False, **({'context_fn': contexts} if contexts else {}))
+        )
     try:
         yield
     finally:
