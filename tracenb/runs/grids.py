@@ -38,6 +38,7 @@ class Grid(Record):
     name: str  # Of the file
     runs: tuple[Run, ...]  # In the order of the file: seed by seed, so that a stopped grid has whole seeds
     retries: int = 0  # How often a failing run is tried again
+    concurrent: int | None = None  # Runs trained side by side; None = as many as fit on a GPU, 1 without
     about: str = ''  # The question, for readers
     interventions: dict | None = (
         None  # Settings of `tracenb.interventions.running`, made on each finished run; None = none
@@ -58,7 +59,7 @@ class Grid(Record):
 
 # %% ../../nbs/07_runs/03_grids.ipynb #grid-check
 GRID_KEYS = dict.fromkeys(AXES, list) | dict(
-    about=str, settings=dict, overrides=dict, exclude=list, retries=int, interventions=dict
+    about=str, settings=dict, overrides=dict, exclude=list, retries=int, concurrent=int, interventions=dict
 )
 
 
@@ -155,7 +156,7 @@ def expand(
             runs.append(make_run(**_merge(spec['settings'], *parts, point)))
     if not runs:
         raise TracenbError(f'{where}: every run is excluded', 'relax `exclude`')
-    kept = {k: spec[k] for k in ('retries', 'about', 'interventions') if k in spec}
+    kept = {k: spec[k] for k in ('retries', 'concurrent', 'about', 'interventions') if k in spec}
     return Grid(name=name, runs=tuple(runs), **kept)
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEATHS', 'START', 'devices', 'environments', 'Worker', 'LocalWorkers', 'connect', 'Unwritable', 'check_writable',
-           'do_run']
+           'do_run', 'train_runs', 'do_group']
 
 # %% ../../nbs/07_runs/07_workers.ipynb #workers-imports
 import errno
@@ -239,3 +239,57 @@ def do_run(
         raise TracenbError(why) from None
     (run_dir / 'error.txt').unlink(missing_ok=True)
     return time.monotonic() - began
+
+# %% ../../nbs/07_runs/07_workers.ipynb #group-open
+def _open_to_train(parameters):
+    "The runs that are still to be trained, opened, with their chats. A run that cannot be opened will say so itself."
+    from tracenb.runs.stages import build, make_run, open_run
+
+    opened = []
+    for p in parameters:
+        try:
+            run = open_run(make_run(**{k: v for k, v in p.items() if k != 'out'}), p['out'])
+            chats = build(run)
+        except (TracenbError, OSError):
+            continue
+        if chats and not run.file('train.json').exists():
+            opened.append((run, chats))
+        else:
+            run.locked.release()
+    return opened
+
+# %% ../../nbs/07_runs/07_workers.ipynb #group-train
+def train_runs(
+    parameters: list[dict],  # Of `sft.ipynb`, of runs over one base model
+    limit: int | None = None,  # Adapters at a time; None = as many as fit on a GPU, else 1
+) -> int:
+    "Train side by side in this process; returns how many runs were trained. Raises `TracenbError` as training does."
+    from tracenb.models.concurrent import n_fitting, train_together
+    from tracenb.runs.stages import trained, training_job
+
+    opened, n = _open_to_train(parameters), 0
+    try:
+        jobs = [training_job(run, chats) for run, chats in opened]
+        size = limit or (n_fitting(opened[0][0].base_model, jobs) if jobs else 1)
+        for first in range(0, len(jobs) if size > 1 else 0, size):
+            part = slice(first, first + size)
+            summaries = train_together(opened[0][0].base_model, jobs[part])
+            for (run, _), summary in zip(opened[part], summaries):
+                trained(run, summary)
+            n += len(summaries)
+        return n
+    finally:
+        for run, _ in opened:
+            run.locked.release()
+
+
+def do_group(
+    parameters: list[dict],  # As in `train_runs`
+    limit: int | None = None,
+) -> int:
+    "`train_runs` in a process of its own, whose memory is free afterwards."
+    worker = Worker({'CI': '1'})  # no progress bars: the command shows its own
+    try:
+        return worker.call(train_runs, parameters, limit)
+    finally:
+        worker.pool.shutdown()
