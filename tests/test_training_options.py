@@ -90,6 +90,22 @@ def test_packing_trains_as_padding_does(tmp_path, tok, rows):
     assert logs[0] == pytest.approx(logs[1], rel=1e-3) and len(logs[0]) == 12
 
 
+@pytest.mark.parametrize('backend', ['eager', pytest.param('inductor', marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize('twice', [True, False])
+def test_compiled_blocks_train_as_others_do(tmp_path, tok, rows, backend, twice, monkeypatch):
+    "The backend `eager` traces the blocks and runs what was traced; `inductor` takes a compiler and half a minute."
+    model, logs, compiled = load_model('tiny-random', device='cpu', dtype='float32'), [], []
+    call = torch.nn.Module.compile
+    to_backend = lambda self, **how: compiled.append(self) or call(self, backend=backend, **how)
+    monkeypatch.setattr(torch.nn.Module, 'compile', to_backend)
+    for name in (False, True):
+        config = replace(QUICK, torch_compile=name, lora_dropout=0.0, gradient_checkpointing=twice, max_steps=6)
+        train(model, tok, rows, config, 1, tmp_path / str(name))
+        logs.append([x['loss'] for x in read_jsonl(tmp_path / str(name) / 'train_log.jsonl')])
+    assert logs[0] == pytest.approx(logs[1], rel=1e-3)
+    assert len(compiled) == model.config.num_hidden_layers and not any(m._compiled_call_impl for m in model.modules())
+
+
 def test_max_steps_overrides_epochs_in_both_directions(rows):
     plan = plan_batches(rows, QUICK, 1)
     assert len(plan) == 12

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'attach_adapter', 'in_model_format', 'lora_share', 'warn_of_share', 'about_adapter', 'model_card',
-           'save_adapter', 'load_adapter', 'MasterWeights', 'make_optimizer']
+           'save_adapter', 'load_adapter', 'MasterWeights', 'make_optimizer', 'compiled_blocks']
 
 # %% ../../nbs/05_models/04_adapters.ipynb #adapters-imports
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -307,3 +309,20 @@ def make_optimizer(
     num_warmup = config.warmup_steps if config.warmup_steps is not None else -int(-config.warmup_ratio * steps // 1)
     kind = 'constant_with_warmup' if config.lr_scheduler_type == 'constant' else config.lr_scheduler_type
     return optimizer, get_scheduler(kind, optimizer, num_warmup_steps=num_warmup, num_training_steps=steps), name
+
+# %% ../../nbs/05_models/04_adapters.ipynb #ad-compiled
+@contextmanager
+def compiled_blocks(
+    model,  # The base model, with or without an adapter in it
+    active: bool,  # False: do nothing
+) -> Iterator[None]:
+    "Inside the block the model's blocks are compiled, each kind once and for rows of any length."
+    names = set(model._no_split_modules or ()) if active else ()
+    blocks = [m for m in model.modules() if type(m).__name__ in names]
+    for block in blocks:
+        block.compile(dynamic=True)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            block._compiled_call_impl = None

@@ -59,6 +59,7 @@ class TrainConfig(Record):
     early_stopping_patience: int | None = None  # Stop after so many evaluations without a lower validation loss
     use_dora: bool = False  # Train magnitude and direction of the weights apart (DoRA)
     use_rslora: bool = False  # Scale of the LoRA matrices is lora_alpha / sqrt(r)
+    torch_compile: bool = False  # Compile the blocks of the model: minutes at first, then faster steps
     packing: bool = False  # The rows of a batch are one sequence without padding; each row sees itself alone
     resume_from: str = ''  # Folder of a LoRA adapter whose weights training begins with, '' = new ones
 
@@ -364,9 +365,11 @@ def kept_bytes(
 def needs_checkpointing(
     model,  # With the adapter that is trained
     rows: list[Encoded],  # To be trained on
-    config: TrainConfig,  # Rows a batch
+    config: TrainConfig,  # `gradient_checkpointing`, rows a batch
 ) -> bool:
-    "Whether the activations of the longest batch would take more than half of the free memory."
+    "Whether to compute activations twice: as set, or if those of the longest batch take half of the free memory."
+    if config.gradient_checkpointing is not None:
+        return config.gradient_checkpointing
     shortest, longest = (f(len(r.input_ids) for r in rows) for f in (min, max))
     row = next(r for r in rows if len(r.input_ids) == shortest)
     per_token = kept_bytes(model, make_batch([row], row.input_ids[0], config)) / shortest

@@ -17,9 +17,9 @@ from fastcore.basics import patch
 
 from ..core.records import TracenbError
 from .adapters import attach_adapter
-from .batches import effective, kept_bytes, label_loss, make_batch, scoring
+from .batches import effective, kept_bytes, label_loss, make_batch, needs_checkpointing, scoring
 from .loading import activation_checkpointing, fast_cpu, free_memory, memory_errors
-from .training import LESS_MEMORY, Job, Training, computes_twice
+from .training import LESS_MEMORY, Job, Training
 
 # %% ../../nbs/05_models/10_concurrent.ipynb #co-group
 class Group:
@@ -152,6 +152,7 @@ def check_jobs(
         ),
         'their rows are packed': first.packing,
         'DoRA is not a sum of matrices': first.use_dora,
+        'compiled blocks are those of one adapter': first.torch_compile,
         'in float16 each has a scale of its own': model.dtype == torch.float16,
         f'a model of type {kind} computes its scores in one piece': scoring(model) == 'whole',
         f'a model of type {kind} has dropout of its own': _draws(model),
@@ -295,7 +296,7 @@ def train_together(
             members += (Member(model, job) for job in jobs)
             group, first = Group([m.generator for m in members]), members[0]
             with first.alone():
-                twice = computes_twice(first.training.adapted, *_all_rows(jobs))
+                twice = needs_checkpointing(first.training.adapted, *_all_rows(jobs))
             mount(model, {n: SharedLayer([m.layers[n] for m in members], group) for n in first.layers})
             model.train()
             with activation_checkpointing(model, twice, group.contexts):

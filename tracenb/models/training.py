@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LESS_MEMORY', 'TrainState', 'save_checkpoint', 'load_checkpoint', 'add_gradients', 'train_step', 'Job', 'Training',
-           'peak_memory', 'computes_twice', 'train_job', 'train']
+           'peak_memory', 'train_job', 'train']
 
 # %% ../../nbs/05_models/06_training.ipynb #680ed91f
 import os
@@ -24,6 +24,7 @@ from tracenb.models.adapters import (
     MasterWeights,
     about_adapter,
     attach_adapter,
+    compiled_blocks,
     make_optimizer,
     model_card,
     save_adapter,
@@ -334,16 +335,6 @@ LESS_MEMORY = (
     'lower batch_size (and raise gradient_accumulation_steps), set gradient_checkpointing, or lower max_length'
 )
 
-
-def computes_twice(
-    adapted,  # The model with an adapter
-    rows: list[Encoded],  # To be trained on
-    config: TrainConfig,  # `gradient_checkpointing`, rows a batch
-) -> bool:
-    "Whether activations are computed twice: as set, or as memory asks for."
-    asked = config.gradient_checkpointing
-    return needs_checkpointing(adapted, rows, config) if asked is None else asked
-
 # %% ../../nbs/05_models/06_training.ipynb #train-job
 def train_job(
     model,  # The base model; left without adapter afterwards
@@ -353,8 +344,9 @@ def train_job(
     with torch.random.fork_rng(), memory_errors('training', LESS_MEMORY), fast_cpu(model, job.longest):
         adapted = attach_adapter(model, job.config, job.seed)
         try:
-            training = Training(adapted, job)
-            with activation_checkpointing(model, computes_twice(adapted, job.kept, job.config)), closing(training.log):
+            training, twice = Training(adapted, job), needs_checkpointing(adapted, job.kept, job.config)
+            compiled = compiled_blocks(model, job.config.torch_compile)
+            with activation_checkpointing(model, twice), compiled, closing(training.log):
                 while batches := training.batches():
                     losses, norm = train_step(adapted, batches, training.state)
                     *losses, norm = torch.cat([losses, norm[None]]).tolist()  # the only time that a GPU is waited for
