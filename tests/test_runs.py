@@ -437,6 +437,17 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path, written, meant):
     assert run.name == make_run(**json.loads(run.to_json())).name
 
 
+def test_words_that_yaml_1_1_reads_as_dates_and_truth_values_are_words(tmp_path):
+    path = tmp_path / 'g.yaml'
+    axes = 'datasets: [toy]\nmodels: [tiny-random]\nconditions: [correct]\n'
+    path.write_text(f'{axes}settings: {{revision: 2026-01-02, train: {{gradient_checkpointing: off}}}}\n')
+    [run] = read_grid(path).runs
+    assert run.revision == '2026-01-02' and run.train.gradient_checkpointing is False
+    path.write_bytes(axes.encode() + b'about: \xff\n')
+    with pytest.raises(TracenbError, match='g.yaml: not YAML: .*\n.*UTF-8'):
+        read_grid(path)
+
+
 @pytest.mark.parametrize(
     'settings, says',
     [

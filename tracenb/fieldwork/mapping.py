@@ -14,7 +14,16 @@ from pathlib import Path
 
 from ..core.files import write_text
 from ..core.records import TracenbError
-from .qualtrics import IGNORE, MAPPING, MISSING, USUAL, as_number, column_names, header_rows
+from tracenb.fieldwork.qualtrics import (
+    IGNORE,
+    MAPPING,
+    MISSING,
+    USUAL,
+    as_number,
+    column_names,
+    header_rows,
+    slider_points,
+)
 from ..study.items import read_table
 
 # %% ../../nbs/12_fieldwork/07_mapping.ipynb #export-guess
@@ -72,7 +81,7 @@ def _item_and_scale(name, text, shared):
 def _slider_ends(lowest, highest):
     "The usual ends of a slider with values from -100 to 100, as text."
     usual = lambda k: 50 if k <= 50 else 100
-    return f'-{usual(-lowest)} to {usual(highest)}' if lowest < 0 else '0 to 100'
+    return slider_points(-usual(-lowest), usual(highest)) if lowest < 0 else slider_points(0, 100)
 
 
 def _points(values):

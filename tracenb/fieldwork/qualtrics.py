@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MISSING', 'ROLES', 'IGNORE', 'MAPPING', 'USUAL', 'answer_table', 'as_number', 'as_rating', 'read_mapping',
-           'scale_rules', 'column_names', 'header_rows', 'read_qualtrics']
+           'slider_points', 'scale_rules', 'column_names', 'header_rows', 'read_qualtrics']
 
 # %% ../../nbs/12_fieldwork/02_qualtrics.ipynb #imports
 import re
@@ -114,7 +114,15 @@ def read_mapping(
     return rows
 
 # %% ../../nbs/12_fieldwork/02_qualtrics.ipynb #export-ends
-_SLIDER = re.compile(r'(-?\d{1,4}) to (-?\d{1,4})')  # Ends of a slider, as `points` of a mapping
+_SLIDER = re.compile(r'(-?\d{1,4}) to (-?\d{1,4})')  # As `slider_points` writes them
+
+
+def slider_points(
+    lowest: int,  # Rating
+    highest: int,  # Rating
+) -> str:
+    "The ends of a slider as `points` of a mapping."
+    return f'{lowest} to {highest}'
 
 
 def _ends(points):

@@ -17,7 +17,7 @@ import pandas as pd
 from ..core.files import write_text
 from ..core.records import TracenbError
 from .jspsych import read_jspsych
-from .qualtrics import USUAL, read_mapping, read_qualtrics, scale_rules
+from .qualtrics import USUAL, read_mapping, read_qualtrics, scale_rules, slider_points
 from tracenb.study.answers import (
     COLUMNS,
     guard_cell,
@@ -200,10 +200,10 @@ def read_source(
 def _rules_by_scale(study, mapping):
     "Scale -> (kind, points, reversed), of a design or a mapping."
     if study is not None:
-        points = lambda s: f'{s.lowest} to {s.highest}' if s.slider else s.points
+        points = lambda s: slider_points(s.lowest, s.highest) if s.slider else s.points
         return {s.name: (s.kind, points(s), 'yes' if s.reverse else '') for s in study.scales}
     rules = scale_rules(read_mapping(mapping), {}) if mapping is not None else dict(dimensions={})
-    ends = {d: f'{low} to {high}' for d, (low, high) in rules.get('sliders', {}).items()}
+    ends = {d: slider_points(*of) for d, of in rules.get('sliders', {}).items()}
     points = lambda d: ends.get(d) or rules['scale_points'].get(d, rules['points'])
     return {d: (kind, points(d), 'yes' * (d in rules['reverse'])) for d, kind in rules['dimensions'].items()}
 

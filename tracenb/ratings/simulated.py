@@ -41,7 +41,7 @@ from tracenb.ratings.effects import (
 )
 from ..study.answers import COLUMNS, as_table, csv_lines
 from ..study.design import Study, read_study
-from ..study.steps import page_of, step_sequence, trial_rows, trials
+from ..study.steps import page_of, pair_sides, step_sequence, trial_rows, trials
 
 # %% ../../nbs/13_ratings/02_simulated.ipynb #export-character
 @lru_cache(8192)
@@ -358,9 +358,8 @@ def draw_choices(
     """
     pairs, names = np.array(list(combinations(range(len(plan.conditions)), 2))), list(plan.effects.dimensions)
     trial, number = np.arange(plan.trials)[None, :], np.arange(1, n + 1)[:, None]
-    sides = pairs[(trial + number) % len(pairs)]
-    turned = (trial + number // len(pairs)) % 2 == 1
-    sides = np.where(turned[..., None], sides[..., ::-1], sides)
+    k, turned = pair_sides(trial + number, trial, len(pairs))
+    shown = np.where(turned[..., None], pairs[k][..., ::-1], pairs[k])
     judged = np.array([locations(plan.effects, c) for c in plan.conditions])
-    gap = (judged[sides[..., 0]] - judged[sides[..., 1]]) / (ends_of(plan.effects)[2] * plan.effects.noise_sd * 2**0.5)
-    return sides, {d: rng.random((studies, n, plan.trials)) < norm.cdf(gap[..., k]) for k, d in enumerate(names)}
+    gap = (judged[shown[..., 0]] - judged[shown[..., 1]]) / (ends_of(plan.effects)[2] * plan.effects.noise_sd * 2**0.5)
+    return shown, {d: rng.random((studies, n, plan.trials)) < norm.cdf(gap[..., k]) for k, d in enumerate(names)}
