@@ -98,9 +98,10 @@ class Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get('Content-Length') or 0)
         self.body = self.rfile.read(length) if length else b''
         self.server.asked.append(f'{self.command} {path}')
-        for pattern, status in self.server.faults.items():
+        for pattern, fault in self.server.faults.items():
             if re.search(pattern, f'{self.command} {path}'):
-                return self.refuse(status, f'fault {status}')
+                status, headers = fault if isinstance(fault, tuple) else (fault, {})
+                return self.answer(dict(error=f'fault {status}'), status, **headers)
         for pattern, call in ROUTES:
             if found := re.fullmatch(pattern, f'{self.command} {path}'):
                 return call(self, **found.groupdict())
@@ -259,7 +260,7 @@ ROUTES = (
 
 @contextmanager
 def hub_server():
-    "The server, running: `url`, `repos`, `asked` (requests), `faults` (pattern of a request -> status)."
+    "The server, running: `url`, `repos`, `asked`, `faults` (pattern of a request -> status, or (status, headers))."
     server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
     server.daemon_threads = True
     server.repos, server.lfs, server.asked, server.faults = {}, {}, [], {}

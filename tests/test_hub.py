@@ -10,7 +10,8 @@ from hub_server import TOKENS, Repo, hub_server, problems
 from huggingface_hub import ModelCard, constants
 
 from tracenb.core.records import TracenbError
-from tracenb.models.loading import load_tokenizer
+from tracenb.core.rows import local_folder
+from tracenb.models.loading import load_model, load_skeleton, load_tokenizer
 from tracenb.models.presets import base_record, model_source, resolve_commit
 from tracenb.runs.finished import TrainedRun, verify
 from tracenb.runs.folders import find_runs
@@ -334,3 +335,73 @@ def test_weights_that_changed_under_a_run_are_named(tmp_path):
     path.write_bytes(weights[:-64] + bytes(64))
     with pytest.raises(TracenbError, match='begun with another base model'):
         TrainedRun(opened.path).load()
+
+
+# --- Models and data sets that the hub does not give
+
+
+def load_dense(name):
+    return load_model(name, 'none', device='cpu')
+
+
+GATED = {'X_Error_Code': 'GatedRepo', 'X_Error_Message': 'Access to it is restricted'}
+REFUSALS = {
+    'wait': ((429, dict(Retry_After='7')), 'the hub asks to wait', 'continues in 7 s; after `hf auth login`'),
+    'limit': ((429, dict(RateLimit='"api";r=0;t=55')), 'the hub asks to wait', 'continues in 55 s'),
+    'busy': (429, 'the hub asks to wait', 'continues in some minutes'),
+    'down': (503, 'the hub answers 503', 'try later; HF_HUB_OFFLINE=1'),
+    'gated': ((403, GATED), 'access to it is restricted', 'accept its terms at {page}, and log in (`hf auth login`)'),
+    'unknown': ((401, GATED), 'access to it is restricted', 'accept its terms at {page}'),
+    'token': (401, 'does not take this token', 'correct HF_TOKEN'),
+    'right': (403, 'your token may not read it', '`hf auth login`'),
+}
+
+
+@pytest.mark.parametrize('load', [load_tokenizer, load_dense, load_skeleton, local_folder])
+@pytest.mark.parametrize('fault, what, remedy', REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal_is_said_at_once_and_in_one_way(hub, base, load, fault, what, remedy):
+    hub.faults['.'] = fault
+    page = f'{hub.url}/{"datasets/" if load is local_folder else ""}{base.name}'
+    with pytest.raises(TracenbError) as e:
+        load(base.name)
+    assert base.name in e.value.what and what in e.value.what and remedy.format(page=page) in e.value.remedy
+    assert e.value.__cause__ is not None and len(hub.asked) == 1
+
+
+@pytest.mark.parametrize('load', [load_tokenizer, load_dense, load_skeleton])
+def test_what_is_not_on_the_hub_is_named(hub, base, load):
+    with pytest.raises(TracenbError, match='nobody/nothing: there is no such repository.*\n.*log in'):
+        load('nobody/nothing')
+    if load is not load_dense:
+        with pytest.raises(
+            TracenbError, match=f"{base.name}: it has no revision 'v9'\n.*commit of {hub.url}/{base.name}$"
+        ):
+            load(base.name, 'v9')
+    del hub.repos['model', base.name].head[1]['config.json']
+    with pytest.raises(TracenbError, match=f'{base.name}: it has no file config.json'):
+        load(base.name)
+
+
+@pytest.mark.parametrize(
+    'load, file, part', [(load_tokenizer, 'tokenizer.json', 'tokenizer'), (load_dense, 'model.safetensors', 'weights')]
+)
+def test_a_file_that_does_not_come_is_told_from_one_that_is_not_there(hub, base, monkeypatch, load, file, part):
+    monkeypatch.setattr('huggingface_hub.utils._http.time', SimpleNamespace(sleep=lambda seconds: None))
+    hub.faults[f'/{file}$'] = 503
+    with pytest.raises(TracenbError, match=f'{base.name} cannot be loaded: the hub answers 503.*{file}'):
+        load(base.name)
+    hub.faults.clear()
+    del hub.repos['model', base.name].head[1][file]
+    with pytest.raises(
+        TracenbError, match=f'{base.name} cannot be loaded: it has no files of .*{part}: none of {file}'
+    ):
+        load(base.name)
+
+
+def test_a_gated_run_and_a_missing_revision_are_told_when_pulling(hub, tuned, tmp_path):
+    push_runs(tuned, 'ann/toy')
+    with pytest.raises(TracenbError, match="ann/toy: it has no revision 'v9'"):
+        pull('ann/toy', tmp_path / 'back', revision='v9')
+    hub.faults['revision/main'] = (403, GATED)
+    with pytest.raises(TracenbError, match=f'ann/toy: access to it is restricted\n.*{hub.url}/ann/toy,'):
+        pull('ann/toy', tmp_path / 'back')

@@ -9,11 +9,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
 
 from tracenb.core.records import TracenbError
 from tracenb.models import loading, presets
-from tracenb.models.loading import dequantized, fast_cpu, linear4bit, load_model, load_tokenizer, memory_errors
+from tracenb.models.loading import (
+    dequantized,
+    fast_cpu,
+    linear4bit,
+    load_model,
+    load_skeleton,
+    load_tokenizer,
+    memory_errors,
+)
 from tracenb.models.presets import cached, get_preset, make_tiny, model_source
 
 REAL = 'smollm2-135m'
@@ -166,10 +175,27 @@ def _cut_weights(folder):
 
 
 def _own_code(folder):
-    path = folder / 'config.json'
     code = dict(AutoConfig='own.Config', AutoModelForCausalLM='own.Model')
-    path.write_text(json.dumps(json.loads(path.read_text()) | dict(model_type='own', auto_map=code)))
+    _changed('config.json', model_type='own', auto_map=code)(folder)
     (folder / 'own.py').write_text("raise SystemExit('this code must not run')")
+
+
+def _changed(name, **values):
+    "Write other values into a JSON file."
+
+    def change(folder):
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return change
+
+
+def _without(*names):
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def _broken(name):
+    return lambda folder: (folder / name).write_text('version https://git-lfs.github.com/spec/v1')
 
 
 @pytest.mark.parametrize('damage, says', [(_cut_weights, 'damaged or incomplete'), (_own_code, 'runs no code')])
@@ -178,6 +204,75 @@ def test_damage_and_own_code_are_refused_with_a_remedy(tmp_path, damage, says):
     damage(folder)
     with pytest.raises(TracenbError, match=f'cannot be loaded: [^$]*-> .*{says}'):
         load_model(str(folder), 'none')
+
+
+_VERSION = f'transformers {transformers.__version__}'
+FAULTY_MODELS = {
+    'unknown': (
+        _changed('config.json', model_type='foo'),
+        f"{_VERSION} does not know the model_type 'foo'",
+        'upgrade it',
+    ),
+    'no type': (_changed('config.json', model_type=''), 'names no model_type', 'in the format of transformers'),
+    'other kind': (_changed('config.json', model_type='t5'), "model_type 't5' does not write text", 'causal'),
+    'value': (_changed('config.json', num_attention_heads=7), 'its config.json has a value .*64.*7', 'damaged'),
+    'name': (_changed('config.json', hidden_act='foo'), "its config.json has a value .*'foo'", 'damaged'),
+    'no JSON': (_broken('config.json'), 'config.json holds no JSON object', 'damaged or incomplete'),
+    'no weights': (_without('model.safetensors'), 'no files of weights: none of model.safetensors', 'add them'),
+    'pointer': (_broken('model.safetensors'), 'header', 'weights are damaged or incomplete'),
+    'shapes': (_changed('config.json', hidden_size=128), 'other shapes than its config.json', 'one and the same model'),
+    'layers': (
+        _changed('config.json', num_hidden_layers=3),
+        'lack 9 weights .* model.layers.2',
+        'one and the same model',
+    ),
+    'GPTQ': (_changed('config.json', quantization_config=dict(quant_method='gptq', bits=4)), 'optimum', 'install what'),
+}
+FAULTY_TOKENIZERS = {
+    'absent': (_without('tokenizer.json'), 'no files of a tokenizer: none of tokenizer.json', 'save_pretrained'),
+    'pointer': (_broken('tokenizer.json'), 'tokenizer.json holds no JSON object', 'damaged'),
+    'settings': (_broken('tokenizer_config.json'), 'tokenizer_config.json holds no JSON object', 'damaged'),
+}
+
+
+@pytest.mark.parametrize('damage, what, remedy', FAULTY_MODELS.values(), ids=FAULTY_MODELS)
+def test_what_is_wrong_with_a_model_is_named(tmp_path, damage, what, remedy):
+    folder = shutil.copytree(presets.model_source('tiny-random'), tmp_path / 'model')
+    damage(folder)
+    with pytest.raises(TracenbError, match=f'{folder}[^$]*{what}[^$]*\n  -> .*{remedy}'):
+        load_model(str(folder), 'none', device='cpu')
+
+
+@pytest.mark.parametrize('damage, what, remedy', FAULTY_TOKENIZERS.values(), ids=FAULTY_TOKENIZERS)
+def test_what_is_wrong_with_a_tokenizer_is_named(tmp_path, damage, what, remedy):
+    folder = shutil.copytree(presets.model_source('tiny-random'), tmp_path / 'model')
+    damage(folder)
+    with pytest.raises(TracenbError, match=f'{folder} cannot be loaded: .*{what}.*\n  -> .*{remedy}'):
+        load_tokenizer(str(folder))
+
+
+@pytest.mark.parametrize('kind', ['LlamaTokenizer', 'GPT2Tokenizer'])
+def test_a_tokenizer_without_files_is_not_an_empty_one(tmp_path, kind):
+    folder = shutil.copytree(presets.model_source('tiny-random'), tmp_path / 'model')
+    _without('tokenizer.json')(folder)
+    _changed('tokenizer_config.json', tokenizer_class=kind)(folder)
+    with pytest.raises(TracenbError, match='no files of a tokenizer'):
+        load_tokenizer(str(folder))
+
+
+def test_a_skeleton_of_another_kind_of_model_is_named(tmp_path):
+    (tmp_path / 'config.json').write_text('{"model_type": "t5"}')
+    with pytest.raises(TracenbError, match="'t5' does not write text"):
+        load_skeleton(str(tmp_path))
+
+
+def test_an_error_of_an_unknown_cause_passes(monkeypatch):
+    def fail(*args, **how):
+        raise ZeroDivisionError('a fault of a program')
+
+    monkeypatch.setattr(transformers.AutoTokenizer, 'from_pretrained', fail)
+    with pytest.raises(ZeroDivisionError):
+        load_tokenizer('tiny-random')
 
 
 def test_too_little_disk(monkeypatch, tmp_path):

