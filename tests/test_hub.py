@@ -9,6 +9,7 @@ import pytest
 from hub_server import TOKENS, Repo, hub_server, problems
 from huggingface_hub import ModelCard, constants
 
+from tracenb.core import files as core_files
 from tracenb.core.records import TracenbError
 from tracenb.core.rows import local_folder
 from tracenb.models.loading import load_model, load_skeleton, load_tokenizer
@@ -405,3 +406,22 @@ def test_a_gated_run_and_a_missing_revision_are_told_when_pulling(hub, tuned, tm
     hub.faults['revision/main'] = (403, GATED)
     with pytest.raises(TracenbError, match=f'ann/toy: access to it is restricted\n.*{hub.url}/ann/toy,'):
         pull('ann/toy', tmp_path / 'back')
+
+
+def test_a_hub_out_of_reach_is_not_waited_for_again_and_again(hub, base, monkeypatch, tmp_path):
+    tried = []
+
+    def refuse(address, timeout):
+        tried.append(address)
+        raise TimeoutError
+
+    monkeypatch.setattr(core_files.socket, 'create_connection', refuse)
+    how = dict(PINNED, model=base.name, condition='zero_shot')
+    how['generate'] = dict(max_new_tokens=4, backend='endpoint', base_url=hub.url)
+    for seed in (1, 2, 3):
+        opened = open_run(make_run(**how, seed=seed), tmp_path / 'o')
+        assert opened.own_tokenizer is None and opened.record()['base'] is None
+        opened.locked.release()
+    assert len(tried) == 1 and hub.asked == []
+    core_files._DOWN[hub.url] -= 61
+    assert not core_files.is_reachable(hub.url) and len(tried) == 2

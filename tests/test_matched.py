@@ -9,6 +9,7 @@ from tracenb.core.files import read_traces, write_jsonl
 from tracenb.core.records import Trace, TracenbError
 from tracenb.report.page import forced_notice
 from tracenb.report.results import Results
+from tracenb.runs import stages
 from tracenb.runs.engine import plan_grid
 from tracenb.runs.grids import Grid, expand, get_grid, same_questions
 from tracenb.runs.stages import build, make_run, open_run
@@ -230,6 +231,21 @@ def test_a_model_without_a_tokenizer_here_leaves_its_runs_as_they_are(capsys):
     runs = tuple(replace(r, model='nobody/absent-model') for r in expand(long_grid(10**6), 'g').runs)
     assert same_questions(Grid(name='g', runs=runs)).runs == runs
     assert capsys.readouterr().err.count('are not compared') == sum(r.condition != 'zero_shot' for r in runs)
+
+
+def test_a_tokenizer_that_does_not_load_is_asked_for_once_for_a_grid(monkeypatch, capsys):
+    asked = []
+
+    def fail(*how):
+        asked.append(how)
+        raise TracenbError('the hub is out of reach', 'go online')
+
+    monkeypatch.setattr(stages, 'load_tokenizer', fail)
+    runs = expand(long_grid(10**6), 'g').runs
+    runs += tuple(replace(r, data=replace(r.data, n_train=5)) for r in runs)  # another group of the same model
+    assert same_questions(Grid(name='g', runs=runs)).runs == runs
+    trained = sum(r.condition != 'zero_shot' for r in runs)
+    assert len(asked) == 1 and capsys.readouterr().err.count('the hub is out of reach') == trained > 2
 
 
 @pytest.mark.exhaustive  # on rows as the simulators write them: `test_a_row_that_is_too_long_in_one_condition_...`

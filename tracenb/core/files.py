@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HUB_WORDS', 'TAGS', 'atomic_path', 'write_text', 'atomic_folder', 'cache_folder', 'sibling_path', 'parse_yaml',
-           'read_yaml', 'hub_error', 'hub_words', 'write_jsonl', 'read_jsonl', 'stray_tag', 'read_traces', 'seeded',
-           'digest', 'file_digest']
+           'read_yaml', 'hub_error', 'hub_words', 'is_reachable', 'write_jsonl', 'read_jsonl', 'stray_tag',
+           'read_traces', 'seeded', 'digest', 'file_digest']
 
 # %% ../../nbs/00_core/03_files.ipynb #files-imports
 import hashlib
@@ -14,13 +14,16 @@ import os
 import random
 import re
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import yaml
 
@@ -240,6 +243,28 @@ def hub_words(
         if words is None:
             raise
         raise TracenbError(f'{repo}: {words[0]}{more()}', words[1]) from e
+
+# %% ../../nbs/00_core/03_files.ipynb #files-reachable
+_DOWN = {}  # Endpoint -> when it was found out of reach
+
+
+def is_reachable(
+    endpoint: str,  # Address of a hub
+    timeout: float = 5,  # Seconds
+    again: float = 60,  # Seconds before one that was out of reach is tried again: a grid asks for each of its runs
+) -> bool:
+    "Does a TCP connection to `endpoint` (or to the proxy in use) open, and may it?"
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or time.monotonic() - _DOWN.get(endpoint, -again) < again:
+        return False
+    url = urlsplit(getproxies().get(urlsplit(endpoint).scheme) or endpoint)
+    try:
+        socket.create_connection((url.hostname, url.port or (443 if url.scheme == 'https' else 80)), timeout).close()
+    except OSError:
+        _DOWN[endpoint] = time.monotonic()
+        return False
+    return True
 
 # %% ../../nbs/00_core/03_files.ipynb #2c4132e3
 def write_jsonl(

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from ..core.files import atomic_folder, cache_folder, digest, file_digest, hub_error
+from ..core.files import atomic_folder, cache_folder, digest, file_digest, hub_error, is_reachable
 from ..core.records import Record, TracenbError, lookup, record
 from ..tasks.task import toy
 from ..traces.chat import TEMPLATES
@@ -253,6 +253,7 @@ def resolve_commit(
     The commit of a model on the hub, of its cache where the hub does not answer; '' for a folder or an unknown model.
     Raises `TracenbError` for a revision that is not there.
     """
+    from huggingface_hub import constants
     from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 
     source, asked = model_source(name), revision or get_preset(name).revision or 'main'
@@ -263,12 +264,14 @@ def resolve_commit(
     if re.fullmatch('[0-9a-f]{40}', asked):
         return asked
     try:
-        return ask_hub(source, asked)
+        if is_reachable(constants.ENDPOINT):
+            return ask_hub(source, asked)
     except (RevisionNotFoundError, EntryNotFoundError) as e:
         remedy = f'name a branch, tag or commit of {source} with a config.json'
         raise TracenbError(f'{name}: {source} has no model at the revision {asked!r}', remedy) from e
     except Exception:  # no network, no right, no such model: loading it says so
-        found = local_file(source, 'config.json', asked)
+        pass
+    found = local_file(source, 'config.json', asked)
     return found.parent.name if found else ''
 
 # %% ../../nbs/05_models/01_presets.ipynb #presets-base

@@ -184,12 +184,25 @@ def _asks(run):
     return run.dataset, run.model, run.revision, run.chat.to_json(), run.data.to_json()
 
 
-def _left_out(runs, bar):
+def _check_tokenizer(inputs, absent):
+    "Load the tokenizer, or raise why it did not load before: `absent` keeps it, so that a grid asks once for a model."
+    key = inputs.run.model, inputs.commit
+    if key in absent:
+        raise absent[key]
+    try:
+        return inputs.tokenizer
+    except (TracenbError, OSError) as e:
+        absent[key] = e
+        raise
+
+
+def _left_out(runs, bar, absent):
     "The ids that one of these runs of one data set and model cannot train on. A run that fails will say so itself."
     inputs, lost = RunInputs(runs[0]), set()
     length = cache(lambda text: token_counter(inputs.tokenizer)(text))  # prompts are the same in most conditions
     for run in runs:
         try:
+            _check_tokenizer(inputs, absent)
             lost |= _cannot_train(inputs, run, length)
         except (TracenbError, OSError) as e:
             tqdm.write(f'questions of {run.name} are not compared: {e}', file=sys.stderr)
@@ -206,7 +219,8 @@ def same_questions(
         if get_condition(r.condition).trains:
             groups.setdefault(_asks(r), []).append(r)
     with tqdm(desc='questions', total=sum(map(len, groups.values())), disable=not sys.stderr.isatty()) as bar:
-        lost = {key: _left_out(runs, bar) for key, runs in groups.items()}
+        absent = {}
+        lost = {key: _left_out(runs, bar, absent) for key, runs in groups.items()}
     more = lambda r: lost.get(_asks(r), ())
     return replace(grid, runs=tuple(replace(r, leave_out=tuple(sorted({*r.leave_out, *more(r)}))) for r in grid.runs))
 
