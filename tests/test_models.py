@@ -219,7 +219,7 @@ FAULTY_MODELS = {
     'name': (_changed('config.json', hidden_act='foo'), "its config.json has a value .*'foo'", 'damaged'),
     'no JSON': (_broken('config.json'), 'config.json holds no JSON object', 'damaged or incomplete'),
     'no weights': (_without('model.safetensors'), 'no files of weights: none of model.safetensors', 'add them'),
-    'pointer': (_broken('model.safetensors'), 'header', 'weights are damaged or incomplete'),
+    'pointer': (_broken('model.safetensors'), 'header', 'files are damaged or incomplete'),
     'shapes': (_changed('config.json', hidden_size=128), 'other shapes than its config.json', 'one and the same model'),
     'layers': (
         _changed('config.json', num_hidden_layers=3),

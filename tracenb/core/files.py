@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HUB_WORDS', 'TAGS', 'atomic_path', 'write_text', 'atomic_folder', 'cache_folder', 'sibling_path', 'parse_yaml',
-           'read_yaml', 'hub_error', 'hub_words', 'is_reachable', 'write_jsonl', 'read_jsonl', 'stray_tag',
-           'read_traces', 'seeded', 'digest', 'file_digest']
+           'read_yaml', 'hub_error', 'hub_words', 'is_reachable', 'local_file', 'ask_hub', 'write_jsonl', 'read_jsonl',
+           'stray_tag', 'read_traces', 'seeded', 'digest', 'file_digest']
 
 # %% ../../nbs/00_core/03_files.ipynb #files-imports
 import hashlib
@@ -198,7 +198,7 @@ def _answered(error, response, repo, missing):
     )
     return code if code in HUB_WORDS else 'down' if status >= 500 else status, values
 
-
+# %% ../../nbs/00_core/03_files.ipynb #files-hub-error-code
 def hub_error(
     error: Exception,  # Of huggingface_hub, or of a library that called it
     repo: str,  # `owner/name`
@@ -265,6 +265,31 @@ def is_reachable(
         _DOWN[endpoint] = time.monotonic()
         return False
     return True
+
+# %% ../../nbs/00_core/03_files.ipynb #files-hub-files
+def local_file(
+    source: str,  # A folder or a hub id
+    file: str,  # Its name there
+    revision: str = 'main',  # Of a hub id
+) -> Path | None:
+    "A file of a model in its folder or in the hub's cache; None if it is not on this machine."
+    if Path(source).is_dir():
+        return Path(source, file) if Path(source, file).is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(source, file, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def ask_hub(
+    source: str,  # A hub id
+    revision: str,  # Branch, tag or commit
+    file: str = 'config.json',
+) -> str:
+    "The commit of a file on the hub, asked once. Raises the errors of huggingface_hub."
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    return get_hf_file_metadata(hf_hub_url(source, file, revision=revision), timeout=5).commit_hash or ''
 
 # %% ../../nbs/00_core/03_files.ipynb #2c4132e3
 def write_jsonl(

@@ -21,16 +21,14 @@ from pathlib import Path
 
 import torch
 
-from ..core.files import hub_words, is_reachable
+from ..core.files import ask_hub, hub_words, is_reachable, local_file
 from ..core.records import TracenbError, lookup
 from tracenb.models.presets import (
     TOKENIZER_FILES,
     WEIGHT_FILES,
     absent_files,
-    ask_hub,
     conversion,
     get_preset,
-    local_file,
     model_fault,
     model_source,
     quiet_loading,
@@ -117,8 +115,11 @@ def _source(name, revision):
     "(source, revision) of a preset. Raises `TracenbError` where the hub does not give what is not in its cache."
     source, preset = model_source(name), get_preset(name)
     revision = revision or preset.revision or 'main'
-    if Path(source).is_dir() or local_file(source, 'config.json', revision):
+    if Path(source).is_dir():
         return source, revision
+    with hub_words(source):
+        if local_file(source, 'config.json', revision):
+            return source, revision
     from huggingface_hub import constants
 
     if not is_reachable(constants.ENDPOINT):

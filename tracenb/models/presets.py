@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'TOKENIZER_FILES', 'WEIGHT_FILES', 'ModelPreset', 'get_preset', 'cached', 'quiet_loading', 'find_gguf',
-           'convert_gguf', 'make_tiny', 'model_source', 'local_file', 'ask_hub', 'resolve_commit', 'conversion',
-           'base_record', 'absent_files', 'model_fault']
+           'convert_gguf', 'make_tiny', 'model_source', 'resolve_commit', 'conversion', 'base_record', 'absent_files',
+           'model_fault']
 
 # %% ../../nbs/05_models/01_presets.ipynb #presets-imports
 import hashlib
@@ -24,7 +24,16 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from ..core.files import atomic_folder, cache_folder, digest, file_digest, hub_error, is_reachable
+from tracenb.core.files import (
+    ask_hub,
+    atomic_folder,
+    cache_folder,
+    digest,
+    file_digest,
+    hub_error,
+    is_reachable,
+    local_file,
+)
 from ..core.records import Record, TracenbError, lookup, record
 from ..tasks.task import toy
 from ..traces.chat import TEMPLATES
@@ -184,20 +193,10 @@ def make_tiny(
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tok = _tiny_tokenizer()
-    config = LlamaConfig(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
-        bos_token_id=tok.bos_token_id,
-        eos_token_id=tok.eos_token_id,
-        pad_token_id=tok.pad_token_id,
-    )
+    sizes = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
+    sizes |= dict(num_key_value_heads=2, vocab_size=512, max_position_embeddings=1024)
+    ids = {k: getattr(tok, k) for k in ('bos_token_id', 'eos_token_id', 'pad_token_id')}
+    config = LlamaConfig(**sizes, **ids, tie_word_embeddings=True, initializer_range=0.2)
     with torch.random.fork_rng(devices=[]), quiet_loading():
         torch.manual_seed(0)
         LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
@@ -218,31 +217,6 @@ def model_source(
         return preset.hub
     size = gguf.stat().st_size
     return str(cached(f'{name}-{digest([gguf.name, size, 1])}', partial(convert_gguf, gguf), need=5 * size))
-
-# %% ../../nbs/05_models/01_presets.ipynb #presets-local
-def local_file(
-    source: str,  # Of `model_source`
-    file: str,  # Its name there
-    revision: str = 'main',  # Of a hub id
-) -> Path | None:
-    "A file of a model in its folder, or in the hub's cache; None if it is not on this machine."
-    if Path(source).is_dir():
-        return Path(source, file) if Path(source, file).is_file() else None
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(source, file, revision=revision)
-    return Path(found) if isinstance(found, str) else None
-
-
-def ask_hub(
-    source: str,  # A hub id
-    revision: str,  # Branch, tag or commit
-    file: str = 'config.json',
-) -> str:
-    "The commit of a file on the hub, asked once. Raises the errors of huggingface_hub."
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    return get_hf_file_metadata(hf_hub_url(source, file, revision=revision), timeout=5).commit_hash or ''
 
 # %% ../../nbs/05_models/01_presets.ipynb #presets-commit
 def resolve_commit(
@@ -352,7 +326,7 @@ def _config_fault(config):
         return f'a model of the model_type {kind!r} does not write text', 'use a causal language model'
     return None
 
-# %% ../../nbs/05_models/01_presets.ipynb #presets-fault
+# %% ../../nbs/05_models/01_presets.ipynb #presets-absent
 def absent_files(
     files: tuple[str, ...],  # `TOKENIZER_FILES` or `WEIGHT_FILES`
     source: str,  # Of `model_source`
@@ -375,7 +349,7 @@ def absent_files(
     remedy = f'add them (save_pretrained of {what} of this model writes them), or use another model'
     return f'it has no files of {what}: none of {", ".join(files)}', remedy
 
-
+# %% ../../nbs/05_models/01_presets.ipynb #presets-fault
 def model_fault(
     error: Exception,  # Of `from_pretrained`
     files: tuple[str, ...],  # One of them is needed: `TOKENIZER_FILES`, `WEIGHT_FILES`, or () for the configuration
@@ -399,12 +373,10 @@ def model_fault(
         return words
     if words := files and absent_files(files, source, revision):
         return words
-    if kind == 'SafetensorError':
-        return says, f'the weights are {_AGAIN}'
+    if kind == 'SafetensorError' or isinstance(error, FileNotFoundError):
+        return says, f'its files are {_AGAIN}'
     if 'ignore_mismatched_sizes' in says:
         return 'its weights have other shapes than its config.json says', 'copy both from one and the same model'
-    if isinstance(error, FileNotFoundError):
-        return says, f'it is {_AGAIN}'
     if isinstance(error, (KeyError, TypeError)) or kind.startswith('StrictDataclass'):
         part = 'tokenizer' if files is TOKENIZER_FILES else 'config.json'
         return f'its {part} has a value that does not fit: {" ".join(str(error).split())}', f'it is {_AGAIN}'
