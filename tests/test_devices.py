@@ -1,5 +1,6 @@
 """Devices and number formats: what torch reports is patched; fp16 is trained in for real, on the CPU."""
 
+import json
 import warnings
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,8 +13,9 @@ from tracenb.core.files import read_jsonl
 from tracenb.core.records import TracenbError
 from tracenb.models import loading, training
 from tracenb.models.loading import compute_dtype, load_model, pick_device, warn_of_unused_gpu
-from tracenb.models.training import TrainState, train
-from tracenb.runs.stages import RunInputs, load_run, make_run, open_run
+from tracenb.models.training import TrainState, peak_memory, train
+from tracenb.report.results import load_costs
+from tracenb.runs.stages import RunInputs, answer, build, finish, load_run, make_run, open_run, score, tune
 
 
 @pytest.fixture
@@ -137,6 +139,61 @@ def test_device_and_attention_in_a_run(tmp_path):
     assert RunInputs(chosen).base_model.config._attn_implementation == 'eager'
     opened = open_run(elsewhere, tmp_path)
     assert load_run(opened.path).device == 'cpu'
+
+
+class Gpus:
+    "What torch tells the library of two GPUs: MB allocated at most, since the start or `reset_peak_memory_stats`."
+
+    def __init__(self, monkeypatch):
+        self.peaks, self.resets = {0: 300, 1: 9000}, []
+        report = dict(
+            is_available=lambda: True,
+            is_initialized=lambda: True,
+            device_count=lambda: 2,
+            max_memory_allocated=lambda gpu: self.peaks[gpu] * 2**20,
+            reset_peak_memory_stats=lambda gpu: (self.resets.append(gpu), self.peaks.update({gpu: 0})),
+        )
+        cuda = SimpleNamespace(**vars(torch.cuda) | report)
+        monkeypatch.setattr(loading, 'torch', SimpleNamespace(**vars(torch) | dict(cuda=cuda)))
+
+
+SMALL = dict(
+    device='cpu',
+    data=dict(n_train=2, n_test=2),
+    train=dict(num_train_epochs=1, gradient_accumulation_steps=1),
+    generate=dict(max_new_tokens=4),
+)
+
+
+def run_through(opened):
+    "The stages of a run; its cost."
+    tune(opened, build(opened))
+    finish(opened, score(opened, answer(opened)))
+    return opened.record()['cost']
+
+
+def test_a_run_keeps_the_peak_memory_of_the_gpu_beside_that_of_the_process(monkeypatch, tmp_path):
+    "The report of torch is patched: no GPU is needed, and none is measured."
+    assert 'peak_gpu_memory_mb' not in run_through(open_run(make_run(**SMALL), tmp_path / 'cpu'))
+    gpus = Gpus(monkeypatch)
+    opened = open_run(make_run(**SMALL), tmp_path / 'gpu')
+    assert gpus.resets == [0, 1], 'what came before the run is not counted'
+    gpus.peaks[1] = 700
+    cost = run_through(opened)
+    assert cost['peak_gpu_memory_mb'] == 700 and cost['peak_memory_mb'] == pytest.approx(peak_memory('cpu'), rel=0.5)
+
+    # trained in a process before, with more memory: train.json kept it
+    opened = open_run(make_run(**SMALL, condition='vanilla'), tmp_path / 'gpu')
+    trained = tune(opened, build(opened))
+    opened.file('train.json').write_text(json.dumps(trained | dict(device='cuda', peak_memory_mb=2000)))
+    opened.locked.release()
+    again = open_run(opened.run, tmp_path / 'gpu')
+    gpus.peaks[0] = 50
+    assert run_through(again)['peak_gpu_memory_mb'] == 2000
+    gpus.peaks[0] = 2500  # finished again, by a process that needs more
+    finish(again, score(again, answer(again)))
+    assert again.record()['cost']['peak_gpu_memory_mb'] == 2500
+    assert sorted(load_costs(tmp_path / 'gpu').peak_gpu_memory_mb) == [700, 2500]
 
 
 @pytest.fixture(scope='module')

@@ -312,6 +312,9 @@ def test_cost_adds_up(tmp_path):
         and data.peak_memory_mb.tolist() == [2048, 2048]
         and '1.7 min, 2.0 GB, 7 tokens' in texts(fig)
     )
+    fig, data = cost_figure(costs.assign(peak_gpu_memory_mb=np.where(costs.condition == 'correct', 5120, np.nan)))
+    assert data.peak_gpu_memory_mb.max() == 5120
+    assert '1.7 min, 2.0 GB, 7 tokens' in texts(fig) and '1.7 min, 2.0 GB and 5.0 GB of GPU, 7 tokens' in texts(fig)
 
 
 # --- edges

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ATTENTION', 'warn_of_unused_gpu', 'pick_device', 'compute_dtype', 'memory_errors', 'load_tokenizer', 'linear4bit',
            'keep_gradients', 'load_model', 'load_skeleton', 'activation_checkpointing', 'dequantized', 'free_memory',
-           'should_dequantize', 'keep_freed_memory', 'fast_cpu']
+           'peak_gpu_memory', 'should_dequantize', 'keep_freed_memory', 'fast_cpu']
 
 # %% ../../nbs/05_models/02_loading.ipynb #1e262045
 import ctypes
@@ -353,6 +353,17 @@ def free_memory(
     if device.type == 'cuda':
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available if device.type == 'cpu' else 0
+
+
+def peak_gpu_memory(
+    reset: bool = False,  # Measure anew from now on
+) -> int:
+    "Peak memory in MB of torch's allocator on the GPU that had most, since it was reset; 0 where none was used."
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_available() and torch.cuda.is_initialized() else 0)
+    if reset:
+        for gpu in gpus:
+            torch.cuda.reset_peak_memory_stats(gpu)
+    return max(map(torch.cuda.max_memory_allocated, gpus), default=0) // 2**20
 
 
 def should_dequantize(

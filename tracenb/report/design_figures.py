@@ -263,7 +263,8 @@ def cost_figure(
     times = costs[['train_seconds', 'generate_seconds']].astype(float).fillna(0)
     costs = costs.assign(**times, other_seconds=(costs.all_seconds.astype(float) - times.sum(axis=1)).clip(lower=0))
     columns = dict(runs=('seed', 'size')) | {c: (c, 'mean') for c in (*STAGES, 'all_seconds')}
-    columns |= dict(peak_memory_mb=('peak_memory_mb', 'max'), tokens_generated=('tokens_generated', 'mean'))
+    peaks = [c for c in ('peak_memory_mb', 'peak_gpu_memory_mb') if c in costs]
+    columns |= {c: (c, 'max') for c in peaks} | dict(tokens_generated=('tokens_generated', 'mean'))
     data = costs.groupby(RUN_KEYS[:3], sort=False, dropna=False).agg(**columns).reset_index()
     handles = [Patch(color=c, label=name) for name, c in STAGES.values()]
     note = (
@@ -282,6 +283,8 @@ def _cost_panel(ax, part):
     style = dict(transform=ax.get_yaxis_transform(), va='center', fontsize=8.5, color=INK)
     for y, r in enumerate(part.itertuples()):
         memory, tokens = f'{r.peak_memory_mb / 1024:.1f} GB', f'{r.tokens_generated:,.0f} tokens'
+        if getattr(r, 'peak_gpu_memory_mb', 0) > 0:
+            memory += f' and {r.peak_gpu_memory_mb / 1024:.1f} GB of GPU'
         ax.text(1.03, y, f'{r.all_seconds / 60:.1f} min, {memory}, {tokens}', **style)
     ax.set(yticks=range(len(part)), yticklabels=map(condition_name, part.condition), ylim=(len(part) - 0.4, -0.6))
     ax.set(xlabel='minutes per run', title=heading(part))

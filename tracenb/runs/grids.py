@@ -167,7 +167,7 @@ def read_grid(
     path = Path(path)
     return expand(read_yaml(path), path.stem, str(path))
 
-# %% ../../nbs/07_runs/03_grids.ipynb #same-questions
+# %% ../../nbs/07_runs/03_grids.ipynb #grids-left-out
 def _cannot_train(inputs, run, length):
     "Ids of training examples that have no trace of the run's condition, or are too long with it."
     pairs = inputs.taught(run.condition, run.seed)
@@ -209,7 +209,7 @@ def _left_out(runs, bar, absent):
         bar.update()
     return lost
 
-
+# %% ../../nbs/07_runs/03_grids.ipynb #same-questions
 def same_questions(
     grid: Grid,  # Of any number of data sets and models
 ) -> Grid:

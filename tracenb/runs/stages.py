@@ -25,7 +25,7 @@ from ..core.records import ChatExample, Example, Generation, Record, Score, Trac
 from ..models.adapters import load_adapter
 from ..models.batches import TrainConfig
 from ..models.generation import GenerateConfig, VllmModel, generate
-from ..models.loading import ATTENTION, load_model, load_tokenizer
+from ..models.loading import ATTENTION, load_model, load_tokenizer, peak_gpu_memory
 from ..models.presets import base_record, get_preset, model_source
 from ..models.round_trip import Taught, check_round_trip
 from ..models.train_log import HeldOut, RunLabel
@@ -241,6 +241,7 @@ def open_run(
     """
     opened = OpenRun(run, out)
     opened.locked = lock_run(opened.path)
+    peak_gpu_memory(reset=True)
     parts = [e.to_dict() for split in ('train', 'test') for e in opened.examples[split]]
     parts += [t.to_dict() for by_id in opened.teacher.values() for t in by_id.values()]
     now = dict(data_hash=digest(parts, 16), **provenance())
@@ -382,12 +383,15 @@ def finish(
     made = read_jsonl(opened.file('generations.jsonl'), Generation)
     trained = json.loads(opened.file('train.json').read_text()) if opened.condition.trains else {}
     before = record.get('cost', {})  # a stage that was found finished keeps the time it took
+    gpu = trained['peak_memory_mb'] if trained.get('device') == 'cuda' else 0  # also of a process before this one
+    gpu = max(peak_gpu_memory(), gpu, before.get('peak_gpu_memory_mb', 0))
     record['cost'] = dict(
         train_seconds=trained.get('seconds'),
         generate_seconds=opened.generate_seconds or before.get('generate_seconds'),
         all_seconds=before.get('all_seconds', 0) + round(time.monotonic() - opened.started, 1),
         peak_memory_mb=max(peak_memory('cpu'), before.get('peak_memory_mb', 0)),
         tokens_generated=sum(g.n_tokens for g in made),
+        **(dict(peak_gpu_memory_mb=gpu) if gpu else {}),
     )
     write_text(opened.file('run.json'), json.dumps(record, indent=1))
     metrics = measure(table, made, trained)

@@ -98,7 +98,7 @@ def _dealt(study, number):
     drawn = [((start + k * n) // t, k - lap) for k in range(study.trials)]
     return [(circle[i], turn, i * t // n) for i, turn in drawn]
 
-
+# %% ../../nbs/11_study/02_steps.ipynb #export-pairs
 def pair_sides(
     turn,  # Of an item, or an array of turns: grows by 1 from one participant who sees it to the next
     place,  # Of the item among the trials, likewise
