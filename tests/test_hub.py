@@ -373,8 +373,6 @@ def test_a_refusal_is_said_at_once_and_in_one_way(hub, base, load, fault, what, 
 def test_what_is_not_on_the_hub_is_named(hub, base, load):
     with pytest.raises(TracenbError, match='nobody/nothing: there is no such repository.*\n.*log in'):
         load('nobody/nothing')
-    with pytest.raises(TracenbError, match='my models/llama: .*\n  -> name it owner/name'):
-        load('my models/llama')
     if load is not load_dense:
         with pytest.raises(
             TracenbError, match=f"{base.name}: it has no revision 'v9'\n.*commit of {hub.url}/{base.name}$"

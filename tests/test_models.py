@@ -128,7 +128,12 @@ def test_a_local_folder_is_a_model():
 
 @pytest.mark.parametrize(
     'name,message',
-    [('smolm2-135m', "did you mean 'smollm2-135m'"), ('llama', 'known: '), ('./nowhere/at-all', 'unknown model')],
+    [
+        ('smolm2-135m', "did you mean 'smollm2-135m'"),
+        ('llama', 'known: '),
+        ('./nowhere/at-all', 'unknown model'),
+        ('my models/llama', 'unknown model'),
+    ],
 )
 def test_unknown_models(name, message):
     with pytest.raises(TracenbError, match=message):

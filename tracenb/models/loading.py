@@ -115,11 +115,8 @@ def _source(name, revision):
     "(source, revision) of a preset. Raises `TracenbError` where the hub does not give what is not in its cache."
     source, preset = model_source(name), get_preset(name)
     revision = revision or preset.revision or 'main'
-    if Path(source).is_dir():
+    if Path(source).is_dir() or local_file(source, 'config.json', revision):
         return source, revision
-    with hub_words(source):
-        if local_file(source, 'config.json', revision):
-            return source, revision
     from huggingface_hub import constants
 
     if not is_reachable(constants.ENDPOINT):

@@ -81,7 +81,7 @@ def get_preset(
         if (folder / 'config.json').is_file():
             return ModelPreset(name=name, folder=str(folder))
         raise TracenbError(f'{name}: a folder without config.json', 'name a folder written by save_pretrained')
-    if name.count('/') == 1 and not name.startswith(('.', '/', '~')):
+    if re.fullmatch(r'\w[\w.-]*/[\w.-]+', name):
         return ModelPreset(name=name, hub=name)
     return lookup(MODELS, name, 'model')
 
@@ -243,8 +243,9 @@ def resolve_commit(
     except (RevisionNotFoundError, EntryNotFoundError) as e:
         remedy = f'name a branch, tag or commit of {source} with a config.json'
         raise TracenbError(f'{name}: {source} has no model at the revision {asked!r}', remedy) from e
-    except Exception:  # no network, no right, no such model: loading it says so
-        pass
+    except Exception as e:  # no network, no right, no such model: loading it says so
+        if hub_error(e, source) is None:
+            raise
     found = local_file(source, 'config.json', asked)
     return found.parent.name if found else ''
 

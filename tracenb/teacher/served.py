@@ -15,11 +15,11 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
-from ..core.files import seeded, write_jsonl, write_text
+from ..core.files import local_file, seeded, write_jsonl, write_text
 from ..core.messages import with_reasoning
 from ..core.records import ChatExample, Generation, TracenbError
 from ..models.generation import ADAPTER, GenerateConfig, generate
-from ..models.presets import model_source
+from ..models.presets import WEIGHT_FILES, model_source
 from .client import ask
 from .endpoint import Endpoint, Reply, Request, api_key
 from ..traces.loss_mask import chat_texts, encode, fixed_template, prompt_messages, token_counter
@@ -228,14 +228,11 @@ def weights_here(
     model: str,  # As in a run
 ) -> bool:
     "Are the model's weights on this machine?"
-    from huggingface_hub import try_to_load_from_cache
-
     try:
         source = model_source(model)
     except TracenbError:
         return False
-    names = ('model.safetensors', 'model.safetensors.index.json')
-    return Path(source).is_dir() or any(isinstance(try_to_load_from_cache(source, n), str) for n in names)
+    return Path(source).is_dir() or any(local_file(source, name) for name in WEIGHT_FILES)
 
 
 def compare_letters(
