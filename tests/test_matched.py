@@ -258,3 +258,15 @@ def test_the_grids_of_the_paper_lose_no_row_of_the_real_data(shared):
     short = [replace(r, train=replace(r.train, max_length=1024)) for r in made.runs]
     lost = {r.leave_out for r in same_questions(Grid(name='g', runs=tuple(short))).runs}
     assert [len(x) for x in lost] == [203]  # longer: 44 rows of vanilla, 198 of correct, 191 of incorrect
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    'name, dataset, folder',
+    [('paper', 'babi', 'babi'), ('controls', 'babi', 'babi'), ('paper-babi20', 'babi20', 'babi_official')],
+)
+def test_no_real_story_is_too_long_in_any_condition(shared, capsys, name, dataset, folder):
+    about = dict(data=DataConfig(source=str(shared / folder)), model='smollm2-135m')
+    first = [r for r in get_grid(name).runs if (r.dataset, r.model, r.seed) == (dataset, 'llama-3.2-1b', 1)]
+    made = same_questions(Grid(name='g', runs=tuple(replace(r, **about) for r in first)))
+    assert len(first) > 2 and {r.leave_out for r in made.runs} == {()} and 'not compared' not in capsys.readouterr().err
