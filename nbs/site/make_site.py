@@ -8,10 +8,12 @@ and checks every link of the finished site.
 """
 
 import configparser
+import gc
 import json
 import re
 import shutil
 import sys
+from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -76,6 +78,19 @@ def write_sources(
     write_mathjax(to / '_static' / 'mathjax')
 
 
+@contextmanager
+def without_collection():
+    "Sphinx keeps all pages in memory, and searching them for what can be freed is a third of its computing."
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.collect()
+
+
 def build_site(
     root: str | Path = ROOT,  # The checkout
     out: str | Path | None = None,  # Where the site goes; `doc_path` of settings.ini if None
@@ -97,7 +112,10 @@ def build_site(
     made = work / 'html'  # moved when it is complete: a build that fails leaves the site of the last one
     for folder in (made, work / 'doctrees'):
         shutil.rmtree(folder, ignore_errors=True)
-    if sphinx(['-q', '-W', '--keep-going', '-j', '2', '-d', str(work / 'doctrees'), str(work / 'sources'), str(made)]):
+    options = ['-q', '-W', '--keep-going', '-j', '2', '-d', str(work / 'doctrees')]
+    with without_collection():
+        failed = sphinx([*options, str(work / 'sources'), str(made)])
+    if failed:
         raise TracenbError('Sphinx gives warnings, see above', 'correct the page that it names')
     if found := broken(made):
         raise TracenbError(
