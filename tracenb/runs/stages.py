@@ -339,12 +339,10 @@ def answer(
         made, record['server'] = answer_served(opened, chats, path)
         write_text(opened.file('run.json'), json.dumps(record, indent=1))
     else:
-        on_gpu = run.generate.backend == 'vllm'
-        model = (
-            VllmModel(model_source(run.model), run.quantize, opened.adapter, opened.commit)
-            if on_gpu
-            else opened.tuned_model()
-        )
+        if run.generate.backend == 'vllm':
+            model = VllmModel(model_source(run.model), run.quantize, opened.adapter, opened.commit)
+        else:
+            model = opened.tuned_model()
         prompts = [encode(c, opened.tokenizer, prompt_only=True) for c in chats]
         made = generate(model, opened.tokenizer, prompts, run.generate, seed=run.seed, path=path)
     opened.generate_seconds = round(time.monotonic() - began, 1)
