@@ -144,20 +144,18 @@ def smoke(tmp_path_factory, base_only) -> Path:
 @pytest.fixture(scope='session')
 def forked_kernels():
     """
-    Kernels of notebooks that the library executes, and workers of grids, are forks of a process with the imports.
+    Notebooks that the library executes get kernels that are forks of the process with the imports.
 
     Jupyter's own kernels run in the report of `smoke`, in test_lab.py and in three notebooks of test_notebooks.py.
     """
     import forked
 
-    from tracenb.runs import kernels, notebook, workers
+    from tracenb.runs import kernels, notebook
 
     server = forked.Forks()
-    server.socket()  # started here: a worker cannot
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(kernels, 'FORK_SERVER', server)
         patched.setattr(notebook.execute, '__defaults__', (kernels.ForkedKernelManager,))
-        patched.setattr(workers, 'START', 'fork')
         yield
     server.close()
 

@@ -84,14 +84,6 @@ def _main(*args):
     main(list(args))
 
 
-def _dask(*args):
-    from dask.__main__ import main
-
-    fork_kernels()
-    sys.argv = ['dask', *args]
-    main()
-
-
 def script(code, *args, **more) -> subprocess.CompletedProcess:
     "As `python -c CODE ARGS`; `more`: `cwd`, `env`, `timeout`."
     return _run(_script, [code, *args], **more)
@@ -108,16 +100,8 @@ def tracenb(*args, **more) -> subprocess.CompletedProcess:
 
 
 def start_tracenb(*args, cwd):
-    "As `Popen(['tracenb', *ARGS])` without output: has `pid`, `poll`, `kill`, `terminate` and `wait`."
-    return _as_popen(_begin(_main, args, cwd, None, None))
-
-
-def start_dask(*args, cwd):
-    "As `Popen(['dask', *ARGS])` for a scheduler or a worker, see `start_tracenb`."
-    return _as_popen(_begin(_dask, args, cwd, None, None))
-
-
-def _as_popen(process):
+    "As `Popen(['tracenb', *ARGS])` without output: has `pid`, `poll`, `kill` and `wait`."
+    process = _begin(_main, args, cwd, None, None)
     process.poll, process.wait = (
         lambda: process.exitcode,
         lambda timeout=None: process.join(timeout) or process.exitcode,

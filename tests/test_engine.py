@@ -322,7 +322,9 @@ def test_a_scheduler_elsewhere_as_in_the_recipes(tmp_path):
         if 'sbatch --array' in ''.join(c['source'])
     )
     lines = {line.split()[1]: line.rstrip(' &').split() for line in recipe.splitlines() if line.startswith('dask ')}
-    dask = lambda *more, what: forked.start_dask(*lines[what][1:], *more, cwd=tmp_path)
+    dask = lambda *more, what: subprocess.Popen(
+        [BIN / 'dask', *lines[what][1:], *more], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     file = grid_file(
         tmp_path,
         settings=dict(

@@ -464,7 +464,7 @@ def paired_rows(rows, n_seeds):
     assert cells.loc[('vanilla', 'edited_facts', 'lp_gold')].estimate != lp.estimate
 
 
-def test_a_run_that_cannot_be_tested_is_named_and_the_others_go_on(whole, run, tmp_path, forked_kernels):
+def test_a_run_that_cannot_be_tested_is_named_and_the_others_go_on(whole, run, tmp_path):
     other = copied(whole, tmp_path / 'other')
     rewritten(run / 'adapter' / 'adapter_config.json', base_model_name_or_path='some/other-model')
     errors = intervene_runs([run, other], make_config(**FEW))

@@ -241,7 +241,7 @@ def test_right_samples_are_averaged_before_questions_are_counted(tmp_path, sampl
     assert found['answer exact, mean@3'].iloc[0].startswith('17 ') and found['pass@3'].iloc[0].startswith('25 ')
 
 
-def test_the_report_of_samples_speaks_of_questions(sampled, forked_kernels):
+def test_the_report_of_samples_speaks_of_questions(sampled):
     out = sampled[0].path.parents[3]
     page = make_report(out).read_text()
     for words in ('mean@3', 'pass@3', 'Each question has 3 samples', 'intervals count questions'):
@@ -381,7 +381,7 @@ def test_grids_are_known_and_limited():
 
 
 @pytest.mark.slow
-def test_a_failing_run_is_retried_and_reported_and_the_others_go_on(tmp_path, forked_kernels):
+def test_a_failing_run_is_retried_and_reported_and_the_others_go_on(tmp_path):
     bad = make_run(**SMALL | dict(dataset='babi', condition='zero_shot', data={'source': str(tmp_path / 'nowhere')}))
     good = make_run(**SMALL | dict(condition='zero_shot'))
     errors = run_grid(Grid(name='two', runs=(bad, good), retries=1), tmp_path, workers=1)
