@@ -52,14 +52,8 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_finish(session):
-    """
-    The collector need not search all modules of torch and transformers again and again: a third of the computing.
-
-    Where tests start forks of a process with the imports, that process is a fork of this one.
-    """
-    if 'run_notebook' in sys.modules and not session.config.option.collectonly:
-        sys.modules['run_notebook'].fork_this_process()
+def pytest_collection_finish():
+    "The collector need not search all modules of torch and transformers again and again: a third of the computing."
     gc.enable()
     gc.collect()
     gc.freeze()

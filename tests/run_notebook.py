@@ -3,14 +3,10 @@
 import multiprocessing
 import os
 import re
-import stat
 import sys
 import traceback
-from contextlib import contextmanager, suppress
-from importlib import import_module
-from multiprocessing import forkserver, resource_tracker, util
+from multiprocessing import forkserver
 from pathlib import Path
-from unittest import mock
 
 SLOW = re.compile(r'^#\| *slow', re.M)  # nbdev's flag: long simulations, which `make test-all` runs
 
@@ -52,54 +48,23 @@ def _child(path, slow, pipe):
         raise
 
 
-@contextmanager
-def _preload_can_be_found():
-    "`preload` takes the folder out of PYTHONPATH again, for processes below."
-    before = os.environ.get('PYTHONPATH')
-    os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, (str(Path(__file__).parent), before)))
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop('PYTHONPATH', None)
-        else:
-            os.environ['PYTHONPATH'] = before
-
-
 def context():
     """
     A fork server with the libraries loaded.
 
     It looks for `preload` in PYTHONPATH only, and says nothing where it finds none: `_child` does.
     """
-    found = multiprocessing.get_context('forkserver')
+    found, before = multiprocessing.get_context('forkserver'), os.environ.get('PYTHONPATH')
     found.set_forkserver_preload(['preload'])
-    with _preload_can_be_found():
-        forkserver.ensure_running()
-    return found
-
-
-def _fork(path, args, keep):
-    "A fork in place of a new interpreter with the arguments `args` and the file descriptors `keep`."
-    if pid := os.fork():
-        return pid
+    os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, (str(Path(__file__).parent), before)))
     try:
-        for fd in map(int, os.listdir('/dev/fd')):
-            with suppress(OSError):  # the one of this list
-                if fd > 2 and fd not in keep and stat.S_ISFIFO(os.fstat(fd).st_mode):
-                    os.close(fd)  # or a process at its other end would wait for this one
-        exec(args[-1], {})
+        forkserver.ensure_running()
     finally:
-        os._exit(0)
-
-
-def fork_this_process():
-    "Start the fork server as a fork of this process, which imports the libraries: once for both. Due before any test."
-    with _preload_can_be_found():
-        import_module('preload')
-    resource_tracker.ensure_running()  # this one in an interpreter of its own
-    with mock.patch.object(util, 'spawnv_passfds', _fork):
-        context()
+        if before is None:
+            del os.environ['PYTHONPATH']
+        else:
+            os.environ['PYTHONPATH'] = before
+    return found
 
 
 def run(path: Path, timeout: float = 300, slow: bool = False) -> str:
