@@ -64,6 +64,7 @@ REFUSED = {
 REFUSED = {kind: why for why, kinds in REFUSED.items() for kind in kinds.split()}
 
 
+@pytest.mark.filterwarnings('ignore:LoRA reaches')
 @pytest.mark.parametrize('kind', ALL)
 def test_together_as_alone(kind, pad0, tmp_path):
     "Losses, gradients, rates and weights of each step, with dropout and with activations computed twice if possible."

@@ -180,6 +180,7 @@ _LATER = dict(
         early_stopping_patience=None,
         use_dora=False,
         use_rslora=False,
+        torch_compile=False,
         packing=False,
         resume_from='',
     ),
