@@ -173,6 +173,9 @@ def test_runs_are_grouped_by_base_and_settings(tmp_path, monkeypatch):
     assert conditions(grouped(grid, grid.runs, tmp_path)) == [three]
     assert conditions(grouped(grid, grid.runs, tmp_path, workers=2)) == [three[:2]]
     assert grouped(replace(grid, concurrent=1), grid.runs, tmp_path) == []
+    for n in (0, -3):
+        with pytest.raises(TracenbError, match=f'concurrent is {n}\n.*1 for one run after another'):
+            grouped(replace(grid, concurrent=n), grid.runs, tmp_path)
     other = [replace(r, train=replace(r.train, learning_rate=k)) for k, r in enumerate(grid.runs, 1)]
     assert grouped(grid, other, tmp_path) == [], 'other settings of training'
 
