@@ -17,7 +17,17 @@ from tracenb.runs.notebook import execute, experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / 'nbs' / 'site' / 'experiments'
-REPORT = ('report.html', 'headline.csv', 'headline.md', 'headline.tex', 'pairs.csv', 'rows.parquet', 'runs.csv')
+REPORT = (
+    'report.html',
+    'passport.html',
+    'passport.json',
+    'headline.csv',
+    'headline.md',
+    'headline.tex',
+    'pairs.csv',
+    'rows.parquet',
+    'runs.csv',
+)
 
 
 def copy_report(demo: Path):
