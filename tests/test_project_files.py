@@ -67,3 +67,10 @@ def test_outputs_is_tracked_and_explained():
         'report.html',
     ):
         assert name in text
+
+
+def test_pages_name_folders_as_seen_from_a_checkout():
+    "A page made of an executed notebook keeps its parameters: `out` is relative, wherever it was executed."
+    pages = {p.name: re.findall(r'"out = (.*?)"', p.read_text()) for p in (ROOT / 'nbs' / 'site').rglob('*.ipynb')}
+    assert pages['demo_run.ipynb']
+    assert [name for name, outs in pages.items() if any(out.strip('\\\'"').startswith('/') for out in outs)] == []

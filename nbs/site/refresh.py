@@ -40,22 +40,23 @@ def copy_report(demo: Path):
     shutil.copy(demo / 'figures' / 'accuracy.png', ROOT / 'nbs' / 'images' / 'demo-accuracy.png')
 
 
-def store(executed: Path, page: Path):
-    "Store an executed notebook as a page; the page's first cell stays."
+def store(executed: Path, page: Path, root: str | Path = ROOT):
+    "Store an executed notebook as a page, with paths as seen from `root`; the page's first cell stays."
     first = ''.join(json.loads(page.read_text())['cells'][0]['source'])
     subprocess.run([sys.executable, ROOT / 'tests' / 'execute.py', '--show', executed, page, first], check=True)
+    page.write_text(page.read_text().replace(f'{root}/', ''))
 
 
 def refresh(demo: Path = ROOT / 'outputs' / 'demo'):
     "Bring everything that the site shows of the demo up to date."
     copy_report(demo)
     [run] = demo.glob('babi/*/correct/*/run.ipynb')
-    store(run, PAGES / 'demo_run.ipynb')
+    out = json.loads(run.read_text())['metadata']['papermill']['parameters']['out']  # perhaps of another checkout
+    store(run, PAGES / 'demo_run.ipynb', Path(out).parents[1])
     with tempfile.TemporaryDirectory() as d:
         settings = dict(out=f'{d}/outputs/study', n_per_condition=25)
         executed = execute(experiment('study'), Path(d, 'study.ipynb'), settings)
-        executed.write_text(executed.read_text().replace(f'{d}/', ''))
-        store(executed, PAGES / 'simulated_study.ipynb')
+        store(executed, PAGES / 'simulated_study.ipynb', d)
     subprocess.run([sys.executable, ROOT / 'tests' / 'execute.py', ROOT / 'nbs' / 'index.ipynb'], check=True)
 
 
@@ -63,7 +64,6 @@ def refresh_finding(folder: Path = ROOT / 'outputs' / 'finding'):
     "Store the verdicts on the runs of the grid `finding` as a page."
     with tempfile.TemporaryDirectory() as d:
         executed = execute(experiment('finding'), Path(d, 'finding.ipynb'), dict(folder=str(folder)))
-        executed.write_text(executed.read_text().replace(f'{ROOT}/', ''))
         store(executed, PAGES.parent / 'findings' / 'use_of_traces.ipynb')
 
 
