@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROJECTIONS', 'TrainConfig', 'effective', 'fit_rows', 'n_loss_tokens', 'plan_batches', 'padding_share', 'collate',
            'pack', 'make_batch', 'check_packing', 'scoring', 'label_loss', 'completion_loss', 'kept_bytes',
-           'needs_checkpointing']
+           'kept_per_token', 'needs_checkpointing']
 
 # %% ../../nbs/05_models/03_batches.ipynb #6dd9a01f
 from functools import partial
@@ -59,7 +59,7 @@ class TrainConfig(Record):
     early_stopping_patience: int | None = None  # Stop after so many evaluations without a lower validation loss
     use_dora: bool = False  # Train magnitude and direction of the weights apart (DoRA)
     use_rslora: bool = False  # Scale of the LoRA matrices is lora_alpha / sqrt(r)
-    torch_compile: bool = False  # Compile the blocks of the model: minutes at first, then faster steps
+    torch_compile: bool = False  # Compile the blocks of the model: half a minute or more at first, then faster steps
     packing: bool = False  # The rows of a batch are one sequence without padding; each row sees itself alone
     resume_from: str = ''  # Folder of a LoRA adapter whose weights training begins with, '' = new ones
 
@@ -362,6 +362,16 @@ def kept_bytes(
         return sum(kept.values()) if loss.requires_grad else 0
 
 
+def kept_per_token(
+    model,  # With the adapter that is trained
+    rows: list[Encoded],  # To be trained on
+    config: TrainConfig,  # Of the batches
+) -> float:
+    "`kept_bytes` per token, measured on the shortest row."
+    row = min(rows, key=lambda r: len(r.input_ids))
+    return kept_bytes(model, make_batch([row], row.input_ids[0], config)) / len(row.input_ids)
+
+
 def needs_checkpointing(
     model,  # With the adapter that is trained
     rows: list[Encoded],  # To be trained on
@@ -370,7 +380,6 @@ def needs_checkpointing(
     "Whether to compute activations twice: as set, or if those of the longest batch take half of the free memory."
     if config.gradient_checkpointing is not None:
         return config.gradient_checkpointing
-    shortest, longest = (f(len(r.input_ids) for r in rows) for f in (min, max))
-    row = next(r for r in rows if len(r.input_ids) == shortest)
-    per_token = kept_bytes(model, make_batch([row], row.input_ids[0], config)) / shortest
-    return per_token * longest * config.batch_size > free_memory(model.get_input_embeddings().weight.device) / 2
+    longest = max(len(r.input_ids) for r in rows)
+    needed = kept_per_token(model, rows, config) * longest * config.batch_size
+    return needed > free_memory(model.get_input_embeddings().weight.device) / 2

@@ -42,7 +42,7 @@ from tracenb.models.batches import (
     padding_share,
     plan_batches,
 )
-from .loading import activation_checkpointing, fast_cpu, memory_errors
+from .loading import activation_checkpointing, fast_cpu, memory_errors, peak_gpu_memory
 from .train_log import HeldOut, RunLabel, TrainLog, evaluate_held_out, stalled
 from ..traces.loss_mask import Encoded
 
@@ -240,6 +240,7 @@ class Training:
             shutil.rmtree(folder, ignore_errors=True)
         self.state = TrainState([p for p in adapted.parameters() if p.requires_grad], config, len(job.plan))
         self.resumed_at = self.done = load_checkpoint(folder, self.settings, self.state)
+        self.seen = sum(len(batch) for step in job.plan[: self.done] for batch in step)
         self.log = TrainLog(job.out, config, len(job.plan), self.done, job.label)
         self.stopped = stalled(self.lines(), config.early_stopping_patience)
         adapted.train()
@@ -266,8 +267,8 @@ def record(
     "Count and log the step that was done; evaluate and save where it is time."
     job, config, n_steps = self.job, self.job.config, len(self.job.plan)
     rows, self.done = [job.kept[i] for batch in job.plan[self.done] for i in batch], self.done + 1
-    seen, is_last = sum(len(batch) for step in job.plan[: self.done] for batch in step), self.done == n_steps
-    line = dict(step=self.done, steps=n_steps, rows=seen, epoch=round(seen / len(job.kept), 4))
+    self.seen, is_last = self.seen + len(rows), self.done == n_steps
+    line = dict(step=self.done, steps=n_steps, rows=self.seen, epoch=round(self.seen / len(job.kept), 4))
     line |= dict(loss=round(sum(losses), 5), learning_rate=self.rate, grad_norm=round(norm, 4))
     line |= _tokens(rows, config.loss)
     if job.held_out and config.eval_steps and (self.done % config.eval_steps == 0 or is_last):
@@ -288,7 +289,7 @@ def peak_memory(
 ) -> int:
     "Peak memory in MB: of torch's allocator on the GPU, of the whole process on the CPU; 0 where it is not known."
     if device == 'cuda':
-        return torch.cuda.max_memory_allocated() // 2**20
+        return peak_gpu_memory()
     try:
         import resource
     except ImportError:

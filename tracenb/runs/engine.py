@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from ..core.files import digest, read_traces
 from ..core.records import TracenbError
 from ..models.adapters import attach_adapter, warn_of_share
-from ..models.batches import effective
+from ..models.concurrent import shared_settings
 from ..models.generation import generate
 from ..models.loading import load_skeleton, load_tokenizer
 from ..models.training import peak_memory, train
@@ -66,8 +66,8 @@ class ProgressMonitor:
 # %% ../../nbs/07_runs/08_engine.ipynb #engine-groups
 def _base_of(run):
     "What runs have in common that can be trained side by side: their base model and settings of training."
-    how = effective(run.train.to_dict()) | dict(resume_from='')
-    return digest([run.model, run.revision, run.quantize, run.device, run.attn_implementation, how])
+    base = run.model, run.revision, run.quantize, run.device, run.attn_implementation
+    return digest([*base, shared_settings(run.train)])
 
 
 def grouped(
