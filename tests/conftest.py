@@ -41,6 +41,11 @@ LONGEST = (
     'test_generate.py',
     'test_rating_page.py',
     'test_report.py',
+    'test_traces.py',
+    'test_audit.py',
+    'test_parsing.py',
+    'test_cotempqa.py',
+    'test_stats.py',
 )  # begun first, so that no process waits for another at the end
 LAST = 'test_notebooks.py'  # many and short: whichever process is free takes the next
 APART = ('test_engine.py', 'test_notebooks.py', 'test_tutorials.py')  # their tests share nothing
@@ -55,6 +60,7 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
     "The collector need not search all modules of torch and transformers again and again: a third of the computing."
     gc.enable()
+    gc.set_threshold(20_000)  # 700 new objects are made by one row
     gc.collect()
     gc.freeze()
 

@@ -180,6 +180,18 @@ def cell_with(page, source):
     return page.locator('.jp-CodeCell').nth(DISPLAYED.index(source))
 
 
+def press(cell, name, awaited):
+    "Press a button by the keyboard, as often as needed: a key is lost while a busy machine still draws the page."
+    from playwright.sync_api import Error, expect
+
+    for _ in range(4):
+        expect(cell.get_by_role('button', name=name)).to_be_enabled(timeout=30_000)
+        cell.get_by_role('button', name=name).press('Enter')
+        with suppress(Error):
+            return awaited.wait_for(timeout=15_000)
+    raise AssertionError(f'{name!r} was pressed four times: {cell.inner_text()}')
+
+
 def test_records_are_legible_and_harmless(displayed, tmp_path):
     page = displayed
     assert page.locator('.tnb').count() >= 8
@@ -190,8 +202,6 @@ def test_records_are_legible_and_harmless(displayed, tmp_path):
 
 
 def test_the_explorer_reacts(displayed, tmp_path):
-    from playwright.sync_api import TimeoutError as PlaywrightTimeout
-
     page = displayed
     page.set_viewport_size(dict(width=1200, height=1500))
     assert cell_with(page, RUN).locator('.widget-hprogress').count() == 2  # bars of training and of generation
@@ -213,13 +223,7 @@ def test_the_explorer_reacts(displayed, tmp_path):
     second.get_by_text('parsed and scored').wait_for()
     second.get_by_text('what the model wrote').wait_for()
     second.get_by_label('question').fill('Where is Zoë?')
-    button, parsed = second.get_by_role('button', name='Ask the model'), 'the answer is parsed, not scored'
-    for _ in range(3):  # a key is lost while a busy machine still draws the page; a click needs one that stands still
-        button.press('Enter')
-        with suppress(PlaywrightTimeout):
-            second.get_by_text(parsed).wait_for(timeout=15_000)
-            break
-    second.get_by_text(parsed).wait_for(timeout=1000)
+    press(second, 'Ask the model', second.get_by_text('the answer is parsed, not scored'))
     page.screenshot(path=tmp_path / 'explorer.png')
 
 
@@ -230,8 +234,7 @@ def test_a_trace_can_be_edited_by_hand(displayed):
     assert trace.input_value(), 'it begins with the correct trace'
     for text in (trace.input_value(), 'Nothing <b>is</b> known.'):
         trace.fill(text)
-        panel.get_by_role('button', name='Force this trace').press('Enter')
-        panel.locator('td', has_text=text[:24]).first.wait_for()
+        press(panel, 'Force this trace', panel.locator('td', has_text=text[:24]).first)
     rows = panel.locator('tbody tr', has=page.locator('td')).all_inner_texts()
     logprobs = [float(re.search(r'-\d+\.\d\d', row)[0]) for row in rows[-2:]]
     assert logprobs[0] != logprobs[1]

@@ -73,10 +73,16 @@ def test_what_is_taught_is_parsed_back(name, style):
 
 
 @functools.cache
+def rows_of(name):
+    "Some training examples of each label."
+    n = {'babi20': 120, '2wiki': 16, 'hotpotqa': 16}.get(name, 44)
+    return load_examples(get_task(name), DataConfig(n_train=n), 'train')
+
+
+@functools.cache
 def pairs_of(name, condition):
     "Some training examples of each label with their traces."
-    task, n = get_task(name), {'babi20': 120, '2wiki': 16, 'hotpotqa': 16}.get(name, 44)
-    rows = load_examples(task, DataConfig(n_train=n), 'train')
+    task, rows = get_task(name), rows_of(name)
     return taught_pairs(rows, build_traces(rows, task, condition, 1))
 
 

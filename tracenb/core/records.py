@@ -307,6 +307,7 @@ def normalize_paper(
     return ' '.join(text.lower().translate(_NO_PUNCTUATION).split())
 
 
+@lru_cache(2**16)
 def _normal_word(word):
     "A word without punctuation, its numbers whole. A sign or point before a number counts where the word begins."
     kept, done = '', 0

@@ -89,6 +89,22 @@ def fill(self: TracePanel):
     except TracenbError as e:
         self.status.value = escaped(e)
 
+
+@patch
+def table_of_tried(self: TracePanel) -> str:
+    "HTML of the traces tried on this question, the last first."
+    rows = [
+        [
+            escaped(t['answer']),
+            'gold' if t['right'] else '',
+            f'{t["logprob"]:.2f}',
+            str(t['tokens']),
+            escaped(t['trace']),
+        ]
+        for t in reversed(self.tried)
+    ]
+    return block(table(rows, ('answer', '', 'log-probability of gold', 'tokens', 'forced trace'))) if rows else ''
+
 # %% ../../nbs/08_interventions/10_panel.ipynb #pn-actions-2
 @patch
 def force(self: TracePanel):
@@ -96,22 +112,12 @@ def force(self: TracePanel):
     self.button.disabled, self.status.value = True, 'asking the model ...'
     try:
         self.tried.append(try_trace(self.item, self.trace.value))
-        rows = [
-            [
-                escaped(t['answer']),
-                'gold' if t['right'] else '',
-                f'{t["logprob"]:.2f}',
-                str(t['tokens']),
-                escaped(t['trace']),
-            ]
-            for t in reversed(self.tried)
-        ]
-        head = ('answer', '', 'log-probability of gold', 'tokens', 'forced trace')
-        self.result.value, self.status.value = block(table(rows, head)), ''
+        self.status.value = ''
     except TracenbError as e:
         self.status.value = escaped(e)
     finally:
         self.button.disabled = False
+    self.result.value = self.table_of_tried()  # last: who sees the new line can press the button again
 
 
 def explore_trace(

@@ -134,6 +134,7 @@ def ask(self: QuestionPanel, *_):
 
     try:
         made = self.trained.ask(example, watch)
+        self.button.disabled = False  # before the answer: who sees it can ask again
         self.result.value = self.show(made, example, known)
         scored = ' and scored' if known else ''
         self.status.value = f'{made.n_tokens} tokens, ended by {made.finish_reason}; parsed{scored}'
