@@ -15,6 +15,7 @@ require_extra('teacher', 'openai', 'aiolimiter', 'tenacity')
 # %% ../../nbs/06_teacher/03_client.ipynb #client-imports
 import asyncio
 import json
+import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -273,6 +274,19 @@ async def _ask_all(todo, client, cache, bar, on_reply):
         await asyncio.gather(*(work() for _ in range(min(client.endpoint.concurrency, len(todo)))))
     return replies
 
+# %% ../../nbs/06_teacher/03_client.ipynb #client-interrupt
+@contextmanager
+def _on_interrupt(handler):
+    "Let `handler` take interrupts, which would else be raised between any two lines. Only the main thread gets them."
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+
 # %% ../../nbs/06_teacher/03_client.ipynb #client-run
 def _run(work: Coroutine):
     """
@@ -284,7 +298,7 @@ def _run(work: Coroutine):
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
-    loop, found, ended = asyncio.new_event_loop(), {}, threading.Event()
+    loop, found, ended, interrupts = asyncio.new_event_loop(), {}, threading.Event(), []
     task = loop.create_task(work)
 
     def run_loop():
@@ -295,17 +309,18 @@ def _run(work: Coroutine):
         finally:
             ended.set()
 
-    threading.Thread(target=run_loop).start()
-    interrupted = None
-    while not ended.is_set():
-        try:
-            ended.wait()  # not join: before Python 3.13, an interrupted join takes the thread for ended
-        except KeyboardInterrupt as e:
-            interrupted = e
-            loop.call_soon_threadsafe(task.cancel)
+    def interrupt(*_):
+        interrupts.append(True)
+        loop.call_soon_threadsafe(task.cancel)
+
+    with _on_interrupt(interrupt):
+        threading.Thread(target=run_loop).start()
+        ended.wait()  # not join: before Python 3.13, an interrupted join takes the thread for ended
     loop.close()
-    if interrupted or 'error' in found:
-        raise interrupted or found['error']
+    if interrupts:
+        raise KeyboardInterrupt
+    if 'error' in found:
+        raise found['error']
     return found['value']
 
 # %% ../../nbs/06_teacher/03_client.ipynb #client-checks
