@@ -27,7 +27,6 @@ from pathlib import Path
 
 from aiolimiter import AsyncLimiter
 from fastcore.basics import patch
-from filelock import FileLock, Timeout
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 from tqdm.auto import tqdm
 
@@ -331,19 +330,6 @@ def _check_limit(requests, endpoint, prices):
     if any(r.max_tokens is None for r in requests):
         raise TracenbError('a limit of cost needs a limit of tokens', 'set max_tokens')
 
-
-@contextmanager
-def _locked(cache):
-    "Keep other processes from using `cache` meanwhile."
-    try:
-        lock = FileLock(f'{cache}.lock', timeout=0).acquire()
-    except Timeout:
-        raise TracenbError(
-            f'{cache}: another process is using this cache', 'wait for it: both would pay for the same answers'
-        ) from None
-    with lock:
-        yield
-
 # %% ../../nbs/06_teacher/03_client.ipynb #602973fc
 def ask(
     requests: list[Request],  # Any number
@@ -369,7 +355,7 @@ def ask(
 
         if todo:
             counts = dict(total=len(todo) + len(replies), initial=len(replies))
-            with _locked(cache), tqdm(desc='ask', unit='request', disable=not progress, **counts) as bar:
+            with stored.locked(), tqdm(desc='ask', unit='request', disable=not progress, **counts) as bar:
                 replies |= _run(work(bar))
         return [replace(replies[k], id=r.id) for k, r in zip(keys, requests)]
     finally:

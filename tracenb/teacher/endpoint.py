@@ -8,9 +8,12 @@ __all__ = ['Endpoint', 'Request', 'Reply', 'request_key', 'api_key', 'ReplyCache
 # %% ../../nbs/06_teacher/01_endpoint.ipynb #d7139c00
 import os
 import sqlite3
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from fastcore.basics import patch
+from filelock import FileLock, Timeout
 from pydantic import Field
 
 from ..core.files import digest
@@ -112,7 +115,7 @@ class ReplyCache:
         self,
         path: str | Path,  # Created if missing, readable by its owner only
     ):
-        path = Path(path)
+        self.path = path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         try:
@@ -136,3 +139,17 @@ class ReplyCache:
 
     def close(self):
         self.db.close()
+
+# %% ../../nbs/06_teacher/01_endpoint.ipynb #cache-locked
+@patch
+@contextmanager
+def locked(self: ReplyCache):
+    "Keep other processes from sending requests for this cache meanwhile. Raises `TracenbError` if one does."
+    try:
+        lock = FileLock(f'{self.path}.lock', timeout=0).acquire()
+    except Timeout:
+        raise TracenbError(
+            f'{self.path}: another process is using this cache', 'wait for it: both would pay for the same answers'
+        ) from None
+    with lock:
+        yield
