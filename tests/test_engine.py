@@ -328,7 +328,7 @@ def test_a_scheduler_elsewhere_as_in_the_recipes(tmp_path):
     file = grid_file(
         tmp_path,
         settings=dict(
-            data={'n_train': 60, 'n_test': 6},
+            data={'n_train': 32, 'n_test': 6},
             train={'num_train_epochs': 4, 'gradient_accumulation_steps': 1, 'save_steps': 5},
             generate={'max_new_tokens': 8},
         ),

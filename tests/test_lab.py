@@ -16,8 +16,8 @@ from conftest import ROOT, new_page
 from faulty_server import FaultyServer
 from lab_driver import Kernel, Lab, environment
 
-# Each in the browser: the first two in every run, the others in `make test-all`; test_tutorials.py runs those always.
-IN_BROWSER = ['start.ipynb', 'tutorials/explore.ipynb']
+# Each in the browser: the first in every run, the others in `make test-all`; test_tutorials.py runs those always.
+IN_BROWSER = ['start.ipynb']
 TUTORIALS = [
     path if path in IN_BROWSER else pytest.param(path, marks=pytest.mark.exhaustive)
     for path in ['start.ipynb', *sorted(f'tutorials/{p.name}' for p in (ROOT / 'nbs').glob('tutorials/*.ipynb'))]

@@ -45,6 +45,7 @@ def study(tmp_path):
     ], train
 
 
+@pytest.mark.slow
 def test_every_condition_trains_on_the_same_questions(study, tmp_path):
     files, train = study
     trained = {}
@@ -185,6 +186,7 @@ def encoded_lengths(run, out):
     return lengths
 
 
+@pytest.mark.slow
 def test_a_row_that_is_too_long_in_one_condition_is_left_out_of_all(tmp_path):
     whole = expand(long_grid(10**6), 'g')
     lengths = [encoded_lengths(r, tmp_path / 'whole') for r in whole.runs if r.condition != 'zero_shot']

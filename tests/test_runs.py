@@ -241,7 +241,7 @@ def test_right_samples_are_averaged_before_questions_are_counted(tmp_path, sampl
     assert found['answer exact, mean@3'].iloc[0].startswith('17 ') and found['pass@3'].iloc[0].startswith('25 ')
 
 
-def test_the_report_of_samples_speaks_of_questions(sampled):
+def test_the_report_of_samples_speaks_of_questions(sampled, forked_kernels):
     out = sampled[0].path.parents[3]
     page = make_report(out).read_text()
     for words in ('mean@3', 'pass@3', 'Each question has 3 samples', 'intervals count questions'):

@@ -766,6 +766,7 @@ def claimed(grids, seeds, **settings):
     return made / grids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('seeds', [2, 3, 5])
 def test_few_false_claims_where_seeds_move_conditions(seeds):
     assert claimed(40, seeds) <= 0.05

@@ -190,6 +190,7 @@ def test_facts_are_taken_from_different_examples_as_long_as_there_are_enough():
     assert set(quoted(build_traces(rows[:2], toy, 'foreign_facts')[0])) == {'C1 is c.', 'D1 is d.'}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name, every', [('babi', 1), ('cotempqa', 3), pytest.param('cotempqa', 1, marks=pytest.mark.exhaustive)]
 )
@@ -313,6 +314,7 @@ def test_filler_matches_the_tokens_of_a_tokenizer_that_merges_stops():
         assert count(filler.text) == count(correct.text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('style', TEMPLATES)
 @pytest.mark.parametrize('model', ['tiny-random', 'smollm2-135m'])
 def test_filler_makes_the_whole_completion_equally_long(model, style):
