@@ -77,6 +77,9 @@ def test_the_smoke_grid_from_run_to_report(smoke):
     assert {p: p.read_bytes() for p in before} == before, 'a second run finds everything finished'
     table = (smoke.parent / 'report.txt').read_text()
     assert 'answer exact' in table and 'zero_shot' in table
+    untrained = next(f for f in folders if f.parent.name == 'zero_shot')
+    told = forked.tracenb('weights', untrained, cwd=smoke.parent)
+    assert told.returncode == 1 and 'no finished run has an adapter' in told.stderr
     page = (smoke / 'report.html').read_text()
     assert page.count('data:image/png') >= 3 and 'What can be said' in page
     assert not re.findall(r'(?:src|href)="https?://[^"]*"', page) and not re.findall('<script[^>]*src', page), (

@@ -189,6 +189,8 @@ def test_a_grid_side_by_side_and_what_cannot_be_one_after_another(tmp_path, capf
     assert 'one after another: vanilla seed 1, correct seed 1: these runs cannot' in told
     summaries = [json.loads(p.read_text()) for p in tmp_path.rglob('train.json')]
     assert sorted(s.get('concurrent', 1) for s in summaries) == [1, 1, 2, 2]
+    costs = [json.loads(p.read_text())['cost'] for p in tmp_path.rglob('run.json')]
+    assert [c for c in costs if c['all_seconds'] < c['train_seconds']] == [], 'training beside others is counted'
     folders = [p.parent for p in tmp_path.rglob('metrics.json')]
     assert len(folders) == 4 and [verify(f) for f in folders] == [[], [], [], []]
     assert [p for p in tmp_path.rglob('*') if p.name in ('error.txt', 'checkpoints')] == []

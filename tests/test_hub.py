@@ -331,6 +331,12 @@ def test_weights_that_changed_under_a_run_are_named(tmp_path):
     with pytest.raises(TracenbError, match=f'begun with another base model .weights {before}, now {now}.\n.*delete'):
         answer(open_run(run, tmp_path / 'o'))
     path.write_bytes(weights)
+    ends = folder / 'generation_config.json'
+    usual = ends.read_bytes()
+    ends.write_text(json.dumps(json.loads(usual) | dict(eos_token_id=[2, 300])))
+    with pytest.raises(TracenbError, match='begun with another base model .generation_config'):
+        answer(open_run(run, tmp_path / 'o'))
+    ends.write_bytes(usual)
     opened = open_run(run, tmp_path / 'o')
     finish(opened, score(opened, answer(opened)))
     path.write_bytes(weights[:-64] + bytes(64))

@@ -59,6 +59,13 @@ def test_every_condition_trains_on_the_same_questions(study, tmp_path):
     assert len(trained) == 7 and set(map(tuple, trained.values())) == {tuple(e.id for e in train[2:-1])}
 
 
+def test_a_grid_in_which_no_question_is_left_says_so_at_once():
+    grid = get_grid('smoke')
+    short = replace(grid, runs=tuple(replace(r, train=replace(r.train, max_length=20)) for r in grid.runs))
+    with pytest.raises(TracenbError, match='toy, tiny-random: each training question is too long.*\n.*max_length'):
+        same_questions(short)
+
+
 def test_measures_of_each_training_trace_are_stored(study, tmp_path):
     import pandas as pd
 

@@ -150,6 +150,10 @@ def test_a_hub_id_or_a_path_makes_a_plain_folder_name():
         (dict(model='smollm-135m'), "did you mean 'smollm2-135m'"),
         (dict(sed=1), "did you mean 'seed'"),
         (dict(train={'learning_rat': 1}), "did you mean 'learning_rate'"),
+        (dict(train={'learning_rate': -1}), 'learning_rate must be positive'),
+        (dict(train={'max_grad_norm': 0}), 'max_grad_norm must be positive'),
+        (dict(train={'lora_dropout': 1}), 'lora_dropout is 1.0'),
+        (dict(train={'warmup_ratio': 2}), 'warmup_ratio is 2.0'),
         (dict(data={'n_train': 'many'}), 'n_train'),
         (dict(seed='one'), 'seed'),
         (dict(generate={'num_return_sequences': 3}), 'num_return_sequences is 3 without sampling: .*\n.*do_sample'),
@@ -800,6 +804,8 @@ def test_an_adapter_is_compared_on_other_weights(whole):
     shown = html.unescape(weights_notice(gather(whole.path.parents[3])).data)
     assert all(how in shown for how in WEIGHTS) and "McNemar's p" in shown
     assert pd.read_csv(whole.file('weights.csv')).weights.tolist() == list(WEIGHTS)
+    with pytest.raises(TracenbError, match='limit is 0'):
+        compare_weights(whole.path, limit=0)
 
 
 def answer_again(opened):

@@ -14,7 +14,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from tracenb.core.files import read_jsonl
+from tracenb.core.files import read_jsonl, write_jsonl
 from tracenb.core.records import Trace, TracenbError
 from tracenb.models.adapters import attach_adapter, load_adapter
 from tracenb.models.batches import TrainConfig, collate, completion_loss, fit_rows, padding_share, plan_batches
@@ -245,7 +245,10 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path, model, tok, rows):
     with pytest.raises(TracenbError, match='belongs to other rows, settings or another seed'):
         train(model, tok, rows, QUICK, 2, tmp_path / 'cut')
     same = replace(QUICK, report_to='tensorboard', save_steps=7)  # changes no figure: the checkpoint is of the same run
-    assert train(model, tok, rows, same, 1, tmp_path / 'cut')['resumed_at'] == 6
+    log = tmp_path / 'cut/train_log.jsonl'
+    write_jsonl(log, [x | dict(seconds=900.0 + x['step']) for x in read_jsonl(log)])
+    summary = train(model, tok, rows, same, 1, tmp_path / 'cut')
+    assert summary['resumed_at'] == 6 and 906 < summary['seconds'] < 960, 'the time before the interruption counts'
     assert weights(tmp_path / 'cut') == weights(tmp_path / 'whole')
     drop = lambda out: [{k: v for k, v in x.items() if k != 'seconds'} for x in read_jsonl(out / 'train_log.jsonl')]
     assert drop(tmp_path / 'cut') == drop(tmp_path / 'whole')

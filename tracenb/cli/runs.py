@@ -191,9 +191,11 @@ def weights(
     "Use adapters as trained, merged into bf16 and on bf16, and compare loss and answers: weights.csv of each run."
     from tracenb.runs.finished import compare_weights
 
-    for at in _finished(folder):
-        if (at / 'adapter').is_dir():
-            print(f'{at}\n{compare_weights(at, limit).to_string(index=False)}')
+    adapted = [at for at in _finished(folder) if (at / 'adapter').is_dir()]
+    if not adapted:
+        raise TracenbError(f'{folder}: no finished run has an adapter', 'name a run of a condition that trains')
+    for at in adapted:
+        print(f'{at}\n{compare_weights(at, limit).to_string(index=False)}')
 
 # %% ../../nbs/15_cli/05_runs.ipynb #rv-machine
 def serve(

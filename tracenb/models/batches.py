@@ -78,11 +78,12 @@ def check(self: TrainConfig):
     if isinstance(self.target_modules, str):
         lookup({'all-linear': None}, self.target_modules, 'target_modules')
     sizes = 'r lora_alpha learning_rate num_train_epochs max_steps budget batch_size gradient_accumulation_steps '
-    for field in f'{sizes} max_length early_stopping_patience'.split():
+    for field in f'{sizes} max_length max_grad_norm early_stopping_patience'.split():
         if getattr(self, field) is not None and getattr(self, field) <= 0:
             raise TracenbError(f'{field} is {getattr(self, field)}', f'{field} must be positive')
-    if not 0 < self.eval_share < 1:
-        raise TracenbError(f'eval_share is {self.eval_share}', 'use a share between 0 and 1')
+    for field in ('eval_share', 'lora_dropout', 'warmup_ratio'):
+        if not (0 < getattr(self, field) < 1 or field != 'eval_share' and getattr(self, field) == 0):
+            raise TracenbError(f'{field} is {getattr(self, field)}', 'use a share between 0 and 1')
     if self.eval_steps < 0:
         raise TracenbError(f'eval_steps is {self.eval_steps}', 'use a number of steps, or 0 for no evaluation')
     if self.early_stopping_patience and not self.eval_steps:
@@ -105,7 +106,9 @@ def fit_rows(
     rows: list[Encoded],  # Tokenized examples
     max_length: int,  # Tokens
 ) -> tuple[list[Encoded], list[str]]:
-    "The rows that fit, and the ids of those that do not. Raises `TracenbError` if none fits or a row has no loss."
+    "The rows that fit, and the ids of those that do not. Raises `TracenbError` if none does or a row has no loss."
+    if not rows:
+        raise TracenbError('no example is left to train on', 'use more examples, or a smaller eval_share')
     empty = [r.id for r in rows if not any(r.loss_mask)]
     if empty:
         raise TracenbError(

@@ -271,6 +271,7 @@ def _all_rows(jobs):
 
 def _finish(members, seconds):
     "Save all; returns the summaries."
+    seconds += max(m.training.before for m in members)
     tokens = [sum(x['tokens'] for x in m.training.lines()) for m in members]
     shares = [round(seconds * n / sum(tokens), 1) for n in tokens]
     return [m.training.finish(seconds=s, concurrent=len(members)) for m, s in zip(members, shares)]

@@ -288,7 +288,8 @@ def base_record(
         conversion=conversion(name),
         config=of('config.json'),
         weights=_weights_digest(folder) if folder else '',
-        tokenizer=of('tokenizer.json'),
+        tokenizer=of('tokenizer.json') or of('tokenizer.model') or of('vocab.json'),
+        generation_config=of('generation_config.json'),  # its end tokens end answers
     )
 
 # %% ../../nbs/05_models/01_presets.ipynb #presets-config-fault

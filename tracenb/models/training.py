@@ -242,7 +242,10 @@ class Training:
         self.resumed_at = self.done = load_checkpoint(folder, self.settings, self.state)
         self.seen = sum(len(batch) for step in job.plan[: self.done] for batch in step)
         self.log = TrainLog(job.out, config, len(job.plan), self.done, job.label)
-        self.stopped = stalled(self.lines(), config.early_stopping_patience)
+        lines = self.lines()
+        self.before = lines[-1]['seconds'] if lines else 0.0  # seconds until the checkpoint
+        self.began -= self.before
+        self.stopped = stalled(lines, config.early_stopping_patience)
         adapted.train()
 
     def lines(self) -> list[dict]:

@@ -208,7 +208,8 @@ def _lora_share(model, revision, train):
     "The share of the weights of the model's blocks that LoRA will reach; None where its configuration is not here."
     try:
         skeleton = load_skeleton(model, revision)
-    except TracenbError:
+    except TracenbError as e:
+        tqdm.write(f'share of LoRA not known: {e}', file=sys.stderr)
         return None
     return warn_of_share(attach_adapter(skeleton, train, 0), train)['lora_share']
 

@@ -121,6 +121,8 @@ def compare_weights(
     of accuracy with McNemar's p; stored as `weights.csv`. Raises `TracenbError` for a run without adapter.
     """
     trained = TrainedRun(folder)
+    if limit is not None and limit < 1:
+        raise TracenbError(f'limit is {limit}', 'use at least one example')
     if not trained.condition.trains:
         raise TracenbError(f'{folder}: this run has no adapter', 'name a run of a condition that trains')
     trained.examples = trained.examples[:limit] if trained.tokenizer else []

@@ -183,7 +183,7 @@ def _asks(run):
     "What runs have in common whose prompts are the same."
     return run.dataset, run.model, run.revision, run.chat.to_json(), run.data.to_json()
 
-
+# %% ../../nbs/07_runs/03_grids.ipynb #grids-tokenizer
 def _check_tokenizer(inputs, absent):
     "Load the tokenizer, or raise why it did not load before: `absent` keeps it, so that a grid asks once for a model."
     key = inputs.run.model, inputs.commit
@@ -197,7 +197,10 @@ def _check_tokenizer(inputs, absent):
 
 
 def _left_out(runs, bar, absent):
-    "The ids that one of these runs of one data set and model cannot train on. A run that fails will say so itself."
+    """
+    The ids that one of these runs of one data set and model cannot train on. A run that fails will say so itself.
+    Raises `TracenbError` if that is every one.
+    """
     inputs, lost = RunInputs(runs[0]), set()
     length = cache(lambda text: token_counter(inputs.tokenizer)(text))  # prompts are the same in most conditions
     for run in runs:
@@ -207,6 +210,10 @@ def _left_out(runs, bar, absent):
         except (TracenbError, OSError) as e:
             tqdm.write(f'questions of {run.name} are not compared: {e}', file=sys.stderr)
         bar.update()
+    if lost and not {e.id for e in inputs.examples['train']} - lost:
+        what = 'each training question is too long, or without a trace, in one of the conditions'
+        remedy = 'raise max_length, complete the traces, or leave that condition out'
+        raise TracenbError(f'{runs[0].dataset}, {runs[0].model}: {what}', remedy)
     return lost
 
 # %% ../../nbs/07_runs/03_grids.ipynb #same-questions

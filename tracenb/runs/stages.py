@@ -67,12 +67,12 @@ class Run(Record):
         return run_name(self.to_dict())
 
     def check(self) -> 'Run':
-        "Itself, if names and generation settings can be used. Raises `TracenbError` with near matches."
+        "Itself, if names and settings can be used. Raises `TracenbError` with near matches."
         get_task(self.dataset)
         if self.generate.backend != 'endpoint':  # a server may have models that nothing is known of here
             get_preset(self.model)
-        self.chat.check()
-        self.generate.check()
+        for part in (self.chat, self.train, self.generate):
+            part.check()
         lookup(dict.fromkeys(ATTENTION), self.attn_implementation, 'attn_implementation')
         needs = get_condition(self.condition).needs
         if needs and not self.data.traces:
@@ -377,16 +377,16 @@ def finish(
     table: pd.DataFrame,  # Rows of `score`
 ) -> dict:
     "Write `metrics.json`, last of all, and what the run cost into `run.json`."
-    record = opened.record()
-    made = read_jsonl(opened.file('generations.jsonl'), Generation)
+    record, made = opened.record(), read_jsonl(opened.file('generations.jsonl'), Generation)
     trained = json.loads(opened.file('train.json').read_text()) if opened.condition.trains else {}
     before = record.get('cost', {})  # a stage that was found finished keeps the time it took
+    parts = trained.get('seconds'), opened.generate_seconds or before.get('generate_seconds')
+    seconds = before.get('all_seconds', 0) + time.monotonic() - opened.started
     gpu = trained['peak_memory_mb'] if trained.get('device') == 'cuda' else 0  # also of a process before this one
     gpu = max(peak_gpu_memory(), gpu, before.get('peak_gpu_memory_mb', 0))
     record['cost'] = dict(
-        train_seconds=trained.get('seconds'),
-        generate_seconds=opened.generate_seconds or before.get('generate_seconds'),
-        all_seconds=before.get('all_seconds', 0) + round(time.monotonic() - opened.started, 1),
+        **dict(zip(('train_seconds', 'generate_seconds'), parts)),
+        all_seconds=round(max(seconds, sum(filter(None, parts))), 1),  # training may have been in another process
         peak_memory_mb=max(peak_memory('cpu'), before.get('peak_memory_mb', 0)),
         tokens_generated=sum(g.n_tokens for g in made),
         **(dict(peak_gpu_memory_mb=gpu) if gpu else {}),
