@@ -267,6 +267,29 @@ def test_other_examples_never_reuse_a_folder(whole):
     path.write_text(text)
 
 
+def test_an_adapter_that_was_not_trained_here_is_named(tmp_path):
+    opened = open_run(make_run(condition='correct', data=dict(n_train=4, n_test=2), train=dict(max_steps=1)), tmp_path)
+    tune(opened, build(opened))
+    file = opened.adapter / 'adapter_model.safetensors'
+    trained = file.read_bytes()
+    file.write_bytes(trained[:-1] + bytes([trained[-1] ^ 1]))
+    with pytest.raises(TracenbError, match='not the adapter that was trained here .weights .*\n.*put back the one'):
+        answer(opened)
+    file.write_bytes(trained)
+    finish(opened, score(opened, answer(opened)))
+    file.write_bytes(trained[:-1] + bytes([trained[-1] ^ 1]))
+    with pytest.raises(TracenbError, match='not the adapter that was trained here'):
+        TrainedRun(opened.path).load()
+
+
+def test_no_tokens_left_for_an_answer_is_said_before_training(tmp_path):
+    settings = dict(data=dict(n_train=4, n_test=2), generate=dict(max_new_tokens=5000))
+    opened = open_run(make_run(condition='correct', **settings), tmp_path)
+    with pytest.raises(TracenbError, match='no prompt fits: .* an answer may have 5000, and both together 1024'):
+        tune(opened, build(opened))
+    assert not opened.file('train_log.jsonl').exists()
+
+
 def test_run_json_says_how_to_redo_it(whole):
     record = json.loads(whole.file('run.json').read_text())
     assert make_run(**record['settings']) == whole.run

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'attach_adapter', 'in_model_format', 'lora_share', 'warn_of_share', 'about_adapter', 'model_card',
-           'save_adapter', 'load_adapter', 'MasterWeights', 'make_optimizer', 'compiled_blocks']
+           'adapter_digest', 'save_adapter', 'load_adapter', 'MasterWeights', 'make_optimizer', 'compiled_blocks']
 
 # %% ../../nbs/05_models/04_adapters.ipynb #adapters-imports
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from ..core.files import atomic_folder, write_text
+from ..core.files import atomic_folder, file_digest, write_text
 from ..core.records import TracenbError
 from .batches import TrainConfig
 from .loading import keep_gradients, load_model
@@ -178,12 +179,12 @@ def about_adapter(
 ) -> dict:
     "What another machine needs to know to use it."
     trained, every = adapted.get_nb_trainable_parameters()
+    dtype = str(adapted.get_input_embeddings().weight.dtype).removeprefix('torch.')
     return {
         'commit of the base model': getattr(adapted, 'commit', '') or 'not pinned',
         'weights of the base model': getattr(adapted, 'conversion', '') or 'as they are stored',
-        'quantization': _QUANTIZED
-        if getattr(adapted.config, 'quantization_config', None)
-        else f'none, {adapted.get_input_embeddings().weight.dtype}',
+        'quantization': _QUANTIZED if getattr(adapted.config, 'quantization_config', None) else f'none, torch.{dtype}',
+        'numbers of the adapter': f'{dtype}: PeftModel.from_pretrained(..., autocast_adapter_dtype=False) keeps them',
         'chat template': f'{template_record(tokenizer)["digest"]} (digest), beside the adapter',
         'trainable parameters': f'{trained:,} of {every:,}, {trained / every:.2%}',
     }
@@ -207,13 +208,20 @@ def model_card(
     )
 
 # %% ../../nbs/05_models/04_adapters.ipynb #cbad179b
+def adapter_digest(
+    folder: str | Path,  # What `save_adapter` wrote
+) -> str:
+    "A fingerprint of the weights, which `train.json` of a run keeps."
+    return file_digest(Path(folder) / 'adapter_model.safetensors')[:16]
+
+
 def save_adapter(
     adapted,  # A model with an adapter
     folder: Path,  # Where to
     card: str,  # README.md
     tokenizer,  # Of the model
-):
-    "Write the adapter and its tokenizer beside `folder` and rename them into place."
+) -> str:
+    "Write the adapter and its tokenizer beside `folder` and rename them into place. Returns its `adapter_digest`."
     for config in adapted.peft_config.values():
         config.revision = getattr(adapted, 'commit', '') or None
     with atomic_folder(folder, replace=True) as tmp:
@@ -222,21 +230,32 @@ def save_adapter(
             write_text(tmp / 'chat_template.jinja', fixed_template(tokenizer))
         adapted.save_pretrained(tmp, save_embedding_layers=False)  # Looking for new tokens would ask the hub
         write_text(tmp / 'README.md', card)
+    return adapter_digest(folder)
 
 # %% ../../nbs/05_models/04_adapters.ipynb #adapters-load
+def _check_trained(folder):
+    "Raise `TracenbError` if `train.json` beside the folder tells of other weights."
+    about = folder.parent / 'train.json'
+    trained = json.loads(about.read_text(encoding='utf-8')).get('adapter') if about.is_file() else None
+    if trained and (now := adapter_digest(folder)) != trained:
+        what = f'{folder}: not the adapter that was trained here (weights {trained}, now {now})'
+        raise TracenbError(what, 'put back the one that training wrote, or delete the folder of the run')
+
+
 def load_adapter(
     model,  # The base model the adapter was trained on
     folder: str | Path,  # What `save_adapter` wrote
     trained: bool = False,  # Whether training goes on with it
 ):
     """
-    `model` with the adapter of `folder`, in evaluation mode. Raises `TracenbError` where the folder holds none or it
-    was made for another model.
+    `model` with the adapter of `folder`, in evaluation mode. Raises `TracenbError` where the folder holds none, or one
+    that was made for another model or is not the one that the run trained.
     """
     from peft import PeftModel
 
     if not (Path(folder) / 'adapter_config.json').is_file():
         raise TracenbError(f'{folder}: no adapter here', 'name a folder that training wrote')
+    _check_trained(Path(folder))
     try:
         with quiet_loading():
             adapted = PeftModel.from_pretrained(

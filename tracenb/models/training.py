@@ -330,7 +330,7 @@ def finish(
     summary |= more
     with self.alone():
         about = self.adapted.name_or_path, job.config, summary, about_adapter(self.adapted, job.tokenizer)
-        save_adapter(self.adapted, job.out / 'adapter', model_card(*about), job.tokenizer)
+        summary['adapter'] = save_adapter(self.adapted, job.out / 'adapter', model_card(*about), job.tokenizer)
     shutil.rmtree(job.out / 'checkpoints', ignore_errors=True)
     return summary
 

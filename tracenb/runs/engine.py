@@ -23,7 +23,7 @@ from ..core.files import digest, read_traces
 from ..core.records import TracenbError
 from ..models.adapters import attach_adapter, warn_of_share
 from ..models.concurrent import shared_settings
-from ..models.generation import generate
+from ..models.generation import check_prompts_fit, generate
 from ..models.loading import load_skeleton, load_tokenizer
 from ..models.training import peak_memory, train
 from .folders import find_runs, run_progress, state
@@ -279,6 +279,7 @@ def measure_run(
         fit = [r for r in rows if len(r.input_ids) <= run.train.max_length]
         found['tokens_per_s'] = _training_speed(inputs, fit)
     asked = [question_chat(e, task, run.chat.system, inputs.shots) for e in inputs.examples['test']]
+    check_prompts_fit(inputs.base_model, inputs.tokenizer, asked, run.generate)
     prompts = [encode(c, inputs.tokenizer, prompt_only=True) for c in asked]
     how = run.generate.built_in(max_new_tokens=min(16, run.generate.max_new_tokens))
     few, began = _spread(prompts, how.batch_size), time.perf_counter()

@@ -24,7 +24,7 @@ from ..core.html import block, escaped, folded, table, tag
 from ..core.records import ChatExample, Example, Generation, Record, Score, Trace, TracenbError, lookup, record
 from ..models.adapters import load_adapter
 from ..models.batches import TrainConfig
-from ..models.generation import GenerateConfig, VllmModel, generate
+from ..models.generation import GenerateConfig, VllmModel, check_prompts_fit, generate
 from ..models.loading import ATTENTION, load_model, load_tokenizer, peak_gpu_memory
 from ..models.presets import base_record, get_preset, model_source
 from ..models.round_trip import Taught, check_round_trip
@@ -167,9 +167,8 @@ def taught(self: RunInputs, condition: str, seed: int) -> list[tuple[Example, Tr
 def held_out(self: RunInputs) -> list[Example]:
     "Training examples that are asked during training and not trained on: the same ones in every condition."
     how, examples = self.run.train, self.examples['train']
-    if not (how.eval_steps and self.condition.trains):
-        return []
-    return sorted(examples, key=lambda e: digest([self.run.seed, e.id]))[: math.ceil(how.eval_share * len(examples))]
+    n = math.ceil(how.eval_share * len(examples)) if how.eval_steps and self.condition.trains else 0
+    return sorted(examples, key=lambda e: digest([self.run.seed, e.id]))[:n]
 
 
 @patch
@@ -292,10 +291,12 @@ def training_job(
     "What `train_job` takes."
     run, held_out = opened.run, {e.id for e in opened.held_out}
     rows = {c.id: encode(c, opened.tokenizer) for c in chats}
+    asked = [question_chat(e, opened.task, run.chat.system, opened.shots) for e in opened.examples['test']]
+    check_prompts_fit(opened.base_model, opened.tokenizer, asked, run.generate)  # before hours of training
     taught, apart = ([row for i, row in rows.items() if (i in held_out) == out] for out in (False, True))
     label = RunLabel(opened.path.parents[3].name, run.name, str(opened.file('run.ipynb')))
-    asked = HeldOut(apart, opened.held_out_answers) if apart else None
-    return Job(opened.tokenizer, taught, run.train, run.seed, opened.path, held_out=asked, label=label)
+    apart = HeldOut(apart, opened.held_out_answers) if apart else None
+    return Job(opened.tokenizer, taught, run.train, run.seed, opened.path, held_out=apart, label=label)
 
 
 def trained(
@@ -303,8 +304,7 @@ def trained(
     summary: dict,  # Of `train_job`
 ) -> dict:
     "The summary, now in `train.json`: the stage is finished."
-    if opened.held_out:
-        summary['held_out'] = sorted(e.id for e in opened.held_out)
+    summary |= dict(held_out=sorted(e.id for e in opened.held_out)) if opened.held_out else {}
     write_text(opened.file('train.json'), json.dumps(summary, indent=1))
     return summary
 
