@@ -55,14 +55,14 @@ class Linker:
             return found[0]
         target, _, anchor = target.partition('#')
         path = os.path.normpath(os.path.join(os.path.dirname(self.source), target))
-        if target.endswith('.html') and self.source.startswith('site/'):
-            return found[0]  # already a page of the site; `broken` checks it later
         if not (self.nbs / path).exists():
             if self.source.startswith('experiments/'):
                 return label[1:-1]  # a file that executing the notebook leaves behind
             raise TracenbError(f'{self.source}: the link to {found[2]} leads nowhere', 'name a file of the repository')
         if label.startswith('!'):
             return f'{label}({self.up}{path})'
+        if path.startswith('site/_extra/'):
+            return f'{label}({self.up}{path.removeprefix("site/_extra/")})'  # a page of the site as it is
         if path.endswith('.ipynb') or path.startswith('site/'):
             return f'{label}({self.up}{page_of(path)}.html{"#" * bool(anchor)}{anchor})'
         return f'{label}({self.repository}blob/main/{os.path.normpath(os.path.join(self.nbs.name, path))})'

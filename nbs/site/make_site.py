@@ -72,9 +72,13 @@ def write_sources(
         write_page(made, stored, linker, to)
         if module := re.fullmatch(r'reference/(\w+)/(\w+)', linker.page):
             modules.append((*module.groups(), linker(title_of(stored)[1])))
-    (to / 'reference' / 'index.md').write_text(reference_index(modules, root / settings['lib_path']))
-    with (to / 'reference' / 'command.md').open('a') as page:
-        page.write(command_reference(app))
+    generated = {
+        'index.md': reference_index(modules, root / settings['lib_path']),
+        'command.md': command_reference(app),
+    }
+    for name, text in generated.items():
+        with (to / 'reference' / name).open('a') as page:
+            page.write(text)
     write_mathjax(to / '_static' / 'mathjax')
 
 

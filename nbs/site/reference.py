@@ -89,12 +89,8 @@ def reference_index(
     modules: list[tuple[str, str, str]],  # Package, module, what it holds; in the order of the notebooks
     library: Path,  # Folder of the library: each package's docstring says what it is for
 ) -> str:
-    "The page that lists the modules by package."
-    text = (
-        '# Reference\n\nThe [command line](command.html), and one page per module, made from the notebook that the '
-        'module is exported from. A module imports only what comes before it in this list.\n'
-        '\n```{toctree}\n:hidden:\n\ncommand\n```\n'
-    )
+    "Tables of the modules, one per package."
+    text = ''
     for package, group in groupby(modules, key=lambda m: m[0]):
         doc = ast.get_docstring(ast.parse((library / package / '__init__.py').read_text())).splitlines()[0]
         rows, entries = '', ''
@@ -103,7 +99,4 @@ def reference_index(
             entries += f'{module} <{package}/{module}>\n'
         text += f'\n## tracenb.{package}\n\n{doc}\n\n| module | what it holds |\n|---|---|\n{rows}'
         text += f'\n```{{toctree}}\n:hidden:\n:caption: {package}\n\n{entries}```\n'
-    return text + (
-        '\n## Experiment notebooks\n\n'
-        'The [notebooks that papermill runs](../experiments/index.html), one execution per run.\n'
-    )
+    return text
