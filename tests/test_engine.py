@@ -206,7 +206,7 @@ def test_the_command_killed_in_its_stages_and_while_rendering(tmp_path, conditio
             for at in (tmp_path / 'killed' / r.name for r in runs)
         )
         if until(there, process) and process.poll() is None:
-            assert kill_all(process) >= 4  # worker, fork server, proxy, kernel
+            assert kill_all(process) >= 2  # worker and fork server; proxy and kernel may just have ended
             kills.append(stage)
     assert kills == list(stages)
     again('run', file, '--out', 'killed', cwd=tmp_path)
