@@ -184,7 +184,7 @@ def test_accuracy_draws_the_numbers():
     assert list(data.condition.unique()) == ['zero_shot', 'vanilla', 'correct', 'incorrect']
     k = int(table[table.condition == 'correct'].answer_exact.sum())
     row = data[(data.condition == 'correct') & (data.scorer == 'answer_exact')].iloc[0]
-    assert (row.n, row.low, row.high) == (40, *wilson(k, 40)) and row.majority_answer == 1
+    assert (row.n, row.low, row.high) == (40, *wilson(k, 40)) and row.best_guess == 1
     assert f'{100 * k / 40:.0f} % [{100 * row.low:.0f}, {100 * row.high:.0f}]' in texts(fig)
 
 

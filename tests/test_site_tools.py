@@ -48,6 +48,7 @@ def test_where_a_file_is_shown(path, page):
         ('[train](../tutorials/train.ipynb)', '[train](../../tutorials/train.html)'),
         ('![x](../images/audit-variants.png)', '![x](../../images/audit-variants.png)'),
         ('<img src="../images/demo-accuracy.png" width="9">', '<img src="../../images/demo-accuracy.png" width="9">'),
+        ('[report](../site/_extra/start/report.html)', '[report](../../start/report.html)'),
         ('[settings](../../settings.ini)', '[settings](https://example.org/blob/main/settings.ini)'),
         ('[web](https://example.org/x) [here](#here)', '[web](https://example.org/x) [here](#here)'),
         ('[`load`](https://x/01_tasks/babi.html#load)', '`load`'),
@@ -74,6 +75,8 @@ def test_a_link_to_a_missing_file_ends_the_build():
     message = '04_traces/01_conditions.ipynb: the link to 99_gone.ipynb leads nowhere'
     with pytest.raises(TracenbError, match=message):
         linker()('see [that](99_gone.ipynb)')
+    with pytest.raises(TracenbError, match='site/index.md: the link to start/demo.html leads nowhere'):
+        linker('site/index.md')('see [that](start/demo.html)')  # a page has no place in the repository
     assert linker('experiments/report.ipynb')('see [that](headline.csv)') == 'see that'  # a run leaves it
 
 

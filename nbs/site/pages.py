@@ -25,7 +25,7 @@ def process(source: Path, to: Path):
     os.environ['IN_TEST'] = '1'  # nbdev: code that should not run while a page is made can look at this
     to.parent.mkdir(parents=True, exist_ok=True)
     exec_nb(source, to, FilterDefaults)
-    gc.freeze()  # when the process ends, the shell of each notebook searches all memory: three quarters of the computing
+    gc.freeze()  # at the end the shell of each notebook searches all memory: three quarters of the computing
 
 
 def process_all(root: Path, nbs: Path, names: list[Path], to: Path, context: BaseContext = get_context('spawn')):

@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from ..core.canvas import BARS, FAINT, INK, colors, draw, forest, heading, nothing, panels, plain, spread
 from .seed_means import RUN_KEYS, arrange, condition_name, over_seeds, sizes
 from ..stats.association import independence
-from ..stats.intervals import majority_answer, majority_baseline, wilson
+from ..stats.intervals import best_guess, majority_baseline, wilson
 from ..stats.links import holm_links, link, link_columns
 
 # %% ../../nbs/09_report/02_figures.ipynb #b4ba9d06
@@ -31,16 +31,16 @@ def accuracy_figure(
     rows: pd.DataFrame,  # Long table of all runs
     values: tuple[str, ...] = tuple(ANSWERS),  # Zero-one scorers of the answer, one or two
 ) -> tuple[Figure, pd.DataFrame]:
-    "How often the answer is right, by condition, with the majority-answer baseline; and the table that is drawn."
+    "How often the answer is right, by condition, beside the best guess that does not read; and the table drawn."
     rows = arrange(rows, ('id', 'label', 'answer', *values))
-    guess = {d: majority_answer(part).share.iloc[-1] for d, part in rows.groupby('dataset')}
-    data = over_seeds(rows, list(values)).assign(majority_answer=lambda t: t.dataset.map(guess))
-    guesses = ', '.join(f'{d} {100 * share:.0f} %' for d, share in guess.items())
+    best = best_guess(rows)
+    data = over_seeds(rows, list(values)).assign(best_guess=lambda t: t.dataset.map({d: b[0] for d, b in best.items()}))
+    guesses = ', '.join(f'{d} {100 * share:.0f} % ({name})' for d, (share, name) in best.items())
     handles = [
         Line2D([], [], marker='oD'[i], ls='', color=INK, mfc='white' if i else INK, label=ANSWERS.get(v, v))
         for i, v in enumerate(values)
     ]
-    handles.append(Line2D([], [], ls=(0, (4, 3)), color=INK, lw=1.2, label='guess: commonest answer of each label'))
+    handles.append(Line2D([], [], ls=(0, (4, 3)), color=INK, lw=1.2, label='best guess without reading'))
     lines = panels(
         data.assign(row=data.condition.map(condition_name), series=data.scorer, color=data.condition.map(colors(data)))
     )
@@ -53,12 +53,12 @@ def accuracy_figure(
             spread(values),
             lambda r: ('oD'[values.index(r.series)], r.series == values[0]),
         )
-        ax.axvline(100 * part.majority_answer.iloc[0], color=INK, lw=1.2, ls=(0, (4, 3)), zorder=1)
+        ax.axvline(100 * part.best_guess.iloc[0], color=INK, lw=1.2, ls=(0, (4, 3)), zorder=1)
         ax.set(title=heading(part), xlabel='right answers, % of test questions')
 
     return draw(
         'How often is the answer right?',
-        f'{sizes(rows)} {BARS} Guessing the commonest answer of each label: {guesses}.',
+        f'{sizes(rows)} {BARS} Best guess without reading: {guesses}.',
         lines,
         lambda part: max(0.8, part.row.nunique() * (0.14 + 0.2 * len(values)) + 0.35),
         panel,

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from .seed_means import condition_name, is_control
-from .tables import baselines, best_guess, guess_table, pairs
+from .tables import baselines, pairs
 from ..scoring.baselines import GUESSES
 from ..scoring.samples import PASSED, over_samples, sample_count
 from ..stats.association import two_by_two
-from ..stats.intervals import majority_baseline, p_text, percent
+from ..stats.intervals import best_guess, guess_table, majority_baseline, p_text, percent
 from ..stats.links import holm_links, link, link_text, shown_links
 from ..stats.wording import pair_sentences, span
 from ..traces.conditions import get_condition

@@ -138,10 +138,10 @@ def _is_same(api, repo, kind, folder):
 
 # %% ../../nbs/14_sharing/09_hub.ipynb #hub-send-code
 def _operations(folder, there):
-    "Every file of the folder, and the removal of what it does not have."
+    "The files with a checksum and their list, and the removal of what the folder does not have."
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file())
+    files = sorted([*checksums(folder), SUMS])
     added = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(folder / name)) for name in files]
     return added + [CommitOperationDelete(path_in_repo=name) for name in there if name not in files]
 

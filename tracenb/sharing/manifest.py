@@ -24,10 +24,13 @@ MADE = 'export.json'  # What made the folder
 def checksums(
     folder: str | Path,  # Any
 ) -> dict[str, str]:
-    "Relative path -> SHA-256 of each file below `folder`, in order, hidden files and the list itself left out."
+    """Relative path -> SHA-256 of each file below `folder`, in order.
+
+    Left out are the list itself, hidden files, and what Python compiled when a harness loaded the export.
+    """
     folder = Path(folder)
     paths = sorted(p.relative_to(folder) for p in folder.rglob('*') if p.is_file())
-    kept = [p for p in paths if p.as_posix() != SUMS and not any(part.startswith('.') for part in p.parts)]
+    kept = [p for p in paths if p.as_posix() != SUMS and not any(x[0] == '.' or x == '__pycache__' for x in p.parts)]
     return {p.as_posix(): file_digest(folder / p) for p in kept}
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['wilson', 'mean_intervals', 'columns_in', 'groups', 'proportions', 'cell_sums', 'bootstrap_weights', 'bootstrap_means',
            'bootstrap_spread', 'bootstrap_interval', 'bootstrap', 'variance_shares', 'majority_baseline',
-           'majority_answer', 'balanced_accuracy', 'percent', 'p_text']
+           'majority_answer', 'guess_table', 'best_guess', 'balanced_accuracy', 'percent', 'p_text']
 
 # %% ../../nbs/03_stats/01_intervals.ipynb #9d62d19b
 import math
@@ -18,6 +18,7 @@ from scipy.stats import t as student
 from statsmodels.stats.proportion import proportion_confint
 
 from ..core.records import TracenbError
+from ..scoring.baselines import GUESSES
 
 # %% ../../nbs/03_stats/01_intervals.ipynb #15b89bbd
 def wilson(
@@ -296,6 +297,30 @@ def majority_answer(
     table['k'] = [int((rows.answer[rows.label == r.label] == r.answer).sum()) for r in table.itertuples()]
     table.loc[len(table)] = ['(all)', len(rows), None, table.k.sum()]
     return table.assign(share=(table.k / table.n).astype(float)).astype({'n': int, 'k': int})
+
+# %% ../../nbs/03_stats/01_intervals.ipynb #intervals-guesses
+def guess_table(
+    rows: pd.DataFrame,  # Long table; of its columns `guess_...`, `answer` and `label` those that are there
+) -> pd.DataFrame:
+    "Share of exact answers of guesses that do not read the context: one row per data set, one column per guess."
+    made = {}
+    for dataset, part in rows.drop_duplicates(['dataset', 'id']).groupby('dataset', sort=False):
+        found = {k: part[f'guess_{k}'].mean() for k in GUESSES if f'guess_{k}' in part}
+        if 'commonest' not in found and 'answer' in part:
+            found = dict(commonest=majority_baseline(part.answer)[1]) | found
+            found |= dict(commonest_of_label=majority_answer(part).share.iloc[-1]) if 'label' in part else {}
+        made[dataset] = found
+    table = pd.DataFrame.from_dict(made, orient='index').rename_axis('dataset')
+    return table[[k for k in GUESSES if k in table]]
+
+
+def best_guess(
+    rows: pd.DataFrame,  # As for `guess_table`
+) -> dict[str, tuple[float, str]]:
+    "For each data set the share of exact answers of the best guess that does not read the context, and its name."
+    table = guess_table(rows)
+    best = {d: r.dropna().astype(float).nlargest(1) for d, r in table.iterrows()}
+    return {d: (b.iloc[0], GUESSES[b.index[0]]) for d, b in best.items() if len(b)}
 
 # %% ../../nbs/03_stats/01_intervals.ipynb #c5be79d9
 def balanced_accuracy(

@@ -153,8 +153,9 @@ def pair_summary(
         said.append(f'equal within 3 points: {", ".join(pair for pair, _ in by["equal"])}')
     if 'open' in by:
         seen = [100 * v.detectable for _, v in by['open'] if v.detectable is not None]
-        found = f'differences of {span(seen)} points would be found' if seen else 'no difference could be found'
-        said.append(f'neither shown for {", ".join(pair for pair, _ in by["open"])} ({found})')
+        found = f'finds differences of {span(seen)} points four times in five' if seen else 'could find no difference'
+        pairs = ', '.join(pair for pair, _ in by['open'])
+        said.append(f'neither difference nor equality is shown between {pairs} (the test {found})')
     if 'untested' in by:
         said.append(f'not compared: {", ".join(pair for pair, _ in by["untested"])}')
     models = any(v.about == 'models' for group in by.values() for _, v in group)
