@@ -1,14 +1,18 @@
 """What all tests share: the checkout, the optional research data, and one cache folder for models."""
 
+import functools
 import gc
 import os
+import ssl
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import base_install
 import pytest
+import run_notebook
 from filelock import FileLock
 from hypothesis import settings
 
@@ -20,6 +24,8 @@ os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 os.environ.setdefault('GOMP_SPINCOUNT', '10000')  # before torch is loaded: as the command sets it
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # one per process: `make test` has as many processes as there are cores
 os.environ.setdefault('HF_HUB_OFFLINE', '1')  # nothing here may wait for a hub
+# Every HTTP client reads the certificates of all authorities, 30 ms, and no request leaves this machine
+ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 # Hypothesis: 25 examples per property, 200 in `make test-all`. Costly properties set a smaller number themselves.
 settings.register_profile('default', max_examples=25, deadline=None)
@@ -49,6 +55,12 @@ LONGEST = (
 )  # begun first, so that no process waits for another at the end
 LAST = 'test_notebooks.py'  # many and short: whichever process is free takes the next
 APART = ('test_engine.py', 'test_notebooks.py', 'test_tutorials.py')  # their tests share nothing
+
+
+def pytest_configure(config):
+    "One fork server for all processes; nothing of it is needed where only quick tests run."
+    if getattr(config.option, 'numprocesses', None) and 'slow' not in config.option.markexpr:
+        run_notebook.share()
 
 
 def pytest_collection_modifyitems(items):
@@ -158,6 +170,25 @@ def forked_kernels():
         patched.setattr(notebook.execute, '__defaults__', (kernels.ForkedKernelManager,))
         yield
     server.close()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def forked_servers(request):
+    """
+    Study servers of a module that imports `LocalServer` are forks of the process with the imports.
+
+    A new process serves in test_study_cli.py (`tracenb study serve`) and in the notebook of the load test.
+    """
+    if 'LocalServer' not in vars(request.module):
+        yield
+        return
+    import forked
+
+    from tracenb.fieldwork import load_test
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(load_test, 'subprocess', SimpleNamespace(Popen=forked.popen))
+        yield
 
 
 @pytest.fixture

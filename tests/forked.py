@@ -1,9 +1,11 @@
 """Commands in forks of a process that has imported the libraries: a process of their own without seconds of start."""
 
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -13,20 +15,25 @@ from tracenb.runs.kernels import ForkServer
 
 
 def _child(function, args, cwd, env, printed):
-    "Call `function(*args)` with the folder, the environment and the two outputs of a new process."
+    """
+    Call `function(*args)` with the folder, the environment and the two outputs of a new process.
+
+    `printed` is a folder for the two outputs, a file for both, or None.
+    """
     assert 'preload' in sys.modules, 'the fork server has not imported the libraries'
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
     for number, name in ((1, 'stdout'), (2, 'stderr')):
-        os.dup2(os.open(Path(printed, name) if printed else os.devnull, os.O_WRONLY | os.O_CREAT), number)
+        path = os.devnull if printed is None else Path(printed, name) if Path(printed).is_dir() else printed
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
         setattr(sys, name, open(number, 'w', closefd=False))
     function(*args)
 
 
 def _begin(function, args, cwd, env, printed):
     env = dict(os.environ if env is None else env)
-    process = context().Process(target=_child, args=(function, tuple(map(str, args)), str(cwd), env, printed))
+    process = context().Process(target=_child, args=(function, args, str(cwd), env, printed))
     process.start()
     return process
 
@@ -75,6 +82,8 @@ def fork_kernels():
     kernels.FORK_SERVER = server
     notebook.execute.__defaults__ = (kernels.ForkedKernelManager,)
     workers.START = 'fork'
+    # a worker is forked while its parent holds this lock, and may start workers of its own
+    os.register_at_fork(after_in_child=lambda: setattr(workers, '_STARTING', threading.Lock()))
 
 
 def _main(*args):
@@ -84,29 +93,59 @@ def _main(*args):
     main(list(args))
 
 
+def _send(function, to, *args):
+    "Write to the file `to` what the function returns, or raises."
+    fork_kernels()
+    try:
+        result = function(*args), None
+    except Exception as e:
+        result = None, e
+    Path(to).write_bytes(pickle.dumps(result))
+
+
+def call(function, *args):
+    "`function(*args)`, with its workers and kernels, and what it printed: the value and the text of both outputs."
+    with tempfile.TemporaryDirectory() as d:
+        done = _run(_send, [function, f'{d}/result', *args])
+        assert done.returncode == 0, done.stderr
+        value, error = pickle.loads(Path(d, 'result').read_bytes())
+    if error:
+        raise error
+    return value, done.stdout + done.stderr
+
+
 def script(code, *args, **more) -> subprocess.CompletedProcess:
     "As `python -c CODE ARGS`; `more`: `cwd`, `env`, `timeout`."
-    return _run(_script, [code, *args], **more)
+    return _run(_script, [code, *map(str, args)], **more)
 
 
 def start(code, *args, cwd='.', env=None):
-    "As `python -c CODE ARGS`, not waited for and with no output: a process of `multiprocessing`."
-    return _begin(_script, [code, *args], cwd, env, None)
+    "As `Popen(['python', '-c', CODE, *ARGS])` without output."
+    return _as_popen(_begin(_script, [code, *map(str, args)], cwd, env, None))
 
 
 def tracenb(*args, **more) -> subprocess.CompletedProcess:
     "As `tracenb ARGS`. A test of what a process imports, or of how the command is killed, starts a new one instead."
-    return _run(_main, args, **more)
+    return _run(_main, [*map(str, args)], **more)
 
 
 def start_tracenb(*args, cwd):
     "As `Popen(['tracenb', *ARGS])` without output: has `pid`, `poll`, `kill` and `wait`."
-    process = _begin(_main, args, cwd, None, None)
-    process.poll, process.wait = (
-        lambda: process.exitcode,
-        lambda timeout=None: process.join(timeout) or process.exitcode,
-    )
+    return _as_popen(_begin(_main, [*map(str, args)], cwd, None, None))
+
+
+def _as_popen(process):
+    "Give a process of `multiprocessing` the methods of `subprocess.Popen`."
+    process.poll = lambda: process.exitcode
+    process.wait = lambda timeout=None: process.join(timeout) or process.exitcode
     return process
+
+
+def popen(command, stdout, stderr):
+    "As `subprocess.Popen` of `python -c CODE ARGS` with both outputs in one file: has `pid`, `poll`, `kill`, `wait`."
+    _, flag, code, *args = command
+    assert flag == '-c' and stdout is stderr
+    return _as_popen(_begin(_script, [code, *args], '.', None, Path(stdout.name).absolute()))
 
 
 SERVE = """

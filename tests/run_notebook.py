@@ -8,6 +8,7 @@ import traceback
 from multiprocessing import forkserver
 from pathlib import Path
 
+ADDRESS = 'TRACENB_FORK_SERVER'  # Environment variable: the socket of the server that is shared
 SLOW = re.compile(r'^#\| *slow', re.M)  # nbdev's flag: long simulations, which `make test-all` runs
 
 # Nobody sees these figures: each is drawn once, and not twice, to find its margins
@@ -48,13 +49,31 @@ def _child(path, slow, pipe):
         raise
 
 
+def share():
+    "Start one fork server for this process and the ones below it: each of its own would import everything again."
+    context()
+    os.environ[ADDRESS] = forkserver._forkserver._forkserver_address
+
+
+def _use(address):
+    "Let `multiprocessing` ask the fork server at `address`, which another process has started."
+    server = forkserver._forkserver
+    if server._forkserver_address != address:
+        server._forkserver_address = address
+        server._forkserver_alive_fd = os.pipe()[1]  # children inherit it; this server lives as long as its parent
+        server.ensure_running = lambda: None
+
+
 def context():
     """
-    A fork server with the libraries loaded.
+    A fork server with the libraries loaded: the one of `share`, or one of this process.
 
     It looks for `preload` in PYTHONPATH only, and says nothing where it finds none: `_child` does.
     """
     found, before = multiprocessing.get_context('forkserver'), os.environ.get('PYTHONPATH')
+    if ADDRESS in os.environ:
+        _use(os.environ[ADDRESS])
+        return found
     found.set_forkserver_preload(['preload'])
     os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, (str(Path(__file__).parent), before)))
     try:

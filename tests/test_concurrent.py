@@ -4,6 +4,7 @@ import copy
 import json
 from dataclasses import replace
 
+import forked
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -175,16 +176,19 @@ def test_runs_are_grouped_by_base_and_settings(tmp_path, monkeypatch):
     assert grouped(replace(grid, concurrent=1), grid.runs, tmp_path) == []
     for n in (0, -3):
         with pytest.raises(TracenbError, match=f'concurrent is {n}\n.*1 for one run after another'):
-            grouped(replace(grid, concurrent=n), grid.runs, tmp_path)
+            replace(grid, concurrent=n)
+    with pytest.raises(TracenbError, match='retries is -1\n.*0 for one try'):
+        replace(grid, retries=-1)
     other = [replace(r, train=replace(r.train, learning_rate=k)) for k, r in enumerate(grid.runs, 1)]
     assert grouped(grid, other, tmp_path) == [], 'other settings of training'
 
 
-def test_a_grid_side_by_side_and_what_cannot_be_one_after_another(tmp_path, capfd):
+def test_a_grid_side_by_side_and_what_cannot_be_one_after_another(tmp_path):
     grid = get_grid('smoke', ['condition=vanilla,correct'])
     with_dora = [replace(r, train=replace(r.train, use_dora=True)) for r in grid.runs]
-    assert run_grid(replace(grid, runs=(*grid.runs, *with_dora), concurrent=2), tmp_path, workers=1) == {}
-    told = capfd.readouterr().err
+    all_runs = replace(grid, runs=(*grid.runs, *with_dora), concurrent=2)
+    errors, told = forked.call(run_grid, all_runs, tmp_path, 1)
+    assert errors == {}
     assert 'side by side: vanilla seed 1, correct seed 1' in told
     assert 'one after another: vanilla seed 1, correct seed 1: these runs cannot' in told
     summaries = [json.loads(p.read_text()) for p in tmp_path.rglob('train.json')]

@@ -279,7 +279,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_stops_the_grid_and_leaves_what_was_finished(small_disk, smoke, forked_kernels):
+def test_a_full_disk_stops_the_grid_and_leaves_what_was_finished(small_disk, smoke):
     grid = get_grid('smoke', only=['condition=zero_shot,vanilla,correct'])
     out = small_disk / 'o'
     shutil.copytree(smoke / grid.runs[0].name, out / grid.runs[0].name)
@@ -289,7 +289,7 @@ def test_a_full_disk_stops_the_grid_and_leaves_what_was_finished(small_disk, smo
     )  # space for the first files of a run, not for its adapter
     began = time.monotonic()
     with pytest.raises(Unwritable, match='No space left on device\n.*the same command again'):
-        run_grid(grid, out)
+        forked.call(run_grid, grid, out)
     kept = bytes_of(out)
     assert (
         kept.items() >= finished.items()
@@ -297,7 +297,7 @@ def test_a_full_disk_stops_the_grid_and_leaves_what_was_finished(small_disk, smo
         and time.monotonic() - began < 60
     )
     subprocess.run(['mount', '-o', 'remount,size=64m', small_disk], check=True)
-    assert run_grid(grid, out) == {} and bytes_of(out).items() >= kept.items()
+    assert forked.call(run_grid, grid, out)[0] == {} and bytes_of(out).items() >= kept.items()
     assert bytes_of(out).items() <= bytes_of(smoke).items() and len(bytes_of(out)) == 6
 
 
@@ -322,9 +322,8 @@ def test_a_scheduler_elsewhere_as_in_the_recipes(tmp_path):
         if 'sbatch --array' in ''.join(c['source'])
     )
     lines = {line.split()[1]: line.rstrip(' &').split() for line in recipe.splitlines() if line.startswith('dask ')}
-    dask = lambda *more, what: subprocess.Popen(
-        [BIN / 'dask', *lines[what][1:], *more], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    command = 'import dask.__main__, forked; forked.fork_kernels(); dask.__main__.main()'  # the command `dask`
+    dask = lambda *more, what: forked.start(command, *lines[what][1:], *more, cwd=tmp_path)
     file = grid_file(
         tmp_path,
         settings=dict(

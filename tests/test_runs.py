@@ -411,7 +411,7 @@ def test_grids_are_known_and_limited():
 def test_a_failing_run_is_retried_and_reported_and_the_others_go_on(tmp_path):
     bad = make_run(**SMALL | dict(dataset='babi', condition='zero_shot', data={'source': str(tmp_path / 'nowhere')}))
     good = make_run(**SMALL | dict(condition='zero_shot'))
-    errors = run_grid(Grid(name='two', runs=(bad, good), retries=1), tmp_path, workers=1)
+    errors, _ = forked.call(run_grid, Grid(name='two', runs=(bad, good), retries=1), tmp_path, 1)
     assert list(errors) == [bad.name] and 'nowhere' in errors[bad.name] and 'run.ipynb' in errors[bad.name]
     assert state(tmp_path / good.name) == 'finished' and state(tmp_path / bad.name) == 'failed'
     assert 'nowhere' in (tmp_path / bad.name / 'run.ipynb').read_text(), 'the executed notebook holds the traceback'

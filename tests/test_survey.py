@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import socket
 import sqlite3
 import threading
@@ -563,7 +562,7 @@ def test_sigterm_finishes_the_requests_in_progress(tmp_path):
             t.start()
         while len(told) < 20:
             time.sleep(0.01)
-        s.process.send_signal(signal.SIGTERM)
+        s.process.terminate()
         s.process.wait(20)
         for t in threads:
             t.join()

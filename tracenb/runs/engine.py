@@ -76,12 +76,7 @@ def grouped(
     out: str | Path,  # The grid's folder
     workers: int = 1,  # Over which the groups are spread, if `concurrent` does not say how large they are
 ) -> list[list[Run]]:
-    """
-    Runs to be trained side by side: groups of at most `concurrent`; without a GPU none, unless it is set. Raises
-    `TracenbError` where it is less than 1.
-    """
-    if grid.concurrent is not None and grid.concurrent < 1:
-        raise TracenbError(f'concurrent is {grid.concurrent}', 'use 1 for one run after another, or more')
+    "Runs to be trained side by side: groups of at most `concurrent`; without a GPU none, unless it is set."
     if grid.concurrent == 1 or not (grid.concurrent or devices()):
         return []
     by_base, groups = {}, []

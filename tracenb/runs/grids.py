@@ -40,9 +40,13 @@ class Grid(Record):
     retries: int = 0  # How often a failing run is tried again
     concurrent: int | None = None  # Runs trained side by side; None = as many as fit on a GPU, 1 without
     about: str = ''  # The question, for readers
-    interventions: dict | None = (
-        None  # Settings of `tracenb.interventions.running`, made on each finished run; None = none
-    )
+    interventions: dict | None = None  # Settings of `interventions.running` for each finished run; None = none
+
+    def __post_init__(self):
+        if self.concurrent is not None and self.concurrent < 1:
+            raise TracenbError(f'concurrent is {self.concurrent}', 'use 1 for one run after another, or more')
+        if self.retries < 0:
+            raise TracenbError(f'retries is {self.retries}', 'use 0 for one try per run, or more')
 
     def _html(self) -> str:
         axes = ((plural, dict.fromkeys(getattr(r, field) for r in self.runs)) for plural, field in AXES.items())
@@ -157,7 +161,8 @@ def expand(
     if not runs:
         raise TracenbError(f'{where}: every run is excluded', 'relax `exclude`')
     kept = {k: spec[k] for k in ('retries', 'concurrent', 'about', 'interventions') if k in spec}
-    return Grid(name=name, runs=tuple(runs), **kept)
+    with _at(where):
+        return Grid(name=name, runs=tuple(runs), **kept)
 
 
 def read_grid(
