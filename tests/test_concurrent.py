@@ -20,7 +20,7 @@ from tracenb.models.train_log import HeldOut
 from tracenb.models.training import Job, train_job
 from tracenb.runs.engine import grouped, run_grid
 from tracenb.runs.finished import verify
-from tracenb.runs.grids import get_grid
+from tracenb.runs.grids import expand, get_grid
 
 CONFIG = TrainConfig(
     r=4, lora_dropout=0.2, learning_rate=1e-2, warmup_steps=1, num_train_epochs=2, batch_size=2, save_steps=2
@@ -176,9 +176,9 @@ def test_runs_are_grouped_by_base_and_settings(tmp_path, monkeypatch):
     assert grouped(replace(grid, concurrent=1), grid.runs, tmp_path) == []
     for n in (0, -3):
         with pytest.raises(TracenbError, match=f'concurrent is {n}\n.*1 for one run after another'):
-            replace(grid, concurrent=n)
-    with pytest.raises(TracenbError, match='retries is -1\n.*0 for one try'):
-        replace(grid, retries=-1)
+            grouped(replace(grid, concurrent=n), grid.runs, tmp_path)
+    with pytest.raises(TracenbError, match='g: retries is -1\n.*0 for one try'):
+        expand(dict(datasets=['toy'], models=['tiny-random'], conditions=['vanilla'], retries=-1), 'g')
     other = [replace(r, train=replace(r.train, learning_rate=k)) for k, r in enumerate(grid.runs, 1)]
     assert grouped(grid, other, tmp_path) == [], 'other settings of training'
 

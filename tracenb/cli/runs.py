@@ -81,7 +81,7 @@ def run(
     from tracenb.runs.grids import get_grid
 
     chosen = get_grid(grid, only, limit, match=True)
-    chosen = replace(chosen, concurrent=chosen.concurrent if concurrent is None else concurrent)
+    chosen = replace(chosen, concurrent=chosen.concurrent if concurrent is None else concurrent).check()
     out = out or Path('outputs') / chosen.name
     config = None
     if chosen.interventions is not None:

@@ -77,6 +77,7 @@ def grouped(
     workers: int = 1,  # Over which the groups are spread, if `concurrent` does not say how large they are
 ) -> list[list[Run]]:
     "Runs to be trained side by side: groups of at most `concurrent`; without a GPU none, unless it is set."
+    grid.check()
     if grid.concurrent == 1 or not (grid.concurrent or devices()):
         return []
     by_base, groups = {}, []

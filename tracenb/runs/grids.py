@@ -42,11 +42,13 @@ class Grid(Record):
     about: str = ''  # The question, for readers
     interventions: dict | None = None  # Settings of `interventions.running` for each finished run; None = none
 
-    def __post_init__(self):
+    def check(self) -> 'Grid':
+        "The grid itself. Raises `TracenbError` for a number of runs or of tries that is too small."
         if self.concurrent is not None and self.concurrent < 1:
             raise TracenbError(f'concurrent is {self.concurrent}', 'use 1 for one run after another, or more')
         if self.retries < 0:
             raise TracenbError(f'retries is {self.retries}', 'use 0 for one try per run, or more')
+        return self
 
     def _html(self) -> str:
         axes = ((plural, dict.fromkeys(getattr(r, field) for r in self.runs)) for plural, field in AXES.items())
@@ -162,7 +164,7 @@ def expand(
         raise TracenbError(f'{where}: every run is excluded', 'relax `exclude`')
     kept = {k: spec[k] for k in ('retries', 'concurrent', 'about', 'interventions') if k in spec}
     with _at(where):
-        return Grid(name=name, runs=tuple(runs), **kept)
+        return Grid(name=name, runs=tuple(runs), **kept).check()
 
 
 def read_grid(
