@@ -47,5 +47,6 @@ for name in MODULES:
 sys.modules['tracenb.interventions.running']._code()  # parses the library: kept for all children
 sys.modules['nbformat'].validate(sys.modules['nbformat'].v4.new_notebook())  # compiles the schema
 ssl.create_default_context = functools.cache(ssl.create_default_context)  # as in conftest.py
+sys.modules['IPython.core.history'].HistoryManager.enabled = False  # no database for each notebook
 gc.enable()
 gc.freeze()

@@ -8,6 +8,7 @@ import traceback
 from multiprocessing import forkserver
 from pathlib import Path
 
+STARTS_KERNELS = re.compile(r'\b(execute|intervene_runs|make_report|run_grid)\(|runs\.(kernels|workers) import')
 ADDRESS = 'TRACENB_FORK_SERVER'  # Environment variable: the socket of the server that is shared
 SLOW = re.compile(r'^#\| *slow', re.M)  # nbdev's flag: long simulations, which `make test-all` runs
 
@@ -34,10 +35,12 @@ def _child(path, slow, pipe):
         from execnb.shell import CaptureShell
         from forked import fork_kernels
 
-        fork_kernels()
+        cells = _cells(path, slow)
+        if any(STARTS_KERNELS.search(c.source) for c in cells):
+            fork_kernels()  # without it they would be new processes: slower, and right
         shell = CaptureShell(path.parent)
         shell.run(SMALL_FIGURES)
-        for cell in _cells(path, slow):
+        for cell in cells:
             shell.run(cell.source)
             if shell.exc:
                 why = ''.join(traceback.format_exception(shell.exc))

@@ -17,11 +17,13 @@ from links import Linker
 
 def process(source: Path, to: Path):
     "Let nbdev process one notebook. For a worker process that was started in the checkout."
+    from IPython.core.history import HistoryManager
     from nbdev.config import get_config
     from nbdev.processors import FilterDefaults
     from nbdev.serve_drv import exec_nb
 
     get_config().d['renderer'] = 'reference.Reference'
+    HistoryManager.enabled = False  # these cells are no part of what the user has typed
     os.environ['IN_TEST'] = '1'  # nbdev: code that should not run while a page is made can look at this
     to.parent.mkdir(parents=True, exist_ok=True)
     exec_nb(source, to, FilterDefaults)
