@@ -13,41 +13,39 @@ from run_notebook import context
 
 from tracenb.runs.kernels import ForkServer
 
+NOWHERE = os.devnull, os.devnull
 
-def _child(function, args, cwd, env, printed):
-    """
-    Call `function(*args)` with the folder, the environment and the two outputs of a new process.
 
-    `printed` is a folder for the two outputs, a file for both, or None.
-    """
+def _child(function, args, cwd, env, outputs):
+    "Call `function(*args)` with the folder, the environment and the two outputs (paths of files) of a new process."
     assert 'preload' in sys.modules, 'the fork server has not imported the libraries'
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    for number, name in ((1, 'stdout'), (2, 'stderr')):
-        path = os.devnull if printed is None else Path(printed, name) if Path(printed).is_dir() else printed
+    for number, name, path in zip((1, 2), ('stdout', 'stderr'), outputs):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
         setattr(sys, name, open(number, 'w', closefd=False))
     function(*args)
 
 
-def _begin(function, args, cwd, env, printed):
+def _begin(function, args, cwd, env, outputs):
     env = dict(os.environ if env is None else env)
-    process = context().Process(target=_child, args=(function, args, str(cwd), env, printed))
+    process = context().Process(target=_child, args=(function, args, str(cwd), env, outputs))
     process.start()
     return process
 
 
 def _run(function, args, cwd='.', env=None, timeout=600):
     "As `subprocess.run` with text output. Raises `TimeoutError` after `timeout` s."
-    with tempfile.TemporaryDirectory() as printed:
-        process = _begin(function, args, cwd, env, printed)
+    with tempfile.TemporaryDirectory() as d:
+        outputs = Path(d, 'stdout'), Path(d, 'stderr')
+        process = _begin(function, args, cwd, env, outputs)
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
             process.join()
             raise TimeoutError(f'{function.__name__}{args} ran for more than {timeout} s')
-        out, err = (Path(printed, name).read_text() for name in ('stdout', 'stderr'))
+        out, err = (path.read_text() for path in outputs)
     return subprocess.CompletedProcess(args, process.exitcode, out, err)
 
 
@@ -121,7 +119,7 @@ def script(code, *args, **more) -> subprocess.CompletedProcess:
 
 def start(code, *args, cwd='.', env=None):
     "As `Popen(['python', '-c', CODE, *ARGS])` without output."
-    return _as_popen(_begin(_script, [code, *map(str, args)], cwd, env, None))
+    return _as_popen(_begin(_script, [code, *map(str, args)], cwd, env, NOWHERE))
 
 
 def tracenb(*args, **more) -> subprocess.CompletedProcess:
@@ -131,7 +129,7 @@ def tracenb(*args, **more) -> subprocess.CompletedProcess:
 
 def start_tracenb(*args, cwd):
     "As `Popen(['tracenb', *ARGS])` without output: has `pid`, `poll`, `kill` and `wait`."
-    return _as_popen(_begin(_main, [*map(str, args)], cwd, None, None))
+    return _as_popen(_begin(_main, [*map(str, args)], cwd, None, NOWHERE))
 
 
 def _as_popen(process):
@@ -145,7 +143,8 @@ def popen(command, stdout, stderr):
     "As `subprocess.Popen` of `python -c CODE ARGS` with both outputs in one file: has `pid`, `poll`, `kill`, `wait`."
     _, flag, code, *args = command
     assert flag == '-c' and stdout is stderr
-    return _as_popen(_begin(_script, [code, *args], '.', None, Path(stdout.name).absolute()))
+    path = Path(stdout.name).absolute()
+    return _as_popen(_begin(_script, [code, *args], '.', None, (path, path)))
 
 
 SERVE = """

@@ -5,10 +5,8 @@ Of this library, modules that import most of the others. The garbage collector d
 it leaves alone what is there.
 """
 
-import functools
 import gc
 import os
-import ssl
 import sys
 from importlib import import_module
 
@@ -46,7 +44,6 @@ for name in MODULES:
     import_module(name)
 sys.modules['tracenb.interventions.running']._code()  # parses the library: kept for all children
 sys.modules['nbformat'].validate(sys.modules['nbformat'].v4.new_notebook())  # compiles the schema
-ssl.create_default_context = functools.cache(ssl.create_default_context)  # as in conftest.py
 sys.modules['IPython.core.history'].HistoryManager.enabled = False  # no database for each notebook
 gc.enable()
 gc.freeze()

@@ -198,15 +198,16 @@ def test_the_command_killed_in_its_stages_and_while_rendering(tmp_path, conditio
     runs = get_grid(str(tmp_path / file)).runs
     undisturbed(runs, tmp_path / 'whole')
     rendering = lambda at: (at / 'metrics.json').exists() and not (at / 'run.ipynb').exists()
+    working = lambda at: (at / 'run.json').exists()  # written by the kernel; the folder is there before
     kills = []
     for stage in stages:
         process = begin('run', file, '--out', 'killed', cwd=tmp_path)
         there = lambda: any(
-            rendering(at) if stage == 'rendering' else state(at).startswith(stage)
+            rendering(at) if stage == 'rendering' else working(at) and state(at).startswith(stage)
             for at in (tmp_path / 'killed' / r.name for r in runs)
         )
         if until(there, process) and process.poll() is None:
-            assert kill_all(process) >= 2  # worker and fork server; proxy and kernel may just have ended
+            assert kill_all(process) >= 4  # worker, fork server, proxy, kernel
             kills.append(stage)
     assert kills == list(stages)
     again('run', file, '--out', 'killed', cwd=tmp_path)

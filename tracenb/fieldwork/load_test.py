@@ -240,9 +240,8 @@ def start(self: LocalServer):
         if self.process.poll() is not None:
             break
         try:
-            if httpx.get(
-                f'{self.url}/healthz', trust_env=False, verify=False
-            ).is_success:  # plain HTTP: no certificates
+            reply = httpx.get(f'{self.url}/healthz', trust_env=False, verify=False)  # plain HTTP: no certificates
+            if reply.is_success:
                 return self
         except httpx.TransportError:
             time.sleep(0.1)

@@ -76,7 +76,10 @@ def grouped(
     out: str | Path,  # The grid's folder
     workers: int = 1,  # Over which the groups are spread, if `concurrent` does not say how large they are
 ) -> list[list[Run]]:
-    "Runs to be trained side by side: groups of at most `concurrent`; without a GPU none, unless it is set."
+    """
+    Runs to be trained side by side: groups of at most `concurrent`; without a GPU none, unless it is set. Raises
+    `TracenbError` where `concurrent` is less than 1.
+    """
     grid.check()
     if grid.concurrent == 1 or not (grid.concurrent or devices()):
         return []

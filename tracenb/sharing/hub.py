@@ -17,7 +17,7 @@ from ..core.records import TracenbError
 from ..models.loading import load_tokenizer
 from ..runs.stages import load_run
 from .cards import grid_card, run_card, shown_model
-from .manifest import MADE, SUMS, changed_files, checksums, write_checksums, write_export
+from .manifest import MADE, SUMS, changed_files, checksums, read_checksums, write_checksums, write_export
 from .questions import shared_runs
 from ..traces.conditions import get_condition
 
@@ -138,10 +138,10 @@ def _is_same(api, repo, kind, folder):
 
 # %% ../../nbs/14_sharing/09_hub.ipynb #hub-send-code
 def _operations(folder, there):
-    "The files with a checksum and their list, and the removal of what the folder does not have."
+    "The files that the folder lists, and the list; and the removal of what it does not have."
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    files = sorted([*checksums(folder), SUMS])
+    files = sorted([*read_checksums(folder), SUMS])
     added = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(folder / name)) for name in files]
     return added + [CommitOperationDelete(path_in_repo=name) for name in there if name not in files]
 
