@@ -108,7 +108,7 @@ def sibling_path(
     return out.with_name(f'{out.name.removesuffix(".jsonl").removesuffix(".outcomes")}.{what}')
 
 # %% ../../nbs/00_core/03_files.ipynb #files-plain-yaml
-class _PlainLoader(yaml.SafeLoader):
+class _PlainLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):  # C: ten times faster
     "YAML in which only true and false are booleans: `no`, `off`, `12:30` and dates are text."
 
 

@@ -212,42 +212,42 @@ def metric_values(
 ) -> pd.DataFrame:
     "Columns id, seed, value, and other where the metric is a difference; NaN where a question is not eligible."
     names = {'value': metric.column or metric.name} | ({'other': metric.minus} if metric.minus else {})
-    lost = pd.Series(math.nan, index=table.index)
-    counted = table.eligible.astype(bool) | metric.everyone
-    found = {k: pd.to_numeric(table.get(v, lost), 'coerce').where(counted) for k, v in names.items()}
-    values = table[['id', 'seed']].assign(**found)
-    known = values[list(names)].notna().all(axis=1)
-    return values.assign(**{k: values[k].where(known) for k in names})
+    found = [pd.to_numeric(table[v], 'coerce').to_numpy(float) if v in table else math.nan for v in names.values()]
+    found = np.array([np.broadcast_to(x, len(table)) for x in found])
+    known = (table.eligible.to_numpy(bool) | metric.everyone) & ~np.isnan(found).any(axis=0)
+    values = dict(zip(names, np.where(known, found, math.nan)))
+    return pd.DataFrame({'id': table.id.array, 'seed': table.seed.array} | values, index=table.index)
 
 # %% ../../nbs/08_interventions/04_registry.ipynb #registry-mean
 def estimate_mean(
     values: pd.DataFrame,  # Columns id, seed, value (NaN: not eligible)
 ) -> dict:
     "`n`, `n_eligible`, `seeds`, `estimate`, `low`, `high` (95 %), `interval`."
-    known = values[values.value.notna()]
-    row = dict(n=values.id.nunique(), n_eligible=known.id.nunique(), seeds=known.seed.nunique())
-    if known.empty:
+    sums, counts = cell_sums(values, 'value')
+    row = dict(n=values.id.nunique()) | dict(zip(('n_eligible', 'seeds'), sums.shape))
+    if not sums.size:
         return row | dict(estimate=math.nan, low=math.nan, high=math.nan, interval='none: no eligible question')
-    row['estimate'] = float(known.groupby('id').value.mean().mean())
-    if known.value.isin([0, 1]).all() and known.id.is_unique:
-        low, high = wilson(int(known.value.sum()), len(known))
+    means = sums.sum(axis=1) / counts.sum(axis=1)
+    row['estimate'] = float(means.mean())
+    if counts.sum() == len(means) and np.isin(means, (0, 1)).all():
+        low, high = wilson(int(means.sum()), len(means))
         return row | dict(low=low, high=high, interval='wilson')
-    low, high, _ = bootstrap_spread(*cell_sums(known, 'value'))
+    low, high, _ = bootstrap_spread(sums, counts)
     kind = 'none: no spread' if math.isnan(low) else 'bootstrap'
     return row | dict(low=low, high=high, interval=kind)
 
 # %% ../../nbs/08_interventions/04_registry.ipynb #registry-test
-def _mean_test(known, margin):
+def _mean_test(values, margin):
     "Tests of a mean against 0 and against the margin, and the mean that would be found."
-    by_id = known.groupby('id').value.mean()
-    seeds, n = known.seed.nunique(), len(by_id)
-    exact = permuted(by_id.to_numpy(), np.zeros(n))
+    sums, counts = cell_sums(values, 'value')
+    means, (n, seeds) = sums.sum(axis=1) / counts.sum(axis=1), sums.shape
+    exact = permuted(means, np.zeros(n))
     found = dict(p=exact, test='permutation of signs, exact', p_equal=math.nan, detectable=math.nan)
-    *_, error = bootstrap_spread(*cell_sums(known, 'value'))
+    *_, error = bootstrap_spread(sums, counts)
     freedom = (n if seeds == 1 else seeds) - 1
     if not error > 0 or freedom < 1:
         return found
-    mean, two_sided = abs(by_id.mean()), student.isf(SIGNIFICANT / 2, freedom)
+    mean, two_sided = abs(means.mean()), student.isf(SIGNIFICANT / 2, freedom)
     found['p_equal'] = float(student.sf((margin - mean) / error, freedom))
     found['detectable'] = float((two_sided + student.isf(0.2, freedom)) * error)
     if seeds > 1:
@@ -276,7 +276,7 @@ def estimate_metric(
         return _share_test(values)
     row = estimate_mean(values)
     if metric.null and row['n_eligible']:
-        row |= _mean_test(values[values.value.notna()], metric.margin)
+        row |= _mean_test(values, metric.margin)
     return row
 
 # %% ../../nbs/08_interventions/04_registry.ipynb #registry-sentence
@@ -338,9 +338,11 @@ def _for_all_variants(table, test):
 
 def _estimates(table, test):
     "(row, metric) for each metric and variant of one test."
+    parts = {variant: part for variant, part in table.groupby('variant', sort=False)}
+    without = {variant for variant, part in parts.items() if (part.why == NOT_WRONG).all()}
     for metric in test.metrics:
-        for variant, part in table.groupby('variant', sort=False):
-            if metric.variant not in ('', variant) or (not metric.everyone and (part.why == NOT_WRONG).all()):
+        for variant, part in parts.items():
+            if metric.variant not in ('', variant) or (not metric.everyone and variant in without):
                 continue
             values = metric_values(part, metric)
             if metric.optional and values.value.isna().all():

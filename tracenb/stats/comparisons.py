@@ -165,9 +165,9 @@ def seed_variance(
     value: str = 'answer_exact',  # A scorer, 0 to 1
 ) -> tuple[float, int]:
     "Variance of accuracies between the seeds of a condition, pooled over conditions, and its degrees of freedom."
-    means = df.astype({value: float}).groupby(['condition', 'seed'], observed=True)[value].mean().dropna()
+    means = df[value].astype(float).groupby([df.condition, df.seed], observed=True).mean().dropna()
     each = means.groupby(level='condition', observed=True)
-    freedom = int((each.size() - 1).sum())
+    freedom = len(means) - means.index.get_level_values('condition').nunique()
     squares = ((means - each.transform('mean')) ** 2).sum()
     return (float(squares / freedom), freedom) if freedom else (math.nan, 0)
 
@@ -220,8 +220,9 @@ def seed_mean_interval(
     spread: tuple[float, int] | None = None,  # Of `seed_variance`, over comparable conditions; None = of these rows
 ) -> tuple[float, float]:
     "95 % interval of the mean, questions and seeds taken as drawn, cut at 0 and 1; two NaN for fewer than two seeds."
-    scored = df[df[value].notna()].astype({value: float})
-    seeds, questions = (scored.groupby(c, observed=True)[value].mean() for c in ('seed', 'id'))
+    scored = df[df[value].notna()]
+    values = scored[value].astype(float)
+    seeds, questions = (values.groupby(scored[c], observed=True).mean() for c in ('seed', 'id'))
     if len(seeds) < 2:
         return math.nan, math.nan
     own = seed_variance(scored, value)
@@ -256,7 +257,7 @@ def _between(a, b, value, spread, margin):
     if a.empty:
         return row | dict(note='no question is scored in both')
     binary = all(rows[value].isin([0, 1]).all() and not rows.duplicated('id').any() for rows in (a, b))
-    x, y = (rows.astype({value: float}).groupby('id')[value].mean() for rows in (a, b))
+    x, y = (rows[value].astype(float).groupby(rows.id).mean() for rows in (a, b))
     change = (x - y).to_numpy()
     found = _by_seeds(a, b, value, change, spread)
     over_questions = 'McNemar, exact' if binary else 'permutation, exact'

@@ -12,14 +12,12 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
-import yaml
-
-from ..core.files import digest, seeded
+from ..core.files import digest, read_yaml, seeded
 from ..core.records import Example
 from .task import round_robin
 
 # %% ../../nbs/01_tasks/06_msmarco_sim.ipynb #b03949b0
-_WORLD = yaml.safe_load(files('tracenb').joinpath('tasks', 'msmarco_world.yaml').read_text(encoding='utf-8'))
+_WORLD = read_yaml(files('tracenb') / 'tasks' / 'msmarco_world.yaml')
 
 
 def _name(rng):
