@@ -233,8 +233,13 @@ def save_figure(
     with rc_context(STYLE | {'svg.hashsalt': 'tracenb'}):
         with atomic_path(made[0]) as tmp:
             fig.savefig(tmp, format='png', dpi=dpi, metadata={'Software': None})
-        with atomic_path(made[1]) as tmp:
-            fig.savefig(tmp, format='svg', metadata={'Date': None})
+        layout = fig.get_layout_engine()
+        fig.set_layout_engine('none')  # laid out once, and alike in both files
+        try:
+            with atomic_path(made[1]) as tmp:
+                fig.savefig(tmp, format='svg', metadata={'Date': None})
+        finally:
+            fig.set_layout_engine(layout)
     with atomic_path(made[2]) as tmp:
         data.to_csv(tmp, index=False, lineterminator='\n', float_format='%.6g')
     return made

@@ -15,6 +15,7 @@ import textwrap
 from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
@@ -189,10 +190,14 @@ def table_html(
 
 
 def figure_html(
-    figure,  # Figure of matplotlib
+    figure,  # Figure of matplotlib, or the path of a PNG file
     alt: str,  # Description of the figure, for those who cannot see it
 ) -> str:
     "The figure as an image inside the page."
-    data = io.BytesIO()
-    figure.savefig(data, format='png', dpi=150)
-    return f'<img alt="{escaped(alt)}" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'
+    if isinstance(figure, Path):
+        png = figure.read_bytes()
+    else:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format='png', dpi=150)
+        png = buffer.getvalue()
+    return f'<img alt="{escaped(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'

@@ -242,10 +242,10 @@ def _shown(a, table, row, columns=()):
 _ODDS = ('level', 'reference', 'odds_ratio', 'low', 'high', 'p')  # Missing where no model could be fitted
 
 
-def _image(figure, text):
-    "The figure at its own size, with `text` for those who cannot see it."
+def _image(figure, text, png):
+    "The figure at its own size, from the file `png` if there is one, with `text` for those who cannot see it."
     style = f'width:{100 * figure.get_size_inches()[0]:.0f}px'
-    return Markup(figure_html(figure, text).replace('<img ', f'<img style="{style}" ', 1))
+    return Markup(figure_html(png or figure, text).replace('<img ', f'<img style="{style}" ', 1))
 
 
 def _ratings_shown(a):
@@ -261,6 +261,7 @@ def _ratings_shown(a):
 
 def rating_page(
     a: Analysis,  # Of `compute`
+    drawn: Path | None = None,  # Folder in which `save_figure` has drawn the figures; None: they are drawn now
 ) -> str:
     "The whole page as HTML: sentences, tables, figures, links to the files beside it."
     topics = sentences_by_topic(a)
@@ -269,7 +270,11 @@ def rating_page(
     tables = dict(demographics=None) | (_ratings_shown(a) if 'means' in a.tables else {})
     if 'demographics' in a.tables:
         tables['demographics'] = a.tables['demographics'].drop(columns='simulated')
-    images = {name: _image(figure, alt[name]) for name, (figure, data) in a.figures.items() if not data.empty}
+    images = {
+        name: _image(figure, alt[name], drawn and drawn / f'{name}.png')
+        for name, (figure, data) in a.figures.items()
+        if not data.empty
+    }
     title = f'{"SIMULATED: " if a.facts["simulated"] else ""}How people rate reasoning traces'
     shown = dict(title=title, facts=a.facts, topics=topics, tables=tables, images=images, files=list(a.tables))
     return render_template('ratings/analysis.html.j2', **shown)
@@ -313,7 +318,7 @@ def write_analysis(
     record |= dict(sentences=rating_sentences(a), tables=tables, versions=versions)
     text = json.dumps(_json_value(record), indent=1, ensure_ascii=False, allow_nan=False)
     write_text(out / 'analysis.json', f'{text}\n')
-    return write_text(out / 'analysis.html', rating_page(a))
+    return write_text(out / 'analysis.html', rating_page(a, out / 'figures'))
 
 # %% ../../nbs/13_ratings/10_analysis.ipynb #export-joined
 def _joined_text(n):
