@@ -79,12 +79,18 @@ def pytest_collection_finish():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    "One process runs all tests of a file, because they share fixtures; the tests of the files in `APART` are spread."
+    """
+    One process runs all tests of a file, because they share fixtures; the tests of the files in `APART` are spread.
+    One process runs all tests whose name has `embedded_model`, which takes seconds to load.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            return nodeid if nodeid.partition('::')[0].rpartition('/')[2] in APART else nodeid.partition('::')[0]
+            file, _, name = nodeid.partition('::')
+            if 'embedded_model' in name:
+                return 'embedded_model'
+            return nodeid if file.rpartition('/')[2] in APART else file
 
     return ByFile(config, log)
 
@@ -106,6 +112,14 @@ def embedded():
     from tracenb.models.loading import load_model, load_tokenizer
 
     return load_tokenizer('smollm2-135m'), load_model('smollm2-135m', device='cpu')
+
+
+@pytest.fixture(scope='session')
+def embedded_fp32():
+    "As `embedded`, computing in float32."
+    from tracenb.models.loading import load_model, load_tokenizer
+
+    return load_tokenizer('smollm2-135m'), load_model('smollm2-135m', device='cpu', dtype='float32')
 
 
 @pytest.fixture(scope='module')

@@ -149,8 +149,8 @@ def test_scores_are_those_of_plain_forward_passes(kind, name):
             assert abs(got.logprob - logprob) < 1e-4, probe
 
 
-def test_scores_on_the_embedded_model():
-    tok, model = TOKENIZERS['smollm2-135m'], load_model('smollm2-135m', device='cpu', dtype='float32')
+def test_scores_on_the_embedded_model(embedded_fp32):
+    tok, model = embedded_fp32
     probes = [Probe(TRACE, 'shop'), Probe(TRACE, '12', until=9), Probe('', 'No Answer Present.'), Probe(' .' * 9, 'é')]
     with Subject(model, tok, chunk=100).ready() as subject:
         for probe, got in zip(probes, subject.score(CHAT, probes)):

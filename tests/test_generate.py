@@ -13,7 +13,7 @@ from tracenb.models import decoding
 from tracenb.models import generation as module
 from tracenb.models.decoding import stop_ids
 from tracenb.models.generation import GenerateConfig, generate, plan_prompts
-from tracenb.models.loading import linear4bit, load_model, load_tokenizer
+from tracenb.models.loading import linear4bit, load_model
 from tracenb.tasks.task import DataConfig, load_examples, toy
 from tracenb.traces.chat import render
 from tracenb.traces.loss_mask import Encoded, encode
@@ -39,8 +39,8 @@ def model():
 
 
 @pytest.mark.parametrize('n', [3, pytest.param(6, marks=pytest.mark.exhaustive)])
-def test_batched_is_one_by_one_on_the_embedded_model(n):
-    tok, model = load_tokenizer('smollm2-135m'), load_model('smollm2-135m', device='cpu', dtype='float32')
+def test_batched_is_one_by_one_on_the_embedded_model(n, embedded_fp32):
+    tok, model = embedded_fp32
     prompts = toy_prompts(tok, n)
     assert len({len(p.input_ids) for p in prompts}) > 2  # so that there is padding
     batched = generate(model, tok, prompts, GenerateConfig(max_new_tokens=24, batch_size=n))

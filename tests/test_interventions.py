@@ -612,13 +612,12 @@ def test_what_a_real_subject_cannot_see_changes_nothing(tiny_rows):
     assert max(drops) > 1e-4  # what it can see does change something
 
 
-def test_the_null_channel_of_the_embedded_model_is_null_in_fp32():
+def test_the_null_channel_of_the_embedded_model_is_null_in_fp32(embedded_fp32):
     "In bf16 it is not quite: rounding depends on what else is computed."
     from tracenb.interventions.subject import Subject
-    from tracenb.models.loading import load_model, load_tokenizer
 
-    model = load_model('smollm2-135m', device='cpu', dtype='float32')
-    subject = Subject(model, load_tokenizer('smollm2-135m'))
+    tok, model = embedded_fp32
+    subject = Subject(model, tok)
     with subject.ready():
         rows = [r for item in items(subject, 8)[:2] for r in run_question(item, ['E']) if r['eligible']]
     assert len(rows) == 4 and max(abs(r['null_change']) for r in rows) < 1e-4

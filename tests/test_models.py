@@ -57,9 +57,13 @@ def test_an_evaluation_leaves_gradients_alone(name):
     assert first_gradient(model) < before / 10, 'without the switch an evaluation cuts gradients'
 
 
-@pytest.mark.parametrize('name,dtype', [('tiny-random', 'auto'), ('tiny-random', 'float32'), (REAL, 'auto')])
-def test_dequantized_weights_compute_the_same_numbers(name, dtype, embedded):
-    model = embedded[1] if name == REAL else load_model(name, device='cpu', dtype=dtype)
+@pytest.mark.parametrize(
+    ('name', 'dtype'),
+    [('tiny-random', 'auto'), ('tiny-random', 'float32'), pytest.param(REAL, 'auto', id='embedded_model')],
+)
+def test_dequantized_weights_compute_the_same_numbers(name, dtype, request):
+    shared = name == REAL
+    model = request.getfixturevalue('embedded')[1] if shared else load_model(name, device='cpu', dtype=dtype)
     packed, n = evaluate(model), len(linear4bit(model))
     with dequantized(model):
         assert n and not linear4bit(model)
