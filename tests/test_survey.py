@@ -15,10 +15,8 @@ from contextlib import closing
 import httpx
 import pandas as pd
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 import tracenb.study.http
 from tracenb.core.records import TracenbError
@@ -579,6 +577,9 @@ def test_every_reply_is_one_that_openapi_describes(tmp_path):
     Requests that the description allows, and requests that it forbids, with and (by schemathesis itself) without a
     token: no reply is a 5xx, and every reply is described. 60 examples per route, or 200 in `make test-all`.
     """
+    import schemathesis
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
+
     store, app = app_of(tmp_path, demo_study(trials=1, n_per_condition=500), SECRET)
     checked = Counter()
 
