@@ -20,6 +20,8 @@ from pathlib import Path
 
 from jupyter_client.manager import AsyncKernelManager
 
+from .provenance import code_version
+
 # %% ../../nbs/07_runs/05_kernels.ipynb #32e6e895
 IMPORTS = [
     'tracenb.runs.stages',
@@ -49,7 +51,10 @@ def _become_kernel(request):
 
 # %% ../../nbs/07_runs/05_kernels.ipynb #kernel-imports-code
 def _import_all():
-    "Import `IMPORTS`, without torch's compiler for bitsandbytes and without garbage collection."
+    """
+    Import `IMPORTS`, without torch's compiler for bitsandbytes and without garbage collection; note which version of
+    the code that is.
+    """
     gc.disable()
     import torch
 
@@ -57,6 +62,7 @@ def _import_all():
     try:
         for name in IMPORTS:
             __import__(name)
+        code_version()
     finally:
         torch.compile = compile
         gc.enable()

@@ -105,10 +105,9 @@ def _time(rng, year, point, short=False):
     return Interval(start, start if point else _date(rng, year + rng.randint(1, 16), short))
 
 
-def _related(a, b):
-    "The relation of two times if all readings agree, else None."
-    found = {relation(a, b, r) for r in READINGS}
-    return found.pop() if len(found) == 1 else None
+def _related(a, b, wanted):
+    "Have two times this relation by every reading?"
+    return all(relation(a, b, reading) == wanted for reading in READINGS)
 
 
 def _time_like(rng, event, wanted, short=False):
@@ -118,7 +117,7 @@ def _time_like(rng, event, wanted, short=False):
     points = 0.55 if wanted in (None, 'none') else 0.1
     while True:
         when = _time(rng, event.start.year + rng.randint(-16, 16), rng.random() < points, short)
-        if wanted is None or _related(event, when) == wanted:
+        if wanted is None or _related(event, when, wanted):
             return when
 
 # %% ../../nbs/01_tasks/04_cotempqa_sim.ipynb #8859b9c8
