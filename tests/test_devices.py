@@ -224,11 +224,17 @@ def test_without_a_scale_small_gradients_are_lost():
 def test_a_scale_that_overflows_costs_no_rows(half, tok, tmp_path, monkeypatch):
     "The step is done again; its line in the log is written once, and the rate goes on step by step."
     rows, made = toy_rows(tok), torch.amp.GradScaler
-    train(half, tok, rows, PLAIN, seed=1, out=tmp_path / 'usual')
-    monkeypatch.setattr(
-        training.torch.amp, 'GradScaler', lambda device, enabled: made(device, 2.0**40, enabled=enabled)
-    )
-    train(half, tok, rows, PLAIN, seed=1, out=tmp_path / 'large')
+    config = replace(PLAIN, num_train_epochs=1)
+    train(half, tok, rows, config, seed=1, out=tmp_path / 'usual')
+    scalers = []
+
+    def large(device, enabled):
+        scalers.append(made(device, 2.0**30, enabled=enabled))
+        return scalers[-1]
+
+    monkeypatch.setattr(training.torch.amp, 'GradScaler', large)
+    train(half, tok, rows, config, seed=1, out=tmp_path / 'large')
+    assert scalers[0].get_scale() < 2.0**24
     usual, large = (read_jsonl(tmp_path / name / 'train_log.jsonl') for name in ('usual', 'large'))
     same = lambda log: [(x['step'], x['rows'], x['learning_rate']) for x in log]
     assert same(usual) == same(large)

@@ -242,10 +242,12 @@ def _shown(a, table, row, columns=()):
 _ODDS = ('level', 'reference', 'odds_ratio', 'low', 'high', 'p')  # Missing where no model could be fitted
 
 
-def _image(figure, text, png):
-    "The figure at its own size, from the file `png` if there is one, with `text` for those who cannot see it."
+def _image(a, name, text, drawn):
+    "The figure at its own size, from the folder `drawn` if there is one, with `text` for those who cannot see it."
+    figure = a.figures[name][0]
     style = f'width:{100 * figure.get_size_inches()[0]:.0f}px'
-    return Markup(figure_html(png or figure, text).replace('<img ', f'<img style="{style}" ', 1))
+    image = figure_html(drawn / f'{name}.png' if drawn else figure, text)
+    return Markup(image.replace('<img ', f'<img style="{style}" ', 1))
 
 
 def _ratings_shown(a):
@@ -270,11 +272,7 @@ def rating_page(
     tables = dict(demographics=None) | (_ratings_shown(a) if 'means' in a.tables else {})
     if 'demographics' in a.tables:
         tables['demographics'] = a.tables['demographics'].drop(columns='simulated')
-    images = {
-        name: _image(figure, alt[name], drawn and drawn / f'{name}.png')
-        for name, (figure, data) in a.figures.items()
-        if not data.empty
-    }
+    images = {name: _image(a, name, alt[name], drawn) for name, (_, data) in a.figures.items() if not data.empty}
     title = f'{"SIMULATED: " if a.facts["simulated"] else ""}How people rate reasoning traces'
     shown = dict(title=title, facts=a.facts, topics=topics, tables=tables, images=images, files=list(a.tables))
     return render_template('ratings/analysis.html.j2', **shown)
@@ -312,10 +310,9 @@ def write_analysis(
     _write_tables(out, a.tables)
     for name, (figure, data) in a.figures.items():
         save_figure(figure, _guarded(data), out / 'figures' / name)
-    tables = {name: table.to_dict('records') for name, table in a.tables.items()}
-    versions = {n: version(n) for n in ('numpy', 'pandas', 'scipy', 'statsmodels', 'pingouin')}
     record = dict(simulated=a.facts['simulated'] > 0, facts=a.facts, rules=a.rules.to_dict())
-    record |= dict(sentences=rating_sentences(a), tables=tables, versions=versions)
+    record |= dict(sentences=rating_sentences(a), tables={n: t.to_dict('records') for n, t in a.tables.items()})
+    record['versions'] = {n: version(n) for n in ('numpy', 'pandas', 'scipy', 'statsmodels', 'pingouin')}
     text = json.dumps(_json_value(record), indent=1, ensure_ascii=False, allow_nan=False)
     write_text(out / 'analysis.json', f'{text}\n')
     return write_text(out / 'analysis.html', rating_page(a, out / 'figures'))
@@ -323,11 +320,9 @@ def write_analysis(
 # %% ../../nbs/13_ratings/10_analysis.ipynb #export-joined
 def _joined_text(n):
     "What became of the rows of Prolific's demographics."
-    text = (
-        f" Prolific's demographics: {n['rows']} rows, {n['joined']} joined, {n['unjoinable']} that could not be joined"
-    )
+    counted = '{rows} rows, {joined} joined, {unjoinable} that could not be joined'.format_map(n)
     lost = ''.join(f'; {n[why]} {why} there' for why in ('returned', 'rejected') if n.get(why))
-    return f'{text}; {n["without"]} participants without{lost}.'
+    return f" Prolific's demographics: {counted}; {n['without']} participants without{lost}."
 
 # %% ../../nbs/13_ratings/10_analysis.ipynb #export-analyse
 def analyze(
