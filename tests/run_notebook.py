@@ -61,7 +61,7 @@ def share():
 def _use(address):
     "Let `multiprocessing` ask the fork server at `address`, which another process has started."
     server = forkserver._forkserver
-    if server._forkserver_address != address:
+    if 'ensure_running' not in vars(server):  # else it is done; a fork of that server knows the address, and no more
         server._forkserver_address = address
         server._forkserver_alive_fd = os.pipe()[1]  # children inherit it; this server lives as long as its parent
         server.ensure_running = lambda: None
