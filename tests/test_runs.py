@@ -151,7 +151,7 @@ def test_a_hub_id_or_a_path_makes_a_plain_folder_name():
         (dict(sed=1), "did you mean 'seed'"),
         (dict(train={'learning_rat': 1}), "did you mean 'learning_rate'"),
         (dict(train={'learning_rate': -1}), 'learning_rate must be positive'),
-        (dict(train={'max_grad_norm': 0}), 'max_grad_norm must be positive'),
+        (dict(train={'max_grad_norm': -1}), 'use the largest norm, or 0 for no limit'),
         (dict(train={'lora_dropout': 1}), 'lora_dropout is 1.0'),
         (dict(train={'warmup_ratio': 2}), 'warmup_ratio is 2.0'),
         (dict(data={'n_train': 'many'}), 'n_train'),

@@ -984,6 +984,15 @@ def test_links_of_degenerate_tables(tables, kind, words):
     assert x.phi is None or -1 <= x.verdict.low <= x.phi <= x.verdict.high <= 1
 
 
+@pytest.mark.parametrize(
+    ('table', 'few'),
+    [((0, 1, 79, 20), '1 right trace'), ((94, 2, 3, 1), '3 wrong answers'), ((30, 5, 5, 30), ''), ((9, 0, 0, 0), '')],
+)
+def test_phi_says_on_how_few_rows_it_rests(table, few):
+    x = link(linked([table]), 't', 'a')
+    assert x.few == few == link_columns(x)['few'] and (f', from {few}: ' in link_text(x)) == bool(few)
+
+
 def test_links_of_several_conditions_are_one_family():
     "Three links of p = 0.046 each are not shown once they are three; a table without a test does not count."
     weak = link(linked([(30, 20, 20, 30)]), 't', 'a')

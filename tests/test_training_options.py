@@ -72,6 +72,15 @@ def test_packed_rows_have_the_loss_and_gradient_of_padded_ones(kind, loss):
     check_packing(model, rows[:2])
 
 
+def test_a_norm_of_0_is_no_limit_as_in_transformers(tmp_path, tok, rows):
+    made = []
+    for norm in (0, 1e9, 0.01):
+        config = replace(QUICK, num_train_epochs=1, max_grad_norm=norm)
+        train(load_model('tiny-random', device='cpu'), tok, rows[:8], config, 1, tmp_path / str(norm))
+        made.append(weights(tmp_path / str(norm)))
+    assert made[0] == made[1] != made[2]
+
+
 def test_a_model_that_carries_a_row_over_is_refused(tmp_path):
     sizes = dict(hidden_size=32, num_hidden_layers=2, vocab_size=97, state_size=4)
     torch.manual_seed(0)

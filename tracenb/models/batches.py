@@ -47,7 +47,7 @@ class TrainConfig(Record):
     gradient_accumulation_steps: int = 4  # Forward passes a step
     optim: str = 'auto'  # 'adamw_torch', 'paged_adamw_8bit' (CUDA only), 'auto' = the latter on CUDA
     weight_decay: float = 0.0  # Of AdamW
-    max_grad_norm: float = 1.0  # Largest norm of the gradient
+    max_grad_norm: float = 1.0  # Largest norm of the gradient, 0 = any
     group_by_length: bool = True  # Prompts of similar length share a batch, within windows of 50 batches
     max_length: int = 1024  # Tokens; longer rows are left out, never cut
     loss: str = 'completion'  # Where the loss is taken: 'completion' or 'all'
@@ -78,9 +78,11 @@ def check(self: TrainConfig):
     if isinstance(self.target_modules, str):
         lookup({'all-linear': None}, self.target_modules, 'target_modules')
     sizes = 'r lora_alpha learning_rate num_train_epochs max_steps budget batch_size gradient_accumulation_steps '
-    for field in f'{sizes} max_length max_grad_norm early_stopping_patience'.split():
+    for field in f'{sizes} max_length early_stopping_patience'.split():
         if getattr(self, field) is not None and getattr(self, field) <= 0:
             raise TracenbError(f'{field} is {getattr(self, field)}', f'{field} must be positive')
+    if self.max_grad_norm < 0:
+        raise TracenbError(f'max_grad_norm is {self.max_grad_norm}', 'use the largest norm, or 0 for no limit')
     for field in ('eval_share', 'lora_dropout', 'warmup_ratio'):
         if not (0 < getattr(self, field) < 1 or field != 'eval_share' and getattr(self, field) == 0):
             raise TracenbError(f'{field} is {getattr(self, field)}', 'use a share between 0 and 1')

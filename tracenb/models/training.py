@@ -56,7 +56,7 @@ class TrainState:
         config: TrainConfig,  # Optimizer, schedule, warm-up, clipping
         steps: int,  # Of the whole run
     ):
-        self.masters, self.max_grad_norm = MasterWeights(params), config.max_grad_norm
+        self.masters, self.max_grad_norm = MasterWeights(params), config.max_grad_norm or torch.inf
         device = params[0].device.type
         self.scaler = torch.amp.GradScaler(device, enabled=params[0].dtype == torch.float16)
         self.optimizer, self.schedule, self.optim = make_optimizer(self.masters.copies, config, steps, device)

@@ -226,7 +226,8 @@ def _links(part, several):
     for c, p in part.groupby('condition', sort=False):
         inside = p.odds_ratio_within.dropna()
         ratio = f'odds ratio within labels {span(inside, "{:.2f}")}' if len(inside) else 'no odds ratio within labels'
-        text.append(f'{condition_name(c)} {span(p.phi, "{:.2f}")} ({ratio})')
+        few = [f'from {x}' for x in dict.fromkeys(p.few) if x]
+        text.append(f'{condition_name(c)} {span(p.phi, "{:.2f}")} ({", ".join([ratio, *few])})')
     names = _named(part[part.only_across_labels.astype(bool)], several)
     return ', '.join(text) + (f'; linked across labels, not within: {", ".join(names)}' if names else '')
 

@@ -66,7 +66,7 @@ def _links(rows):
             continue
         line = dict(zip(RUN_KEYS[:3], key)) | dict(seed='all', seeds=part.seed.nunique(), n=sum(x.table))
         line |= dict(unscored=len(part) - sum(x.table), interval='over questions')
-        made.append(line | dict(scorer='phi', mean=x.phi, low=x.verdict.low, high=x.verdict.high))
+        made.append(line | dict(scorer='phi', mean=x.phi, low=x.verdict.low, high=x.verdict.high, few=x.few))
         made.append(line | dict(scorer='phi_p_holm', mean=x.verdict.p, interval='none'))
         made.append(line | dict(scorer='odds_ratio_within', mean=x.within, low=x.within_low, high=x.within_high))
     return pd.DataFrame(made)
@@ -100,7 +100,8 @@ def _cell(r):
         return percent(r.mean, r.low, r.high) if r.scorer in WITH_INTERVAL else percent(r.mean)
     if r.scorer == 'phi_p_holm':
         return p_text(r.mean)
-    return '-' if pd.isna(r.mean) else f'{r.mean:.2f} [{r.low:.2f}, {r.high:.2f}]'
+    few = f', from {r.few}' if r.scorer == 'phi' and r.few else ''
+    return '-' if pd.isna(r.mean) else f'{r.mean:.2f} [{r.low:.2f}, {r.high:.2f}]{few}'
 
 
 def headline(

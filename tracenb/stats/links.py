@@ -61,6 +61,14 @@ class Link:
         "Does the interval of the odds ratio within labels hold 1?"
         return self.within is not None and self.within_low <= 1 <= self.within_high
 
+    @property
+    def few(self) -> str:
+        "'1 right trace' where fewer than five traces, or answers, are right or wrong: phi rests on these. Else ''."
+        both, trace, answer, neither = self.table
+        sizes = both + trace, answer + neither, both + answer, trace + neither
+        n, name = min(zip(sizes, ('right trace', 'wrong trace', 'right answer', 'wrong answer')))
+        return f'{n} {name}{"s" * (n != 1)}' if n < 5 and self.phi is not None else ''
+
 # %% ../../nbs/03_stats/06_links.ipynb #links-phi
 def _phi_scale(rows, phi):
     "Fisher's transform of phi and its standard error over questions; an infinite error below four questions."
@@ -207,10 +215,10 @@ def link_text(
     x: Link,
     test: str = '',  # What stands for p, e.g. 'chi-square 22.89'; '' = nothing
 ) -> str:
-    "Phi with its interval, the verdict, and the link within labels; the corrected p where it is one of several."
+    "Phi with its interval, the corrected p of several, what it rests on if little, verdict, and link within labels."
     v = x.verdict
     corrected = f'Holm-corrected over {x.family} conditions {p_text(v.p)}' if x.family > 1 else ''
-    test = ', '.join(filter(None, (test, corrected)))
+    test = ', '.join(filter(None, (test, corrected, x.few and f'from {x.few}')))
     if v.kind == 'untested':
         return '; '.join(x.notes)
     small = f'independent up to {v.margin:g} of phi'
@@ -228,7 +236,7 @@ def link_columns(
     within = dict(odds_ratio_within=x.within, within_low=x.within_low, within_high=x.within_high, p_within=x.p_within)
     within |= dict(p_within_holm=x.p_within_holm, p_phi=x.p, p_phi_holm=v.p, phi_tests=x.family)
     across = v.kind == 'differ' and x.holds_one
-    phi = dict(phi_interval_low=v.low, phi_interval_high=v.high, detectable_phi=v.detectable, link=v.kind)
+    phi = dict(phi_interval_low=v.low, phi_interval_high=v.high, detectable_phi=v.detectable, link=v.kind, few=x.few)
     return phi | within | dict(only_across_labels=across, link_text=link_text(x))
 
 
