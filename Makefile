@@ -54,7 +54,7 @@ QUICK := $(addprefix tests/test_,$(addsuffix .py,audit babi chat cotempqa data d
 quick: setup  ## run the tests of rules, conditions, scorers and statistics (under a minute)
 	$(PYTEST) --numprocesses 2 -m 'not slow and not exhaustive' $(wildcard $(QUICK))  # a third costs more imports than it saves
 
-test: setup  ## run the tests, in PROCESSES=2 or 3 processes (about eight minutes on two cores)
+test: setup  ## run the tests, in PROCESSES=2 or 3 processes (seven to eight minutes on two cores)
 	$(PYTEST) -m 'not exhaustive'
 
 test-all: setup  ## run all tests: every kill, long simulations, every page; due before a release (see CONTRIBUTING.md)

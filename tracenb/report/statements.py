@@ -304,11 +304,10 @@ def _short_to_long(read):
     "Exact answers in the longest quarter of contexts minus those in the shortest."
     groups = read.sort_values('words').groupby(['dataset', 'model', 'condition'], sort=False)['mean']
     ends = groups.agg(['first', 'last', 'size'])
-    change = 100 * (ends['last'] - ends['first'])[ends['size'] > 1]
-    if change.empty:
+    gap = 100 * (ends['last'] - ends['first'])[ends['size'] > 1]
+    if gap.empty:
         return 'all contexts are about equally long'
-    points = span(change, '{:+.0f}')
-    return f'from the shortest to the longest quarter of contexts exact answers change by {points} points'
+    return f'from the shortest to the longest quarter of contexts exact answers change by {span(gap, "{:+.0f}")} points'
 
 
 def summarize_length(
