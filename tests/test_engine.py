@@ -289,7 +289,7 @@ def test_a_full_disk_stops_the_grid_and_leaves_what_was_finished(small_disk, smo
         bytes(shutil.disk_usage(small_disk).free - 200_000)
     )  # space for the first files of a run, not for its adapter
     began = time.monotonic()
-    with pytest.raises(Unwritable, match='No space left on device\n.*the same command again'):
+    with pytest.raises(Unwritable, match='No space left on device\n.*free some space, and give the same command again'):
         forked.call(run_grid, grid, out)
     kept = bytes_of(out)
     assert (
@@ -304,7 +304,7 @@ def test_a_full_disk_stops_the_grid_and_leaves_what_was_finished(small_disk, smo
 
 def test_a_folder_that_cannot_be_written_to(small_disk, tmp_path):
     subprocess.run(['mount', '-o', 'remount,ro', small_disk], check=True)
-    with pytest.raises(Unwritable, match='Read-only file system\n.*correct the permissions'):
+    with pytest.raises(Unwritable, match='Read-only file system\n.*correct the permissions, or name a folder'):
         run_grid(get_grid('smoke'), small_disk / 'o')
     (tmp_path / 'file').touch()
     with pytest.raises(TracenbError, match='File exists'):

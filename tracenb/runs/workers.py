@@ -211,8 +211,8 @@ def check_writable(
     except OSError as e:
         why = e.strerror
     if why:
-        remedy = 'free some space, or correct the permissions, and give the same command again: finished runs are kept'
-        raise Unwritable(f'{folder}: {why}', remedy)
+        first = 'free some space' if why in full[:2] else 'correct the permissions, or name a folder you may write to'
+        raise Unwritable(f'{folder}: {why}', f'{first}, and give the same command again: finished runs are kept')
 
 # %% ../../nbs/07_runs/07_workers.ipynb #do-run
 def do_run(
