@@ -61,7 +61,7 @@ def pytest_configure(config):
     "One fork server for all processes; nothing of it is needed where only quick tests run."
     if getattr(config.option, 'numprocesses', None) and 'slow' not in config.option.markexpr:
         run_notebook.share()
-        config.option.tx = [f'popen//python={sys.executable} {ROOT}/tests/worker.py'] * config.option.numprocesses
+        config.option.tx = [f'popen//python={sys.executable} {ROOT}/tests/worker.py'] * len(config.option.tx)
 
 
 def pytest_collection_modifyitems(items):

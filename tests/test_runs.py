@@ -524,6 +524,9 @@ def test_grid_files(tmp_path):
     (tmp_path / 'torn.yml').write_text('datasets: [toy')
     with pytest.raises(TracenbError, match='torn.yml: not YAML'):
         get_grid(str(tmp_path / 'torn.yml'))
+    (tmp_path / 'torn.yml').write_text('datasets: [toy]\nmodels: tiny: random\n')
+    with pytest.raises(TracenbError, match="line 2, column 13: 'models: tiny: random'"):
+        get_grid(str(tmp_path / 'torn.yml'))
     with pytest.raises(TracenbError, match='none.yaml: cannot be read'):
         get_grid(str(tmp_path / 'none.yaml'))
     (tmp_path / 'list.yaml').write_text('- 1')

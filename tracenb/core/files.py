@@ -134,7 +134,10 @@ def parse_yaml(
     try:
         return yaml.load(text, _PlainLoader)
     except yaml.YAMLError as e:
-        raise TracenbError(f'{where}: not YAML: {" ".join(str(e).split())}', 'correct the file') from None
+        why = ' '.join(str(e).split()).replace('in "<unicode string>", ', 'at ')
+        mark, lines = getattr(e, 'problem_mark', None), text.splitlines()
+        line = f': {lines[mark.line].strip()!r}' if mark and mark.line < len(lines) else ''
+        raise TracenbError(f'{where}: not YAML: {why}{line}', 'correct the file') from None
 
 
 def read_yaml(

@@ -212,8 +212,8 @@ def metric_values(
 ) -> pd.DataFrame:
     "Columns id, seed, value, and other where the metric is a difference; NaN where a question is not eligible."
     names = {'value': metric.column or metric.name} | ({'other': metric.minus} if metric.minus else {})
-    found = [pd.to_numeric(table[v], 'coerce').to_numpy(float) if v in table else math.nan for v in names.values()]
-    found = np.array([np.broadcast_to(x, len(table)) for x in found])
+    lost = pd.Series(math.nan, index=table.index)
+    found = [pd.to_numeric(table.get(v, lost), 'coerce').to_numpy(float, na_value=math.nan) for v in names.values()]
     known = (table.eligible.to_numpy(bool) | metric.everyone) & ~np.isnan(found).any(axis=0)
     values = dict(zip(names, np.where(known, found, math.nan)))
     return pd.DataFrame({'id': table.id.array, 'seed': table.seed.array} | values, index=table.index)
