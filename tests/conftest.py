@@ -3,6 +3,7 @@
 import functools
 import gc
 import os
+import shlex
 import ssl
 import subprocess
 import sys
@@ -61,7 +62,8 @@ def pytest_configure(config):
     "One fork server for all processes; nothing of it is needed where only quick tests run."
     if getattr(config.option, 'numprocesses', None) and 'slow' not in config.option.markexpr:
         run_notebook.share()
-        config.option.tx = [f'popen//python={sys.executable} {ROOT}/tests/worker.py'] * len(config.option.tx)
+        worker = shlex.join((sys.executable, str(ROOT / 'tests' / 'worker.py')))
+        config.option.tx = [f'popen//python={worker}'] * len(config.option.tx)
 
 
 def pytest_collection_modifyitems(items):
@@ -133,7 +135,7 @@ def tok():
 
 @pytest.fixture
 def model():
-    "The tiny random model on the CPU, loaded anew for each test."
+    "The tiny random model on the CPU, loaded for each test."
     from tracenb.models.loading import load_model
 
     return load_model('tiny-random', device='cpu')

@@ -1,4 +1,4 @@
-"""A stand-in for the hub on this machine: what huggingface_hub asks to make, fill and read repositories.
+"""A small hub on this machine: what huggingface_hub asks to make, fill and read repositories.
 
 Repositories live in memory. Files of the suffix `.safetensors` go through LFS, as there.
 """

@@ -39,13 +39,22 @@ SMALL = dict(dataset='toy', model='tiny-random', quantize='none', data=dict(n_tr
 SHORT = dict(max_new_tokens=12, batch_size=1)
 
 
+def free_port():
+    with socket.create_server(('127.0.0.1', 0)) as free:
+        return free.getsockname()[1]
+
+
 @pytest.fixture(scope='module')
 def url():
     "The base URL of a real server of the tiny model."
-    with socket.create_server(('127.0.0.1', 0)) as free:
-        port = free.getsockname()[1]
-    with serve_embedded('tiny-random', port) as at:
+    with serve_embedded('tiny-random', free_port()) as at:
         yield at
+
+
+def test_a_server_that_is_late_is_stopped_and_named():
+    with pytest.raises(TracenbError, match='did not come up within 0.1 s: it wrote nothing\n.*more time'):
+        with serve_embedded('tiny-random', free_port(), timeout=0.1):
+            pass
 
 
 def run_all(out, **settings):

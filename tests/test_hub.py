@@ -149,7 +149,7 @@ def test_data_goes_to_the_hub_and_comes_back(hub, data, call, tmp_path):
         (dict(repo='bob/toy'), ('may not write there', 'to this owner')),
         (dict(fault=('POST .*/commit/', 403)), ('may not write there', 'the new repository is empty')),
         (dict(fault=('PUT /lfs/', 400)), ('answers 400', 'the new repository is empty')),
-        (dict(fault=('POST .*/commit/', 412)), ('somebody else wrote', 'looks anew')),
+        (dict(fault=('POST .*/commit/', 412)), ('somebody else wrote', 'looks again')),
         (dict(fault=('POST .*/repos/create', 429)), ('asks to wait', 'continues in some minutes')),
         (dict(fault=('POST .*/commit/', 500)), ('answers 500', 'nothing was committed')),
         (dict(offline=True), ('switched off', 'HF_HUB_OFFLINE')),

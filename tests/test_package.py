@@ -111,6 +111,7 @@ def test_the_base_install_runs_the_smoke_grid_its_report_and_an_audit(base_only,
     [
         ('import tracenb.study.server', 'study'),
         ('import tracenb.teacher.client', 'teacher'),
+        ('from tracenb.teacher.serve import serve_embedded\nwith serve_embedded(): pass', 'teacher'),
         ('from tracenb import explore', 'lab'),
     ],
 )

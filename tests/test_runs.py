@@ -525,7 +525,7 @@ def test_grid_files(tmp_path):
     with pytest.raises(TracenbError, match='torn.yml: not YAML'):
         get_grid(str(tmp_path / 'torn.yml'))
     (tmp_path / 'torn.yml').write_text('datasets: [toy]\nmodels: tiny: random\n')
-    with pytest.raises(TracenbError, match="line 2, column 13: 'models: tiny: random'"):
+    with pytest.raises(TracenbError, match='line 2, column 13: models: tiny: random'):
         get_grid(str(tmp_path / 'torn.yml'))
     with pytest.raises(TracenbError, match='none.yaml: cannot be read'):
         get_grid(str(tmp_path / 'none.yaml'))

@@ -885,7 +885,7 @@ def test_exact_power_by_simulation(n, difference, discordant):
 )
 def test_power_over_seeds_by_simulation(n, seeds, seed_sd, stable):
     """
-    Questions whose difference comes back with every seed or is drawn anew; conditions that move from seed to seed.
+    Questions whose difference comes back with every seed or is drawn again; conditions that move from seed to seed.
 
     The test uses the known variance.
     """
@@ -991,6 +991,12 @@ def test_links_of_degenerate_tables(tables, kind, words):
 def test_phi_says_on_how_few_rows_it_rests(table, few):
     x = link(linked([table]), 't', 'a')
     assert x.few == few == link_columns(x)['few'] and (f', from {few}: ' in link_text(x)) == bool(few)
+
+
+def test_seeds_of_one_question_are_not_many():
+    rows = linked([(0, 1, 79, 20)])
+    seeds = pd.concat([rows.assign(seed=k) for k in range(5)])
+    assert link(seeds, 't', 'a').few == '1 question with a right trace'
 
 
 def test_links_of_several_conditions_are_one_family():

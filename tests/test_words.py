@@ -26,6 +26,7 @@ WORDS = {
     r'grey': 'gray',
     r'(?:colour|behaviour|normalis|tokenis|quantis|summaris|optimis|licence|analyse[ds])\w*': 'US spelling',
     r'unlearnt|learnt': 'learned, trained on',
+    r'anew|stand-?ins?': 'again, new; simulated server',
     r'told from chance|by the hand of|of its own accord|at hand': 'plain English',
 }
 PATTERN = re.compile('|'.join(rf'(?P<w{i}>\b(?:{p})\b)' for i, p in enumerate(WORDS)), re.I)
@@ -52,6 +53,8 @@ def sources():
                 yield f'{name}: {c["id"]}', ''.join(c['source'])
     files = [*(ROOT / 'tests').glob('*.py'), *(ROOT / 'nbs' / 'site').rglob('*.md'), *ROOT.glob('*.md')]
     files += [*(ROOT / 'tracenb').rglob('*.yaml'), *(ROOT / 'tracenb').rglob('*.js'), *(ROOT / 'tracenb').rglob('*.j2')]
+    files += [p for kind in ('html', 'css') for p in (ROOT / 'tracenb').rglob(f'*.{kind}')]
+    files += [*(ROOT / 'nbs' / 'site').glob('*.py'), *(ROOT / 'nbs' / 'site' / '_static').glob('*.css')]
     for path in [*files, ROOT / 'Makefile', ROOT / 'outputs' / 'README.md']:
         name = path.relative_to(ROOT).as_posix()
         if name not in SKIP and not name.startswith(DATA):

@@ -52,7 +52,7 @@ def write_mathjax(to: Path):
 def write_sources(
     root: Path,  # The checkout
     processed: Path,  # What nbdev made of its notebooks
-    to: Path,  # Folder for the site's sources, made anew
+    to: Path,  # Folder for the site's sources, emptied first
 ):
     "Write everything that Sphinx reads: texts, one page per notebook, index of the reference, images, MathJax."
     settings = configparser.ConfigParser(delimiters=['='])

@@ -23,7 +23,7 @@ def process(source: Path, to: Path):
     from nbdev.serve_drv import exec_nb
 
     get_config().d['renderer'] = 'reference.Reference'
-    HistoryManager.enabled = False  # these cells are no part of what the user has typed
+    HistoryManager.enabled = False  # the user has not typed these cells
     os.environ['IN_TEST'] = '1'  # nbdev: code that should not run while a page is made can look at this
     to.parent.mkdir(parents=True, exist_ok=True)
     exec_nb(source, to, FilterDefaults)

@@ -353,7 +353,7 @@ def free_memory(
 
 
 def peak_gpu_memory(
-    reset: bool = False,  # Measure anew from now on
+    reset: bool = False,  # Begin to measure now
 ) -> int:
     "Peak memory in MB of torch's allocator on the GPU that had most, since it was reset; 0 where none was used."
     gpus = range(torch.cuda.device_count() if torch.cuda.is_available() and torch.cuda.is_initialized() else 0)

@@ -125,11 +125,11 @@ def load_checkpoint(
     if saved['settings'] != settings:
         raise TracenbError(
             f'{files[-1]} belongs to other rows, settings or another seed',
-            'delete the folder to start anew, or pass resume=False',
+            'delete the folder to start again, or pass resume=False',
         )
     if saved.get('optim', state.optim) != state.optim:  # e.g. begun on a CPU, continued on a GPU
         what = f'{files[-1]} was made with the optimizer {saved["optim"]}, this machine would use {state.optim}'
-        raise TracenbError(what, 'go on where it was begun, or delete the folder to start anew')
+        raise TracenbError(what, 'go on where it was begun, or delete the folder to start again')
     with torch.no_grad():
         for c, value in zip(state.masters.copies, saved['values']):
             c.copy_(value)

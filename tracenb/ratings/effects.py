@@ -171,7 +171,7 @@ def stated_mean(
         raise TracenbError(f'means: {condition} has neither {dimension!r} nor {kind!r}', remedy)
     return stretch(means[kind], _range(effects, kind), own)
 
-# %% ../../nbs/13_ratings/01_effects.ipynb #export-leaning
+# %% ../../nbs/13_ratings/01_effects.ipynb #export-participant-effect
 def random_of(
     *parts,  # Whole numbers, or anything with a text
 ) -> np.random.Generator:
@@ -287,7 +287,7 @@ def true_means(
         rows += [dict(condition=c, dimension=d, mean=float(m)) for d, m in means.items()]
     return pd.DataFrame(rows)
 
-# %% ../../nbs/13_ratings/01_effects.ipynb #export-leanings
+# %% ../../nbs/13_ratings/01_effects.ipynb #export-participant-effects
 def participant_effects(
     effects: Effects,
     studies: int,  # How many studies

@@ -246,7 +246,7 @@ def _verdict(r):
     "Phi and tests of one condition in words."
     if pd.isna(r.phi):
         return r.notes.split('; ')[0]
-    within = f'\nodds ratio within labels {_ratio(r)}'
+    within = f'\nodds ratio within labels {_ratio(r)}{f"; phi from {r.few}" if r.few else ""}'
     if r.phi_tests > 1:
         within = f'; corrected {_p(r.p_phi_holm)}{within}'
     if r.seeds > 1:

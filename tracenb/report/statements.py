@@ -49,7 +49,7 @@ def _trace_statement(part, x, rows, form):
     both, trace_only, answer_only, neither = t.table
     right, wrong = both + trace_only, answer_only + neither
     shares = [
-        f'{percent(p)} % of the {n} {kind} traces'
+        f'{percent(p)} % of the {n} {kind} trace{"s" * (n != 1)}'
         for p, n, kind in ((t.p_answer_given_trace, right, 'right'), (t.p_answer_given_no_trace, wrong, 'wrong'))
         if p is not None
     ]

@@ -73,7 +73,7 @@ class TrainedRun:
 # %% ../../nbs/07_runs/09_finished.ipynb #explore-ask
 @patch(as_prop=True)
 def base_settings(self: TrainedRun) -> dict:
-    "Arguments of `load_model` for the run's base; the device is chosen anew, since this may be another machine."
+    "Arguments of `load_model` for the run's base; the device is chosen again, since this may be another machine."
     settings = dict(name=self.run.model, quantize=self.run.quantize, revision=self.commit)
     return settings | dict(attn_implementation=self.run.attn_implementation)
 

@@ -96,8 +96,8 @@ def package_runs(
 _AGAIN = 'nothing was committed; the same command begins again'
 _WRITING = {  # what an answer means to one who writes, as `HUB_WORDS`
     403: ('your token may not write there', 'make a token that may write to this owner, and log in with it'),
-    409: ('somebody else wrote there in the meantime', 'the same command again looks anew'),
-    412: ('somebody else wrote there in the meantime', 'the same command again looks anew'),
+    409: ('somebody else wrote there in the meantime', 'the same command looks again'),
+    412: ('somebody else wrote there in the meantime', 'the same command looks again'),
     413: ('the hub finds this too large', 'push fewer runs at a time'),
     'down': (HUB_WORDS['down'][0], f'try later: {_AGAIN}'),
     'network': (HUB_WORDS['network'][0], f'check the network; {_AGAIN}'),

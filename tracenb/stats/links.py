@@ -45,6 +45,7 @@ class Link:
     test: str = ''  # Of phi: 'Fisher', 'chi-square' or 'clustered by question'
     p_within_holm: float | None = None  # Corrected for the family; None = for no family
     family: int = 1  # Tests of phi that its p values are corrected for
+    few: str = ''  # '1 right trace' where fewer than five questions have right, or wrong, traces or answers; else ''
 
     @property
     def phi(self) -> float | None:
@@ -60,14 +61,6 @@ class Link:
     def holds_one(self) -> bool:
         "Does the interval of the odds ratio within labels hold 1?"
         return self.within is not None and self.within_low <= 1 <= self.within_high
-
-    @property
-    def few(self) -> str:
-        "'1 right trace' where fewer than five traces, or answers, are right or wrong: phi rests on these. Else ''."
-        both, trace, answer, neither = self.table
-        sizes = both + trace, answer + neither, both + answer, trace + neither
-        n, name = min(zip(sizes, ('right trace', 'wrong trace', 'right answer', 'wrong answer')))
-        return f'{n} {name}{"s" * (n != 1)}' if n < 5 and self.phi is not None else ''
 
 # %% ../../nbs/03_stats/06_links.ipynb #links-phi
 def _phi_scale(rows, phi):
@@ -148,6 +141,17 @@ def _within(rows, stratum):
     )
 
 # %% ../../nbs/03_stats/06_links.ipynb #links-link
+_COUNTED = {('t', 1): 'right trace', ('t', 0): 'wrong trace', ('a', 1): 'right answer', ('a', 0): 'wrong answer'}
+
+
+def _few(rows):
+    "What phi rests on where fewer than five questions have right, or wrong, traces or answers; else ''."
+    n, name = min((rows.id[rows[c] == x].nunique(), name) for (c, x), name in _COUNTED.items())
+    several = 's' * (n != 1)
+    said = f'{n} {name}{several}' if rows.id.is_unique else f'{n} question{several} with a {name}'
+    return said if n < 5 else ''
+
+
 def link(
     rows: pd.DataFrame,  # Of one data set, model and condition: columns id, label, and both scorers
     trace: str = 'trace_correct_exact',  # A zero-one scorer of the trace or of one step
@@ -171,6 +175,7 @@ def link(
         labels=scored[stratum].nunique(),
         notes=found.notes[:1] if verdict.kind == 'untested' else notes,
         test=test,
+        few='' if found.phi is None else _few(scored),
     )
 
 # %% ../../nbs/03_stats/06_links.ipynb #links-family

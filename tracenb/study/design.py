@@ -9,6 +9,7 @@ __all__ = ['Name', 'Language', 'LANGUAGES', 'LATER', 'TEXTS', 'Stimulus', 'Item'
 
 # %% ../../nbs/11_study/01_design.ipynb #imports
 import re
+from copy import deepcopy
 from dataclasses import field
 from functools import cache
 from pathlib import Path
@@ -174,14 +175,19 @@ def of_layout(
     return found
 
 
+@cache
+def _shipped_wording(end):
+    path = PACKAGE / 'study' / 'page' / f'wording{end}.yaml'
+    return parse_yaml(path.read_text(encoding='utf-8'), str(path))
+
+
 def wording(
     language: str = 'en',  # BCP 47; English for a language that is not in `LANGUAGES`
     layout: str = 'between',  # Of the study
 ) -> dict:
     "Default title, texts, words, scales, comparisons, checks, open questions and demographics."
     end = '' if language_of(language) in ('', 'en') else f'.{language_of(language)}'
-    path = PACKAGE / 'study' / 'page' / f'wording{end}.yaml'
-    return of_layout(parse_yaml(path.read_text(encoding='utf-8'), str(path)), layout)
+    return of_layout(deepcopy(_shipped_wording(end)), layout)
 
 # %% ../../nbs/11_study/01_design.ipynb #export-word-faults
 # Words that studies built before them lack; their pages do not use them

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from ..core.extras import require_extra
 from ..core.records import TracenbError
 from ..models.adapters import in_model_format
 from ..models.presets import model_source
@@ -54,6 +55,19 @@ def _start(port, home):
         return subprocess.Popen(
             command, cwd=home, env=env, **streams, start_new_session=True, preexec_fn=_end_with_parent
         )
+
+
+def _wait(server, port, log, timeout):
+    "Return when the server answers. Raises `TracenbError` with the last line of its log if it ended or took too long."
+    end = time.monotonic() + timeout
+    while not _healthy(port):
+        ended = server.poll() is not None
+        if ended or time.monotonic() > end:
+            said = log.read_text(errors='replace').strip().splitlines() or ['it wrote nothing']
+            late = '' if ended else f' within {timeout:g} s'
+            remedy = 'correct what its last line says' if ended else 'allow it more time'
+            raise TracenbError(f'the server did not come up{late}: {said[-1]}', remedy)
+        time.sleep(0.3)
 
 # %% ../../nbs/06_teacher/09_serve.ipynb #serve-models
 def link_model(
@@ -179,21 +193,15 @@ def serve_embedded(
     The base URL of an OpenAI-compatible server of that model and its adapters, up inside the block. Raises
     `TracenbError` if the port is taken or the server does not come up.
     """
+    require_extra('teacher', 'fastapi', 'uvicorn')
     _check_port(port)
     with tempfile.TemporaryDirectory(prefix='tracenb-serve-') as home:
         link_model(model_source(name), name, home=home)
         for served, folder in (adapters or {}).items():
             link_model(folder, served, Path(home) / name, home)
-        server, end = _start(port, Path(home)), time.monotonic() + timeout
+        server = _start(port, Path(home))
         try:
-            while not _healthy(port):
-                if server.poll() is not None or time.monotonic() > end:
-                    said = Path(home, 'serve.log').read_text(errors='replace').strip().splitlines()
-                    raise TracenbError(
-                        f'the server did not come up: {said[-1] if said else "it wrote nothing"}',
-                        'transformers serve needs fastapi and uvicorn: pip install fastapi uvicorn',
-                    )
-                time.sleep(0.3)
+            _wait(server, port, Path(home, 'serve.log'), timeout)
             yield f'http://127.0.0.1:{port}/v1'
         finally:
             if server.poll() is None:

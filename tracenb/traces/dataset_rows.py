@@ -94,8 +94,11 @@ def to_dataset(
     rows: list[dict],  # Of `example_rows`, `step_rows` or `sft_rows`
     kind: str,  # Which: 'examples', 'steps' or 'sft'
 ):
-    "A `datasets.Dataset` of the rows; needs `datasets`."
-    from datasets import Dataset
+    "A `datasets.Dataset` of the rows. Raises `TracenbError` if `datasets` is not installed."
+    try:
+        from datasets import Dataset
+    except ImportError:
+        raise TracenbError('datasets is not installed', 'pip install datasets') from None
 
     return Dataset(arrow_table(rows, kind))
 
