@@ -61,7 +61,7 @@ def _trace_statement(part, x, rows, form):
     steps = 'any gold fact quoted' if form == 'any' else 'exactly the gold facts quoted'
     third = 'work_valid' in part and part.work_valid.notna().any()
     steps = f'label right, {steps}, third step right' if third else f'label right and {steps}'
-    few = f' {right} right traces are too few to say what one is worth.' if 0 < right < FEW else ''
+    few = f' {right} right trace{"s" * (right != 1)} cannot say what one is worth.' if 0 < right < FEW else ''
     name = f'{_place(part, rows)}{condition_name(part.condition.iloc[0])}'
     return f'{name}, trace right = {steps}: the answer is right after {" and after ".join(shares)} ({said}).{few}'
 
