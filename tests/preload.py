@@ -49,4 +49,5 @@ sys.modules['tracenb.interventions.running']._code()  # parses the library: kept
 sys.modules['nbformat'].validate(sys.modules['nbformat'].v4.new_notebook())  # compiles the schema
 sys.modules['IPython.core.history'].HistoryManager.enabled = False  # no database for each notebook
 gc.enable()
+gc.set_threshold(20_000)
 gc.freeze()
