@@ -52,8 +52,7 @@ def sources():
             if c['cell_type'] == 'markdown' or not name.startswith(DATA):
                 yield f'{name}: {c["id"]}', ''.join(c['source'])
     files = [*(ROOT / 'tests').glob('*.py'), *(ROOT / 'nbs' / 'site').rglob('*.md'), *ROOT.glob('*.md')]
-    files += [*(ROOT / 'tracenb').rglob('*.yaml'), *(ROOT / 'tracenb').rglob('*.js'), *(ROOT / 'tracenb').rglob('*.j2')]
-    files += [p for kind in ('html', 'css') for p in (ROOT / 'tracenb').rglob(f'*.{kind}')]
+    files += [p for kind in ('yaml', 'js', 'j2', 'html', 'css') for p in (ROOT / 'tracenb').rglob(f'*.{kind}')]
     files += [*(ROOT / 'nbs' / 'site').glob('*.py'), *(ROOT / 'nbs' / 'site' / '_static').glob('*.css')]
     for path in [*files, ROOT / 'Makefile', ROOT / 'outputs' / 'README.md']:
         name = path.relative_to(ROOT).as_posix()

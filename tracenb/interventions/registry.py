@@ -219,12 +219,9 @@ def metric_values(
     return pd.DataFrame({'id': table.id.array, 'seed': table.seed.array} | values, index=table.index)
 
 # %% ../../nbs/08_interventions/04_registry.ipynb #registry-mean
-def estimate_mean(
-    values: pd.DataFrame,  # Columns id, seed, value (NaN: not eligible)
-) -> dict:
-    "`n`, `n_eligible`, `seeds`, `estimate`, `low`, `high` (95 %), `interval`."
-    sums, counts = cell_sums(values, 'value')
-    row = dict(n=values.id.nunique()) | dict(zip(('n_eligible', 'seeds'), sums.shape))
+def _mean_row(n, sums, counts):
+    "The fields of `estimate_mean` for `n` questions, from the `cell_sums` of the eligible ones."
+    row = dict(n=n) | dict(zip(('n_eligible', 'seeds'), sums.shape))
     if not sums.size:
         return row | dict(estimate=math.nan, low=math.nan, high=math.nan, interval='none: no eligible question')
     means = sums.sum(axis=1) / counts.sum(axis=1)
@@ -236,10 +233,16 @@ def estimate_mean(
     kind = 'none: no spread' if math.isnan(low) else 'bootstrap'
     return row | dict(low=low, high=high, interval=kind)
 
+
+def estimate_mean(
+    values: pd.DataFrame,  # Columns id, seed, value (NaN: not eligible)
+) -> dict:
+    "`n`, `n_eligible`, `seeds`, `estimate`, `low`, `high` (95 %), `interval`."
+    return _mean_row(values.id.nunique(), *cell_sums(values, 'value'))
+
 # %% ../../nbs/08_interventions/04_registry.ipynb #registry-test
-def _mean_test(values, margin):
+def _mean_test(sums, counts, margin):
     "Tests of a mean against 0 and against the margin, and the mean that would be found."
-    sums, counts = cell_sums(values, 'value')
     means, (n, seeds) = sums.sum(axis=1) / counts.sum(axis=1), sums.shape
     exact = permuted(means, np.zeros(n))
     found = dict(p=exact, test='permutation of signs, exact', p_equal=math.nan, detectable=math.nan)
@@ -274,9 +277,10 @@ def estimate_metric(
     "The fields of a row of `summarize_rows`: estimate, interval, and the tests if the metric has one."
     if metric.minus:
         return _share_test(values)
-    row = estimate_mean(values)
+    sums, counts = cell_sums(values, 'value')
+    row = _mean_row(values.id.nunique(), sums, counts)
     if metric.null and row['n_eligible']:
-        row |= _mean_test(values, metric.margin)
+        row |= _mean_test(sums, counts, metric.margin)
     return row
 
 # %% ../../nbs/08_interventions/04_registry.ipynb #registry-sentence
